@@ -1,0 +1,222 @@
+"""The vocabulary: what is measured, and under which rules.
+
+Everything here is a frozen value without behaviour beyond naming itself: a recipe returns a `Suite` of `Cell`s, the
+engine runs them, the store files them under the hash of their canonical form. A new idea is a new `Variant`.
+"""
+
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+RESTORATION_LEVELS = {"sr": (2, 3, 4), "denoise": (15, 25, 50), "jpeg": (10, 20, 30, 40)}
+ROUTINGS = ("gumbel", "argmax")
+PROMPT_ORDERS = ("raster", "semantic")
+LR_ROUTES = ("matlab", "once", "pil", "luma")
+PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
+
+
+class SpecError(ValueError):
+    """A name or a value that the vocabulary does not hold. The message says which ones it does."""
+
+
+def check_choice(what: str, value: object, choices: tuple) -> None:
+    """Raises SpecError naming `what`, the value given and every value allowed."""
+    if value not in choices:
+        raise SpecError(f"unknown {what} {value!r}: choose from {', '.join(map(str, choices))}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A degradation to undo: `sr-x2`, `denoise-15`, `jpeg-10`, ... (sigma on the 0..255 scale, JPEG quality)."""
+
+    kind: Literal["sr", "denoise", "jpeg"]
+    level: int
+
+    @classmethod
+    def parse(cls, name: str) -> "Task":
+        """`Task.parse("sr-x2")`. Raises SpecError for anything but the tasks of `Task.names()`."""
+        match = re.fullmatch(r"(sr)-x(\d+)|(denoise|jpeg)-(\d+)", name)
+        if match:
+            kind, level = match[1] or match[3], int(match[2] or match[4])
+            if level in RESTORATION_LEVELS[kind]:
+                return cls(kind, level)
+        raise SpecError(f"unknown task {name!r}: choose from {', '.join(cls.names())}")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [cls(kind, level).name for kind, levels in RESTORATION_LEVELS.items() for level in levels]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{'x' if self.kind == 'sr' else ''}{self.level}"
+
+    @property
+    def scale(self) -> int:
+        """Height of the restored image over height of the degraded one."""
+        return self.level if self.kind == "sr" else 1
+
+    @property
+    def channels(self) -> int:
+        """Channels a network reads and writes: 1 for JPEG (gray), else 3."""
+        return 1 if self.kind == "jpeg" else 3
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Arguments that make any catalogue model a network for this task (official names)."""
+        if self.kind == "sr":
+            return {"upscale": self.level}
+        return {"upscale": 1, "upsampler": "", "in_chans": self.channels}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything a score depends on beside the weights; stored, printed and hashed with every score in this order.
+
+    tiling: "official" (the official rule, 200 pixels), "none", or the number that stands in for 200.
+    routing, samples, seed: how the prompts are chosen, over how many noise samples the outputs are averaged, which noise.
+    lr_route: how the low-resolution image is made; None where there is none. luma: "float" (BT.601, not rounded),
+    "uint8", or None where no luma is taken. channels: what is scored. border: pixels cropped on every side.
+    """
+
+    tiling: Literal["official", "none"] | int = "official"
+    routing: str | None = "gumbel"
+    samples: int = 1
+    seed: int = 0
+    prompt_order: str | None = "raster"
+    lr_route: str | None = None
+    luma: str | None = None
+    channels: Literal["y", "rgb", "gray"] = "y"
+    border: int = 0
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.tiling not in ("official", "none") and not (isinstance(self.tiling, int) and self.tiling >= 16):
+            raise SpecError(f"unknown tiling {self.tiling!r}: official, none, or a tile size of at least 16 pixels")
+        check_choice("routing", self.routing, (*ROUTINGS, None))
+        check_choice("prompt order", self.prompt_order, (*PROMPT_ORDERS, None))
+        check_choice("LR route", self.lr_route, (*LR_ROUTES, None))
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.samples < 1:
+            raise SpecError(f"samples is {self.samples}: at least 1 is needed")
+
+    @classmethod
+    def official(cls, task: Task, **changes: Any) -> "Protocol":
+        """The official test protocol of a network on `task`, with `changes` (see docs/design.md for their meaning)."""
+        own = {
+            "sr": {"lr_route": "matlab", "luma": "float", "channels": "y", "border": task.scale},
+            "denoise": {"channels": "rgb"},
+            "jpeg": {"channels": "gray"},
+        }[task.kind]
+        return cls(**{**own, **changes})
+
+    @classmethod
+    def baseline(cls, task: Task) -> "Protocol":
+        """The protocol of `bicubic` and `identity` rows: no network, so no routing; luma route of the literature for SR."""
+        bare = {"tiling": "none", "routing": None, "prompt_order": None}
+        if task.kind == "sr":
+            bare |= {"lr_route": "luma", "luma": "uint8"}
+        return cls.official(task, **bare)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A catalogue model with its overrides; `name` is how tables call it."""
+
+    name: str
+    model: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    labels: Literal["learned", "kmeans", "slic"] = "learned"  # who makes the sort key of SGN
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how a cell trains. The defaults are the official light x2 recipe's.
+
+    batch: effective batch, reached by `accumulate` equal parts. patch: side of the LR (input) patch in pixels.
+    milestones: iterations at which the learning rate is multiplied by gamma. charbonnier_eps is added unsquared.
+    """
+
+    name: Literal["smoke", "reduced", "paper"]
+    iterations: int
+    batch: int = 32
+    patch: int = 64
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.5
+    loss: Literal["l1", "charbonnier"] = "l1"
+    charbonnier_eps: float = 1e-3
+    accumulate: int = 1
+    precision: str = "fp32"
+    checkpoint_every: int = 1000
+    validate_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch % self.accumulate:
+            raise SpecError(f"a batch of {self.batch} does not split into {self.accumulate} equal parts")
+        check_choice("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit that trains, resumes and is stored; `train_sets` and `test_sets` name datasets."""
+
+    variant: Variant
+    task: Task
+    seed: int
+    budget: Budget
+    train_sets: tuple[str, ...]
+    test_sets: tuple[str, ...]
+    protocol: Protocol
+
+    @property
+    def name(self) -> str:
+        """What `--only` matches and progress shows: variant/task/seed-N."""
+        return f"{self.variant.name}/{self.task.name}/seed-{self.seed}"
+
+    def config(self) -> dict[str, Any]:
+        """Canonical JSON-able form: the store's key is its hash."""
+        return {
+            "variant": asdict(self.variant),
+            "task": self.task.name,
+            "seed": self.seed,
+            "budget": {
+                **asdict(self.budget),
+                "betas": list(self.budget.betas),
+                "milestones": list(self.budget.milestones),
+            },
+            "train_sets": list(self.train_sets),
+            "test_sets": list(self.test_sets),
+            "protocol": self.protocol.to_dict(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Cell":
+        """The inverse of `config()`. Raises SpecError or TypeError for what no cell of this version could have."""
+        budget = {**config["budget"]}
+        budget |= {"betas": tuple(budget["betas"]), "milestones": tuple(budget["milestones"])}
+        return cls(
+            Variant(**config["variant"]),
+            Task.parse(config["task"]),
+            config["seed"],
+            Budget(**budget),
+            tuple(config["train_sets"]),
+            tuple(config["test_sets"]),
+            Protocol(**config["protocol"]),
+        )
+
+    def with_seed(self, seed: int) -> "Cell":
+        return replace(self, seed=seed)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of cells. `base` is the variant that the others are compared with; `doc` is what `list` prints."""
+
+    name: str
+    doc: str
+    cells: tuple[Cell, ...]
+    base: str | None = None
