@@ -73,7 +73,7 @@ class Protocol:
     """Everything a score depends on beside the weights; stored, printed and hashed with every score in this order.
 
     tiling: "official" (the official rule, 200 pixels), "none", or the number that stands in for 200.
-    routing, samples, seed: how the prompts are chosen, over how many noise samples the outputs are averaged, which noise.
+    routing, samples, seed: how the prompts are chosen, over how many noise samples outputs are averaged, its seed.
     lr_route: how the low-resolution image is made; None where there is none. luma: "float" (BT.601, not rounded),
     "uint8", or None where no luma is taken. channels: what is scored. border: pixels cropped on every side.
     """
@@ -111,7 +111,7 @@ class Protocol:
 
     @classmethod
     def baseline(cls, task: Task) -> "Protocol":
-        """The protocol of `bicubic` and `identity` rows: no network, so no routing; luma route of the literature for SR."""
+        """The protocol of `bicubic` and `identity`: no network, so no routing; the literature's luma route for SR."""
         bare = {"tiling": "none", "routing": None, "prompt_order": None}
         if task.kind == "sr":
             bare |= {"lr_route": "luma", "luma": "uint8"}
