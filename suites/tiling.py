@@ -1,0 +1,109 @@
+"""The official test rule that cuts an LR image into overlapping tiles, and the same rule with another size.
+
+A side of `h` pixels is cut into n = h // 200 + 1 parts; the image is reflected at the bottom and right up to a multiple
+of n; every part is extended by a tenth of its length on its inner sides, restored alone, and only its own centre is
+kept. The scan and the sort see one tile at a time, so the rule is part of every score (official file:
+basicsr/models/mambairv2_model.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+OFFICIAL = 200
+
+Tiling = Literal["official", "none"] | int
+
+
+@dataclass(frozen=True)
+class Span:
+    """One part of a side, in pixels of the padded LR image: `start:stop` is restored, `keep_start:keep_stop` kept."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`index` counts the tiles in raster order: it is part of the key of the routing noise."""
+
+    index: int
+    rows: Span
+    columns: Span
+
+
+def spans(length: int, tiling: Tiling) -> list[Span]:
+    """The parts of a side of `length` pixels; the last one's `keep_stop` is the padded length.
+
+    tiling: "official", "none" (one part), or the number that stands in for 200.
+    """
+    limit = {"official": OFFICIAL, "none": length + 1}.get(tiling, tiling)
+    n = length // limit + 1
+    part = -(-length // n)
+    shave = part // 10
+    return [
+        Span(
+            start=i * part - (shave if i > 0 else 0),
+            stop=(i + 1) * part + (shave if i < n - 1 else 0),
+            keep_start=i * part,
+            keep_stop=(i + 1) * part,
+        )
+        for i in range(n)
+    ]
+
+
+def tiles(height: int, width: int, tiling: Tiling) -> list[Tile]:
+    """The tiles of an LR image in raster order."""
+    rows, columns = spans(height, tiling), spans(width, tiling)
+    pairs = [(row, column) for row in rows for column in columns]
+    return [Tile(index, row, column) for index, (row, column) in enumerate(pairs)]
+
+
+def reflect(x: Tensor, height: int, width: int) -> Tensor:
+    """Extends x [..., H, W] of any dtype to [..., height, width] at the bottom and right, mirrored without its edge."""
+    for axis, length in ((-2, height), (-1, width)):
+        side = x.shape[axis]
+        if length > side:
+            index = torch.arange(length, device=x.device)
+            x = x.index_select(axis, torch.where(index < side, index, 2 * (side - 1) - index))
+    return x
+
+
+def run(
+    network: Callable[[Tensor, Tensor | None, Tile], Tensor], x: Tensor, labels: Tensor | None, tiling: Tiling
+) -> Tensor:
+    """Restores x tile by tile.
+
+    network: (tile [B, C, h, w], its labels [B, h, w] or None, Tile) -> [B, C', s h, s w], s the same for every tile.
+    x: [B, C, H, W]; labels: int64 [B, H, W] or None, cut like x. Returns [B, C', s H, s W] on x's device.
+    Raises ValueError when an output is not a whole multiple of its tile, or s changes from one tile to the next.
+    """
+    height, width = x.shape[-2:]
+    cut = tiles(height, width, tiling)
+    padded_height, padded_width = cut[-1].rows.keep_stop, cut[-1].columns.keep_stop
+    x = reflect(x, padded_height, padded_width)
+    labels = None if labels is None else reflect(labels, padded_height, padded_width)
+    canvas, scale = None, 0
+    for tile in cut:
+        rows, columns = tile.rows, tile.columns
+        part = x[..., rows.start : rows.stop, columns.start : columns.stop]
+        part_labels = None if labels is None else labels[..., rows.start : rows.stop, columns.start : columns.stop]
+        y = network(part, part_labels, tile)
+        if canvas is None:
+            scale = y.shape[-2] // part.shape[-2]
+            canvas = y.new_empty(*y.shape[:-2], scale * padded_height, scale * padded_width)
+        if y.shape[-2:] != (scale * part.shape[-2], scale * part.shape[-1]) or scale < 1:
+            raise ValueError(f"a tile of {tuple(part.shape[-2:])} pixels came back with {tuple(y.shape[-2:])}")
+        inner_rows = slice(scale * (rows.keep_start - rows.start), scale * (rows.keep_stop - rows.start))
+        inner_columns = slice(scale * (columns.keep_start - columns.start), scale * (columns.keep_stop - columns.start))
+        canvas[
+            ...,
+            scale * rows.keep_start : scale * rows.keep_stop,
+            scale * columns.keep_start : scale * columns.keep_stop,
+        ] = y[..., inner_rows, inner_columns]
+    return canvas[..., : scale * height, : scale * width]
