@@ -25,7 +25,7 @@ def make(kind: str, lq: np.ndarray, tokens: int) -> np.ndarray:
     pixels has a cluster for each. Raises SpecError for another kind.
     """
     check_choice("labels", kind, KINDS)
-    height, width, channels = lq.shape
+    height, width = lq.shape[:2]
     rgb = np.broadcast_to(np.clip(lq, 0, 1).astype(np.float64), (height, width, 3))
     clusters = {"kmeans": _kmeans, "slic": _slic}[kind](rgb, tokens)
     return _by_luma(clusters, rgb, tokens)

@@ -121,5 +121,5 @@ def test_a_flat_picture_is_split_by_position_only():
 
 
 def test_another_kind_is_refused(noisy):
-    with pytest.raises(SpecError, match="labels 'colour'.*kmeans, slic"):
+    with pytest.raises(SpecError, match=r"labels 'colour'.*kmeans, slic"):
         labels.make("colour", noisy, 8)
