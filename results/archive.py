@@ -1,0 +1,265 @@
+"""Results made elsewhere, merged into a store: the union, with every contradiction reported and ours kept.
+
+A member of an archive is taken only when it is one of the store's own file names inside a folder named by a hash, and
+is written to a path made here, never to the one the archive asks for; links, devices and everything else are left out.
+"""
+
+import os
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from results import locks, records
+from results.records import StoreError, guarded
+from results.store import EVALUATIONS, Store, is_hash
+
+CELL_FILES = (
+    *("config.json", "environment.json", "status.json"),
+    *("scores.parquet", "train.jsonl", "weights.safetensors"),
+)
+RECORD_FILES = ("record.json", "environment.json", "scores.parquet")
+
+
+@dataclass
+class ImportReport:
+    """What became of each folder, by its hash; `conflicts` and `refused` are sentences, with the store unchanged."""
+
+    added: list[str] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)  # new rows joined a folder that was here
+    present: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.conflicts and not self.refused
+
+    def lines(self) -> list[str]:
+        counts = f"{len(self.added)} added, {len(self.merged)} merged, {len(self.present)} already here"
+        conflicts = [f"conflict: {text}" for text in self.conflicts]
+        return [counts, *conflicts, *(f"refused: {text}" for text in self.refused)]
+
+
+def import_into(store: Store, path: Path) -> ImportReport:
+    """Merges the archive or folder `path` into `store`.
+
+    A finished cell replaces an unfinished one here; a cell that both have finished must agree in every score. Rows of
+    an evaluation record are joined image by image. Raises StoreError when `path` is missing, no archive, cut off, or
+    holds no results, and when the store cannot be written.
+    """
+    report = ImportReport()
+    with guarded(store.root):
+        store.root.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".import-", dir=store.root, ignore_cleanup_errors=True)
+    with scratch as name:
+        source = Store(name)
+        found = _collect(path, source.root, report)
+        if not found:
+            raise StoreError(f"{path} holds no results: no folder named by a hash with its config.json or record.json")
+        for folder in source.cell_folders():
+            _import(_import_cell, store, source, folder, report)
+        for folder in source.evaluation_folders():
+            _import(_import_record, store, source, folder, report)
+    return report
+
+
+class _Skip(Exception):
+    """One folder cannot be merged; the others can. Carries the report's list and the sentence for it."""
+
+
+@contextmanager
+def _skipping(outcome: list[str], prefix: str = "") -> Iterator[None]:
+    """A StoreError of reading one folder skips that folder; one of writing the store (outside of this) ends all."""
+    try:
+        yield
+    except StoreError as error:
+        raise _Skip(outcome, prefix + str(error)) from error
+
+
+def _import(
+    step: Callable[[Store, Store, Path, ImportReport], None],
+    store: Store,
+    source: Store,
+    folder: Path,
+    report: ImportReport,
+) -> None:
+    try:
+        step(store, source, folder, report)
+    except _Skip as skip:
+        outcome, sentence = skip.args
+        outcome.append(sentence.replace(f"{source.root}/", ""))
+
+
+# Taking the files out
+
+
+def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
+    """Copies every known file under `path` to its place under `scratch`; returns how many."""
+    if path.is_dir():
+        members = _folder_members(path)
+    elif not path.exists():
+        raise StoreError(f"{path} is not there: give an archive (.zip, .tar.gz, .tgz, .tar) or a folder of results")
+    elif zipfile.is_zipfile(path):
+        members = _zip_members(path)
+    elif tarfile.is_tarfile(path):
+        members = _tar_members(path, report)
+    else:
+        raise StoreError(f"{path} is no archive that can be read: give a .zip, .tar.gz, .tgz, .tar, or a folder")
+    count = 0
+    try:
+        for name, opened in members:
+            target = _place(name)
+            if target is None:
+                if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+                    report.refused.append(f"{name}: a path that leads out of the archive")
+                continue
+            if (scratch / target).exists():
+                report.refused.append(f"{name}: the archive holds {target} twice; the first is taken")
+                continue
+            _copy(opened, scratch / target)
+            count += 1
+    except StoreError:
+        raise
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise StoreError(f"{path} is cut off, damaged or encrypted: {error}") from error  # RuntimeError: encrypted
+    return count
+
+
+def _place(name: str) -> Path | None:
+    """Where in a store a member of this name belongs; None for anything that is not part of one."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    parts = path.parts
+    if len(parts) < 2 or ".." in parts or path.is_absolute() or not is_hash(parts[-2]):
+        return None
+    if len(parts) > 2 and parts[-3] == EVALUATIONS:
+        return Path(EVALUATIONS, parts[-2], parts[-1]) if parts[-1] in RECORD_FILES else None
+    return Path(parts[-2], parts[-1]) if parts[-1] in CELL_FILES else None
+
+
+def _copy(source: IO[bytes], target: Path) -> None:
+    with source:
+        with guarded(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = open(target, "wb")  # noqa: SIM115  (closed below: errors of reading and of writing are told apart)
+        with file:
+            while chunk := source.read(1 << 20):
+                with guarded(target):
+                    file.write(chunk)
+            with guarded(target):
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _folder_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path.parent if is_hash(path.name) else path).as_posix()
+        if file.is_file() and not file.is_symlink() and _place(name):
+            yield name, open(file, "rb")  # noqa: SIM115  (closed by _copy)
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                yield member.filename, archive.open(member)
+
+
+def _tar_members(path: Path, report: ImportReport) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            opened = archive.extractfile(member) if member.isfile() else None
+            if opened is not None:
+                yield member.name, opened
+            elif not member.isdir():
+                report.refused.append(f"{member.name}: a link or device, not a file")
+
+
+# Merging
+
+
+def _import_cell(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
+    with _skipping(report.refused):
+        config = source.read_config(folder)
+        theirs = source.status(folder)
+        rows = records.read_frame(folder / "scores.parquet") if theirs["state"] == "done" else None
+    target = store.root / folder.name
+    if not (target / "config.json").is_file():
+        _move(folder, target)
+        report.added.append(folder.name)
+        return
+    with _skipping(report.conflicts, "damaged here, remove it and import again: "):
+        store.read_config(target)
+        ours = store.status(target)
+        our_rows = records.read_frame(target / "scores.parquet") if ours["state"] == "done" else None
+    if rows is None:
+        report.present.append(folder.name)
+    elif our_rows is None:
+        try:
+            with locks.hold(target):
+                _replace_unfinished(folder, target)
+        except locks.LockedError as error:  # an engine at work on it keeps it
+            report.conflicts.append(str(error))
+        else:
+            report.added.append(folder.name)
+    else:
+        fresh, conflicts = records.compare_rows(our_rows, rows)
+        name = f"{config['variant']['name']}/{config['task']}/seed-{config['seed']} ({folder.name})"
+        if conflicts:
+            report.conflicts.append(f"cell {name}: {'; '.join(conflicts[:3])}{_more(conflicts)}")
+        elif not len(fresh):
+            report.present.append(folder.name)
+        elif ours.get("weights") != theirs.get("weights"):
+            report.conflicts.append(f"cell {name}: other weights here, so its {len(fresh)} further images stay out")
+        else:
+            store.write_scores(target, rows)
+            report.merged.append(folder.name)
+
+
+def _import_record(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
+    with _skipping(report.refused):
+        rows, record = source.read_evaluation(folder)
+        if "environment" not in rows.columns:
+            raise StoreError(f"{folder / 'scores.parquet'} does not say where its rows were measured")
+    target = store.root / EVALUATIONS / folder.name
+    with _skipping(report.conflicts, "damaged here, remove it and import again: "):
+        before = len(store.read_evaluation(target)[0]) if (target / "record.json").exists() else None
+    merged, conflicts = store.merge_record(
+        target, record["key"], rows, record["environments"], record["expected"], strict=False
+    )
+    if conflicts:
+        key = record["key"]
+        name = f"{key['model']} on {key['dataset']}, {key['task']} ({folder.name})"
+        report.conflicts.append(f"record {name}: {'; '.join(conflicts[:3])}{_more(conflicts)}")
+    if before is None:
+        report.added.append(folder.name)
+    elif len(merged) > before:
+        report.merged.append(folder.name)
+    elif not conflicts:
+        report.present.append(folder.name)
+
+
+def _more(conflicts: list[str]) -> str:
+    return f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
+
+
+def _move(folder: Path, target: Path) -> None:
+    """The whole folder at once: the scratch copy lies on the store's own file system."""
+    with guarded(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+    records.sync_folder(target.parent)
+
+
+def _replace_unfinished(folder: Path, target: Path) -> None:
+    """Their finished files over our unfinished ones, status.json last, so that a crash leaves an unfinished cell."""
+    for name in (*(name for name in CELL_FILES if name != "status.json"), "status.json"):
+        if (folder / name).is_file():
+            with guarded(target / name):
+                os.replace(folder / name, target / name)
+    records.sync_folder(target)

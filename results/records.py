@@ -1,0 +1,227 @@
+"""Files that are whole or absent, and names made from what they hold.
+
+Every file of the store is JSON, Parquet or safetensors; every write goes to a temporary file beside its target, reaches
+the disk, and takes the target's place in one step. A reader therefore never sees half a file, and a failed write
+(no space, read-only) leaves what was there.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+# The order in which a protocol is stored and hashed: the contract of the store, not of any program that fills it.
+PROTOCOL_KEYS = (
+    "tiling",
+    "routing",
+    "samples",
+    "seed",
+    "prompt_order",
+    "lr_route",
+    "luma",
+    "channels",
+    "border",
+    "precision",
+)
+TOLERANCE = 1e-6  # of a score: below it two measurements of one image are the same
+SCORES = ("psnr", "ssim", "psnr_single")
+
+
+class StoreError(RuntimeError):
+    """The store cannot be read, cannot be written, or would contradict itself. One line, and nothing was lost."""
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turns an OSError met while writing at or under `path` into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "no space is left there; free some, or choose another folder with --results",
+            errno.EDQUOT: "the disk quota is used up; free some, or choose another folder with --results",
+            errno.EROFS: "the file system is read-only; choose another folder with --results",
+            errno.EACCES: "permission denied; choose another folder with --results",
+            errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder with --results",
+            errno.EEXIST: "a file is in the way of the folder; choose another folder with --results",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise StoreError(f"cannot write {path}: {advice}. Nothing stored before is lost.") from error
+
+
+def canonical(value: Any, name: str = "") -> Any:
+    """`value` with sorted keys (a protocol in its own order), tuples as lists: what is written and what is hashed.
+
+    Raises StoreError for a protocol without exactly the keys of `PROTOCOL_KEYS`, and for what JSON cannot hold.
+    """
+    if isinstance(value, Mapping):
+        if name == "protocol":
+            if set(value) != set(PROTOCOL_KEYS):
+                odd = ", ".join(sorted(map(str, set(value) ^ set(PROTOCOL_KEYS))))
+                raise StoreError(f"a protocol holds exactly {', '.join(PROTOCOL_KEYS)}; too many or too few: {odd}")
+            return {key: canonical(value[key]) for key in PROTOCOL_KEYS}
+        return {key: canonical(value[key], key) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise StoreError(f"{value!r} of type {type(value).__name__} cannot be stored as JSON")
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON, without spaces: the name of its folder.
+
+    A stored config.json keeps the canonical order, so that
+    `sha256(json.dumps(json.load(open("config.json")), separators=(",", ":")))` gives the name again.
+    """
+    try:
+        text = json.dumps(canonical(config), separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise StoreError(f"a configuration with a number that is not finite cannot be stored: {error}") from error
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data` in one step. Raises StoreError; then the old content is still there."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with guarded(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(scratch, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except BaseException:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable, where the system can."""
+    with suppress(OSError):  # some network file systems refuse to sync a folder; the data itself is already synced
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises StoreError naming the file when it is missing, unreadable, or no object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} holds no JSON object")
+    return value
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """A score table. Raises StoreError naming the file when it is missing, unreadable, or lacks a column."""
+    try:
+        frame = pd.read_parquet(io.BytesIO(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing") from error
+    except Exception as error:  # pyarrow raises classes of its own for a damaged file, OSError among them
+        raise StoreError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    return check_rows(frame, str(path))
+
+
+def check_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """`frame` with scores as float64 (null: identical images). Raises StoreError for a missing column."""
+    missing = [name for name in ("dataset", "image", "pixels", "psnr", "ssim") if name not in frame.columns]
+    if missing:
+        raise StoreError(f"{where}: the score table has no column {', '.join(missing)}")
+    frame = frame.reset_index(drop=True)
+    for name in SCORES:
+        if name in frame.columns:
+            frame[name] = frame[name].astype("float64")
+    return frame
+
+
+def compare_rows(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of `new` whose image `old` does not hold, and a sentence for every image that the two contradict.
+
+    One image is one (dataset, stem). It contradicts when its pixels differ, or a score by more than 1e-6; the time it
+    took may differ. Rows repeated inside `new` are compared in the same way.
+    """
+    seen = {(row["dataset"], row["image"]): row for row in old.to_dict("records")}
+    fresh, conflicts = [], []
+    for index, row in enumerate(new.to_dict("records")):
+        known = seen.setdefault((row["dataset"], row["image"]), row)
+        if known is row:
+            fresh.append(index)
+            continue
+        name = f"{row['dataset']}/{row['image']}"
+        if known["pixels"] != row["pixels"]:
+            conflicts.append(f"{name} is another picture here ({_short(known['pixels'])}, not {_short(row['pixels'])})")
+            continue
+        for score in SCORES:
+            here, there = known.get(score), row.get(score)
+            if not _same(here, there):
+                conflicts.append(f"{name} has {score} {_digits(here)} here, not {_digits(there)}")
+                break
+    return new.iloc[fresh], conflicts
+
+
+def _same(a: Any, b: Any) -> bool:
+    if pd.isna(a) or pd.isna(b):
+        return bool(pd.isna(a) and pd.isna(b))
+    return abs(a - b) <= TOLERANCE
+
+
+def _digits(score: Any) -> str:
+    return "none" if pd.isna(score) else f"{score:.7g}"
+
+
+def _short(digest: Any) -> str:
+    return str(digest)[:8]
+
+
+def merge_rows(old: pd.DataFrame, new: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Union of both. Raises StoreError when the same image has another score; nothing is changed then."""
+    fresh, conflicts = compare_rows(old, new)
+    if conflicts:
+        more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
+        raise StoreError(f"{where} contradicts what is stored: {'; '.join(conflicts[:3])}{more}. Nothing was changed.")
+    return pd.concat([old, fresh], ignore_index=True) if len(old) else fresh.reset_index(drop=True)
+
+
+def summarise(rows: pd.DataFrame, expected: Mapping[str, int]) -> list[dict[str, Any]]:
+    """One dict per dataset: images, expected, complete, coverage, and the means, None unless every image is there.
+
+    A mean is None too when an image was restored exactly (its PSNR is null).
+    """
+    sets = []
+    for dataset, part in rows.groupby("dataset", sort=True):
+        wanted = int(expected.get(dataset, 0))
+        complete = len(part) == wanted
+        entry = {"dataset": dataset, "images": len(part), "expected": wanted, "complete": complete}
+        entry["coverage"] = f"{len(part)} images" if complete else f"{len(part)} of {wanted or '?'} images"
+        for score in SCORES:
+            mean = part[score].mean(skipna=False) if complete and score in part.columns else None
+            entry[score] = None if mean is None or pd.isna(mean) else float(mean)
+        sets.append(entry)
+    return sets

@@ -1,0 +1,351 @@
+"""The store: an append-only folder of training cells and evaluation records, readable without this project.
+
+    <root>/<hash>/               a training cell: config.json, environment.json, status.json, scores.parquet,
+                                 train.jsonl, weights.safetensors
+    <root>/evaluations/<hash>/   scores of given weights: record.json (its key), environment.json, scores.parquet
+
+<hash> names the canonical configuration or key (`records.key_of`). Score tables have a row per image: dataset, image
+(stem), pixels (SHA-256 of the decoded ground truth), psnr, ssim, psnr_single, seconds. Tables and reports are pure
+functions of these files. A results folder may be archived, moved and merged with another as it is (`import_archive`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from results import locks, records
+from results.records import StoreError
+
+if TYPE_CHECKING:
+    from results.archive import ImportReport
+
+__all__ = ["STATES", "Store", "StoreError"]
+
+STATES = ("planned", "running", "done", "failed")
+EVALUATIONS = "evaluations"
+HASH_LENGTH = 16
+
+CELL_COLUMNS = (
+    *("hash", "name", "variant", "model", "overrides", "labels", "task", "seed", "budget", "iterations"),
+    *("train_sets", "test_sets", "protocol", "config", "state", "reason", "step", "weights"),
+    *("started", "finished", "train_steps", "train_seconds", "evaluate_seconds"),
+    *("device", "device_type", "backend", "threads", "commit", "command", "problem"),
+)
+EVALUATION_COLUMNS = (
+    *("hash", "model", "overrides", "labels", "weights", "task", "dataset", "protocol"),
+    *("images", "expected", "complete", "coverage", "psnr", "ssim", "psnr_single"),
+    *("finished", "device", "device_type", "backend", "threads", "commit", "command", "problem"),
+)
+MEAN_COLUMNS = (
+    *("source", "hash", "dataset", "images", "expected", "complete", "coverage", "psnr", "ssim", "psnr_single"),
+)
+SCORE_COLUMNS = ("source", "hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
+MACHINE = ("device", "device_type", "backend", "threads", "commit", "command")
+
+
+class Store:
+    """The results under `root`, which need not exist yet: nothing is made before the first write.
+
+    Raises StoreError when the path runs through a regular file. All frames list what cannot be read in a `problem`
+    column instead of failing, and leave it out of scores and means.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        for part in (self.root, *self.root.parents):
+            if part.is_dir():
+                break
+            if part.exists() or part.is_symlink():
+                raise StoreError(f"{part} is a file, not a folder: choose another folder with --results")
+
+    # Training cells
+
+    def cell_folder(self, config: Mapping[str, Any]) -> Path:
+        """Where the cell of this configuration lies, whether or not it is there yet."""
+        return self.root / records.key_of(config)
+
+    def open_cell(self, config: Mapping[str, Any]) -> Path:
+        """The cell's folder, made with its config.json where missing. Raises StoreError when it cannot be written."""
+        folder = self.cell_folder(config)
+        path = folder / "config.json"
+        if not path.is_file():
+            records.write_json(path, records.canonical(config))
+            records.sync_folder(self.root)
+        return folder
+
+    def write_status(self, folder: Path, state: str, *, reason: str | None = None, step: int = 0, **more: Any) -> None:
+        """Atomically replaces status.json. `more`: weights (hash), expected (images per dataset), ..."""
+        if state not in STATES:
+            raise ValueError(f"unknown state {state!r}: choose from {', '.join(STATES)}")
+        records.write_json(folder / "status.json", {"state": state, "reason": reason, "step": step, **more})
+
+    def status(self, folder: Path) -> dict[str, Any]:
+        """status.json as things stand: `planned` where there is none, or where a run was cut off (its lock is dead).
+
+        Raises StoreError when the file is damaged, or when a finished cell has lost its scores or weights.
+        """
+        if not (folder / "status.json").exists():
+            return {"state": "planned", "reason": None, "step": 0}
+        status = records.read_json(folder / "status.json")
+        state = status.get("state")
+        if state not in STATES:
+            raise StoreError(f"{folder / 'status.json'} has the unknown state {state!r}")
+        if state == "running" and locks.holder(folder) is None:
+            status |= {"state": "planned", "reason": f"interrupted at step {status.get('step', 0)}; it will continue"}
+        if state == "done":
+            for name in ("scores.parquet", "weights.safetensors", "environment.json"):
+                if not (folder / name).is_file():
+                    raise StoreError(f"{folder / name} is missing, though the cell is marked done")
+        return status
+
+    def write_scores(self, folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
+        """Adds a cell's rows per image to its table. Raises StoreError when an image has another score there."""
+        path = folder / "scores.parquet"
+        rows = records.check_rows(rows, f"the scores of {folder.name}")
+        merged = records.merge_rows(records.read_frame(path), rows, str(folder)) if path.exists() else rows
+        records.write_frame(path, merged)
+        return merged
+
+    def resolve_cell(self, name: str) -> Path:
+        """The folder of a stored cell, by its hash, the start of its hash, or its name (variant/task/seed-N).
+
+        Raises StoreError when nothing, or more than one cell, fits.
+        """
+        cells = self.cells()
+        fits = cells[cells["hash"].str.startswith(name) | (cells["name"] == name)] if name else cells.iloc[:0]
+        if len(fits) == 1:
+            return self.root / fits["hash"].iloc[0]
+        if len(fits):
+            raise StoreError(f"{name!r} fits {len(fits)} cells: give one hash of {', '.join(fits['hash'])}")
+        raise StoreError(f"no cell {name!r} in {self.root}: `run` makes them, and prints their hashes")
+
+    # Evaluation records
+
+    @staticmethod
+    def evaluation_key(
+        model: str,
+        *,
+        weights: str,
+        task: str,
+        dataset: str,
+        protocol: Mapping[str, Any],
+        overrides: Mapping[str, Any] | None = None,
+        labels: str = "learned",
+    ) -> dict[str, Any]:
+        """What names an evaluation record. weights: SHA-256 of the weights, or "none" for a baseline."""
+        key = {"model": model, "overrides": dict(overrides or {}), "labels": labels, "weights": weights}
+        return records.canonical({**key, "task": task, "dataset": dataset, "protocol": dict(protocol)})
+
+    def evaluation_folder(self, key: Mapping[str, Any]) -> Path:
+        return self.root / EVALUATIONS / records.key_of(key)
+
+    def add_evaluation(
+        self, key: Mapping[str, Any], rows: pd.DataFrame, environment: Mapping[str, Any], *, expected: int
+    ) -> pd.DataFrame:
+        """Merges rows per image into the record of `key` and returns all of its rows.
+
+        expected: images of the whole dataset; a mean is given once they are all there. environment: what these rows
+        were measured on (environment.json keeps one per merge, the rows' `environment` column names it). Raises
+        StoreError, and changes nothing, when an image is there with another score (over 1e-6) or other pixels.
+        """
+        rows = records.check_rows(rows, f"scores on {key['dataset']}")
+        foreign = sorted(set(rows["dataset"]) - {key["dataset"]})
+        if foreign:
+            raise StoreError(f"a record of {key['dataset']} cannot hold rows of {', '.join(foreign)}")
+        label = records.key_of(environment)[:8]
+        folder = self.evaluation_folder(key)
+        incoming = rows.assign(environment=label)
+        merged, _ = self.merge_record(folder, key, incoming, {label: dict(environment)}, expected, strict=True)
+        return merged
+
+    def merge_record(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        rows: pd.DataFrame,
+        environments: Mapping[str, Any],
+        expected: int,
+        *,
+        strict: bool,
+    ) -> tuple[pd.DataFrame, list[str]]:
+        """Union of a record's rows with `rows`. Contradictions: an error when strict, else our row stays and they are
+        returned in words. Written so that a crash between two files leaves rows without means, never wrong ones."""
+        with locks.exclusive(self.root / EVALUATIONS / ".lock"):
+            old, conflicts = rows.iloc[:0], []
+            if (folder / "record.json").exists():
+                old, stored = self.read_evaluation(folder)
+                environments = {**stored["environments"], **environments}
+                expected = max(expected, stored["expected"])
+            if strict:
+                merged = records.merge_rows(old, rows, str(folder))
+            else:
+                fresh, conflicts = records.compare_rows(old, rows)
+                merged = pd.concat([old, fresh], ignore_index=True) if len(old) else fresh.reset_index(drop=True)
+            if len(merged) > len(old) or not (folder / "record.json").exists():
+                used = set(merged["environment"].dropna())
+                records.write_json(
+                    folder / "environment.json", {label: environments[label] for label in environments if label in used}
+                )
+                records.write_frame(folder / "scores.parquet", merged)
+                records.write_json(folder / "record.json", {"key": records.canonical(key), "expected": int(expected)})
+            return merged, conflicts
+
+    def read_evaluation(self, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Rows per image, and {"key", "expected", "environments"}. Raises StoreError for a damaged record."""
+        record = records.read_json(folder / "record.json")
+        try:
+            key, expected = record["key"], int(record["expected"])
+            name = records.key_of(key)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{folder / 'record.json'} lacks its key or its expected number of images") from error
+        if name != folder.name:
+            raise StoreError(f"{folder / 'record.json'} has a key that belongs to the folder {name}")
+        rows = records.read_frame(folder / "scores.parquet")
+        environments = records.read_json(folder / "environment.json")
+        return rows, {"key": key, "expected": expected, "environments": environments}
+
+    # Frames
+
+    def cell_folders(self) -> list[Path]:
+        return self._folders(self.root)
+
+    def evaluation_folders(self) -> list[Path]:
+        return self._folders(self.root / EVALUATIONS)
+
+    def _folders(self, parent: Path) -> list[Path]:
+        try:
+            return sorted(path for path in parent.iterdir() if is_hash(path.name) and path.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot read {parent}: {error.strerror}") from error
+
+    def cells(self) -> pd.DataFrame:
+        """A row per training cell, finished or not (`CELL_COLUMNS`). `state` is one of STATES, None when damaged."""
+        return _frame([self._cell_row(folder) for folder in self.cell_folders()], CELL_COLUMNS)
+
+    def _cell_row(self, folder: Path) -> dict[str, Any]:
+        row: dict[str, Any] = {"hash": folder.name}
+        try:
+            row |= flatten_config(self.read_config(folder))
+            status = self.status(folder)
+            row |= {name: status.get(name) for name in ("state", "reason", "step", "weights")}
+            if (folder / "environment.json").exists():
+                environment = records.read_json(folder / "environment.json")
+                wanted = (*MACHINE, "started", "finished", "train_steps", "train_seconds", "evaluate_seconds")
+                row |= {name: environment.get(name) for name in wanted}
+            if status["state"] == "done":
+                records.read_frame(folder / "scores.parquet")
+        except StoreError as error:
+            row |= {"state": None, "problem": str(error)}
+        return row
+
+    def read_config(self, folder: Path) -> dict[str, Any]:
+        """A cell's config.json. Raises StoreError when it is damaged or lies in the folder of another cell."""
+        config = records.read_json(folder / "config.json")
+        name = records.key_of(config)
+        if name != folder.name:
+            raise StoreError(f"{folder / 'config.json'} is the configuration of the cell {name}")
+        return config
+
+    def evaluations(self) -> pd.DataFrame:
+        """A row per evaluation record (`EVALUATION_COLUMNS`); means are None unless every image is there."""
+        rows = []
+        for folder in self.evaluation_folders():
+            row: dict[str, Any] = {"hash": folder.name}
+            try:
+                scores, record = self.read_evaluation(folder)
+                environments = list(record["environments"].values())
+                latest = max(environments, key=lambda item: str(item.get("finished")), default={})
+                row |= record["key"] | {name: latest.get(name) for name in (*MACHINE, "finished")}
+                row |= self._record_means(scores, record)
+            except StoreError as error:
+                row["problem"] = str(error)
+            rows.append(row)
+        return _frame(rows, EVALUATION_COLUMNS)
+
+    @staticmethod
+    def _record_means(scores: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
+        expected = {record["key"]["dataset"]: record["expected"]}
+        means = records.summarise(scores, expected)
+        return means[0] if means else {"images": 0, "expected": record["expected"], "complete": False}
+
+    def scores(self) -> pd.DataFrame:
+        """A row per image of every finished cell (`source` "cell") and every evaluation record ("evaluation")."""
+        parts = [rows.assign(source=source, hash=name) for source, name, rows, _ in self._score_tables()]
+        if not parts:
+            return _frame([], SCORE_COLUMNS)
+        frame = pd.concat(parts, ignore_index=True)
+        first = [name for name in SCORE_COLUMNS if name in frame.columns]
+        return frame[[*first, *(name for name in frame.columns if name not in first)]]
+
+    def means(self) -> pd.DataFrame:
+        """A row per finished cell or record and dataset (`MEAN_COLUMNS`); means are None unless it is complete."""
+        rows = [
+            {"source": source, "hash": name, **entry}
+            for source, name, scores, expected in self._score_tables()
+            for entry in records.summarise(scores, expected)
+        ]
+        return _frame(rows, MEAN_COLUMNS)
+
+    def _score_tables(self) -> list[tuple[str, str, pd.DataFrame, dict[str, int]]]:
+        tables = []
+        for folder in self.cell_folders():
+            try:
+                status = self.status(folder)
+                if status["state"] == "done":
+                    self.read_config(folder)
+                    rows = records.read_frame(folder / "scores.parquet")
+                    tables.append(("cell", folder.name, rows, status.get("expected") or {}))
+            except StoreError:
+                continue  # `cells()` names it and says why
+        for folder in self.evaluation_folders():
+            try:
+                rows, record = self.read_evaluation(folder)
+            except StoreError:
+                continue  # `evaluations()` names it and says why
+            tables.append(("evaluation", folder.name, rows, {record["key"]["dataset"]: record["expected"]}))
+        return tables
+
+    def import_archive(self, path: str | Path) -> "ImportReport":
+        """Merges the results in an archive (.zip, .tar, .tar.gz, .tgz) or folder into this store; see results.archive.
+
+        Raises StoreError when `path` is no such thing; what contradicts the store is listed in the report.
+        """
+        from results.archive import import_into  # it works on a Store, so it imports this module
+
+        return import_into(self, Path(path))
+
+
+def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `Store.cells` that a configuration fills. Raises StoreError when it lacks a part."""
+    try:
+        variant, budget = config["variant"], config["budget"]
+        return {
+            "name": f"{variant['name']}/{config['task']}/seed-{config['seed']}",
+            "variant": variant["name"],
+            "model": variant["model"],
+            "overrides": variant["overrides"],
+            "labels": variant["labels"],
+            "task": config["task"],
+            "seed": config["seed"],
+            "budget": budget["name"],
+            "iterations": budget["iterations"],
+            "train_sets": config["train_sets"],
+            "test_sets": config["test_sets"],
+            "protocol": config["protocol"],
+            "config": dict(config),
+        }
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"a configuration lacks {error}: it was made by another version") from error
+
+
+def is_hash(name: str) -> bool:
+    return len(name) == HASH_LENGTH and not set(name) - set("0123456789abcdef")
+
+
+def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Object columns: what is unknown stays None, a count stays an integer, a list stays a list."""
+    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=list(columns), dtype=object)
