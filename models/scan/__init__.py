@@ -121,16 +121,12 @@ def attentive_scan(
     Raises BackendError for a backend that cannot run here, ValueError for shapes that do not fit, IndexError for an
     order or class out of range.
     """
-    _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt)
+    if not torch.jit.is_tracing():  # sizes are tensors there
+        _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt)
     table, classes, soft, at = (prompt.table, prompt.classes, prompt.soft, prompt.at) if prompt else (None,) * 4
     inputs = (u, delta, A, B, C, D, delta_bias, table, soft)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    name = resolve(backend, u.device)
-    if u.dtype == torch.float64 and not load(name).FLOAT64:
-        if backend != "auto":
-            raise BackendError(f"scan backend {name!r} computes in float32: take 'chunked' or 'reference' for float64")
-        name = "chunked"
-    y, _ = _scan(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, name, save)
+    y, _ = _scan(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, backend, save)
     return y
 
 
@@ -162,7 +158,16 @@ def _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt) -> None:
             raise ValueError(f"{name} must have shape {shape} for u {tuple(u.shape)}, not {tuple(tensor.shape)}")
 
 
-# The operator
+# The operator. It chooses the backend itself, so that a graph traced or compiled on one machine runs on another.
+
+
+def _choose(backend: str, u: Tensor) -> ModuleType:
+    module = load(resolve(backend, u.device))
+    if u.dtype == torch.float64 and not module.FLOAT64:
+        if backend != "auto":
+            raise BackendError(f"scan backend {backend!r} computes in float32 only: take 'chunked' for float64 inputs")
+        return load("chunked")
+    return module
 
 
 def _state_dtype(u: Tensor) -> torch.dtype:
@@ -197,14 +202,14 @@ def _scan(
     dtype = _state_dtype(u)
     inputs = [x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
     table = None if table is None else table.to(dtype)
-    return load(backend).forward(*inputs, order, table, _step_classes(classes, at, A.shape[0]), save)
+    return _choose(backend, u).forward(*inputs, order, table, _step_classes(classes, at, A.shape[0]), save)
 
 
 @_scan.register_fake
 def _(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, backend, save):
     dtype = _state_dtype(u)
     batch, directions, length, channels = delta.shape
-    shape = load(backend).saved_shape(batch, directions, length, channels, A.shape[2]) if save else (0,)
+    shape = _choose(backend, u).saved_shape(batch, directions, length, channels, A.shape[2]) if save else (0,)
     return delta.new_empty((batch, directions, length, channels), dtype=dtype), delta.new_empty(shape, dtype=dtype)
 
 
@@ -227,7 +232,7 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = _state_dtype(u)
     inputs = (u, delta, A, B, C, D, delta_bias)
-    grads = load(backend).backward(
+    grads = _choose(backend, u).backward(
         grad_y.to(dtype),
         saved,
         *(x.to(dtype) for x in inputs),
