@@ -12,6 +12,7 @@ RESTORATION_LEVELS = {"sr": (2, 3, 4), "denoise": (15, 25, 50), "jpeg": (10, 20,
 ROUTINGS = ("gumbel", "argmax")
 PROMPT_ORDERS = ("raster", "semantic")
 LR_ROUTES = ("matlab", "once", "pil", "luma")
+LOSSES = ("l1", "charbonnier")
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
 
 
@@ -136,7 +137,7 @@ class Budget:
     """How long and how a cell trains. The defaults are the official light x2 recipe's.
 
     batch: effective batch, reached by `accumulate` equal parts. patch: side of the LR (input) patch in pixels.
-    milestones: iterations at which the learning rate is multiplied by gamma. charbonnier_eps is added unsquared.
+    milestones: last iterations at a learning rate, multiplied by gamma after each. charbonnier_eps is added unsquared.
     """
 
     name: Literal["smoke", "reduced", "paper"]
@@ -152,9 +153,12 @@ class Budget:
     accumulate: int = 1
     precision: str = "fp32"
     checkpoint_every: int = 1000
-    validate_every: int | None = None
 
     def __post_init__(self) -> None:
+        check_choice("loss", self.loss, LOSSES)
+        for name in ("iterations", "batch", "patch", "accumulate", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         if self.batch % self.accumulate:
             raise SpecError(f"a batch of {self.batch} does not split into {self.accumulate} equal parts")
         check_choice("precision", self.precision, PRECISIONS)
