@@ -1,0 +1,33 @@
+# Every target does its own set-up in .venv: a fresh machine needs Python 3.11 or newer and make, and a C++ compiler for
+# the fast scan on a CPU. PYTHON, DATA and RESULTS may be set on the command line: make smoke PYTHON=python3.12
+PYTHON ?= python3
+RESULTS ?= results/runs
+BIN := .venv/bin
+
+.PHONY: smoke test lint setup clean
+.DELETE_ON_ERROR:
+
+smoke: setup
+	$(BIN)/python runner.py run smoke --results $(RESULTS) --jobs 2
+	$(BIN)/python runner.py tables smoke --results $(RESULTS)
+	$(BIN)/python runner.py report --results $(RESULTS)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: .venv/.installed
+
+# torch first and alone: its pinned build is small where a CPU build is at hand, and nothing else may choose another.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than Python 3.11; try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,cluster]'
+	@touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,151 @@
+"""From a model's name and a file of weights to filed scores: what `evaluate` does, for use from Python as well."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch import nn
+
+import models
+from models.scan import resolve
+from results.store import Store, StoreError
+from suites import environment
+from suites.data import find
+from suites.evaluation import BASELINES, evaluate
+from suites.spec import Protocol, SpecError, Task
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores of one model: a mean per dataset, a row per image, and what they were measured on.
+
+    `refused` says which datasets the store did not take, because it holds other scores of the same images.
+    """
+
+    rows: list[dict[str, Any]]
+    images: pd.DataFrame
+    environment: dict[str, Any]
+    refused: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `evaluate`; a PSNR of identical images is null."""
+        columns = ["dataset", "image", "psnr", "ssim", "psnr_single"]
+        images = [
+            {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+            for row in self.images[columns].to_dict("records")
+        ]
+        return {"rows": self.rows, "images": images, "environment": self.environment}
+
+
+def read_network(path: Path) -> dict[str, Any]:
+    """The `network_g` block of an official option file. Raises SpecError when there is none."""
+    try:
+        options = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
+    block = options.get("network_g") if isinstance(options, dict) else None
+    if not isinstance(block, dict):
+        raise SpecError(f"{path} has no network_g block: give an official option file (.yml)")
+    return block
+
+
+def load_model(
+    name: str,
+    task: Task,
+    weights: Path | None,
+    *,
+    network: Path | None = None,
+    protocol: Protocol | None = None,
+    backend: str = "auto",
+    device: str = "cpu",
+) -> nn.Module:
+    """The catalogue model `name` for `task`, or the network of an official option file, with `weights`, on `device`.
+
+    Raises SpecError without weights, ModelError for weights or options that do not fit.
+    """
+    if weights is None:
+        raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
+    own = {"backend": backend}
+    if protocol is not None and not name.startswith("mambair") | (network is not None):
+        own |= {"routing": protocol.routing}
+    if protocol is not None:
+        own |= {"routing": protocol.routing, "prompt_order": protocol.prompt_order}
+    if network is not None:
+        model = models.from_official(read_network(network), **own)
+    else:
+        model = models.build(name, **task.network, **own)
+    models.load_weights(model, weights)
+    return model.to(device).eval()
+
+
+def summarise(model: str, task: Task, dataset: str, rows: pd.DataFrame, expected: int, protocol: Protocol) -> dict:
+    """One row of `evaluate`: means over the set, null unless every image of it was scored."""
+    complete = len(rows) == expected
+    mean = {name: float(rows[name].mean(skipna=False)) if complete else math.nan for name in ("psnr", "ssim")}
+    return {
+        "model": model,
+        "task": task.name,
+        "dataset": dataset,
+        **{name: None if math.isnan(value) else value for name, value in mean.items()},
+        "images": len(rows),
+        "expected": expected,
+        "protocol": protocol.to_dict(),
+    }
+
+
+def score(
+    name: str,
+    task: Task,
+    sets: Sequence[str],
+    protocol: Protocol,
+    *,
+    weights: Path | None = None,
+    network: Path | None = None,
+    data: Path | None = None,
+    images: str | None = None,
+    save: Path | None = None,
+    store: Store | None = None,
+    backend: str = "auto",
+    device: str = "cpu",
+    progress: Callable[[str, int, int, str], None] | None = None,
+) -> Scoring:
+    """Scores `name` (a catalogue model, or a baseline) on every set, filing each set in `store` as soon as it is done.
+
+    images: glob of stems; a set scored in parts is filed as parts of one record. progress: (dataset, done, total, stem).
+    Raises SpecError, DataError, ModelError, BackendError or EvaluationError before the first image where it can.
+    """
+    datasets = [find(name_of_set, data) for name_of_set in sets]
+    key: dict[str, Any] = {"model": name, "weights": "none", "task": task.name, "protocol": protocol.to_dict()}
+    if name in BASELINES:
+        model, used = name, "none"
+    else:
+        model = load_model(
+            name, task, weights, network=network, protocol=protocol, backend=backend, device=device
+        )
+        used = resolve(backend, torch.device(device))
+        key["weights"] = models.weights_hash(model)
+        key["overrides"] = {"network_g": read_network(network)} if network else task.network
+    measured_on = environment.describe(device, used)
+    rows, frames, refused = [], [], []
+    for dataset in datasets:
+        report = None if progress is None else lambda *done, of=dataset.name: progress(of, *done)
+        frame = evaluate(
+            model, task, dataset, protocol, device=device, pattern=images, save=save, progress=report
+        )
+        expected = len(dataset)
+        whole = frame
+        if store is not None:
+            try:
+                whole = store.add_evaluation(
+                    {**Store.evaluation_key(**key, dataset=dataset.name)}, frame, measured_on, expected=expected
+                )
+            except StoreError as error:
+                refused.append(str(error))
+        rows.append(summarise(name, task, dataset.name, whole, expected, protocol))
+        frames.append(frame)
+    return Scoring(rows, pd.concat(frames, ignore_index=True), measured_on, refused)
