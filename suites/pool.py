@@ -52,7 +52,7 @@ class Plane:
         return cls(torch.empty((lr_pixels * factor**2, channels), dtype=dtype, device=device), factor)
 
     def put(self, lr_offset: int, image: np.ndarray) -> None:
-        rows = torch.from_numpy(image.reshape(-1, self.pixels.shape[1]))
+        rows = torch.from_numpy(np.require(image, requirements=("C", "W")).reshape(-1, self.pixels.shape[1]))
         self.pixels[lr_offset * self.factor**2 :][: len(rows)] = rows
 
     def cut(self, views: np.ndarray, side: int) -> Tensor:
