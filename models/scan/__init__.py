@@ -10,7 +10,7 @@ Prompts are chosen by argmax, yet their router must learn. The operator therefor
 probabilities, without reading their values: their gradient is the gradient of each pixel's prompt times the transposed
 table, which is what `onehot - soft.detach() + soft` (straight-through) would have given.
 
-A backend is a module with DEVICES, FLOAT64, unavailable(), saved_shape(...), forward(...) and backward(...), as in
+A backend is a module with DEVICES and the functions unavailable, refuses, saved_shape, forward and backward, as in
 reference.py; to add one, name it in BACKENDS, and in PREFERRED where it should be the automatic choice.
 """
 
@@ -28,8 +28,9 @@ from models.scan.permutation import inverse, to_steps
 BACKENDS = {
     "reference": "models.scan.reference",
     "chunked": "models.scan.chunked",
+    "cpu": "models.scan.cpu",
 }
-PREFERRED = {"cuda": ("chunked",), "cpu": ("chunked",)}  # by device, best first; elsewhere: chunked
+PREFERRED = {"cuda": ("chunked",), "cpu": ("cpu", "chunked")}  # by device, best first; elsewhere: chunked
 
 _announced: set[str] = set()
 
@@ -113,7 +114,7 @@ def attentive_scan(
     u: [B, L, E]. delta: [B, K, L, E], before bias and softplus. A: [K, E, N], negative. B, C: [B, K, L, N].
     D, delta_bias: [K, E]. All in pixel order, in any memory layout.
     order: int64 [B, K, L], the pixel visited at step i of direction k, a permutation of 0..L-1; None: pixel i.
-    backend: "auto" or a name in BACKENDS; "auto" computes float64 inputs with `chunked` where the best is float32 only.
+    backend: "auto" or a name in BACKENDS; "auto" leaves to `chunked` what the best backend refuses (float64, large N).
 
     Returns [B, K, L, E] in pixel order. State and result are float64 for float64 `u` and float32 for everything else,
     under autocast too. Differentiable once, in every floating input and in `prompt.table` and `prompt.soft`.
@@ -161,13 +162,13 @@ def _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt) -> None:
 # The operator. It chooses the backend itself, so that a graph traced or compiled on one machine runs on another.
 
 
-def _choose(backend: str, u: Tensor) -> ModuleType:
+def _choose(backend: str, u: Tensor, A: Tensor) -> ModuleType:
     module = load(resolve(backend, u.device))
-    if u.dtype == torch.float64 and not module.FLOAT64:
-        if backend != "auto":
-            raise BackendError(f"scan backend {backend!r} computes in float32 only: take 'chunked' for float64 inputs")
+    if (reason := module.refuses(u, A)) is None:
+        return module
+    if backend == "auto":
         return load("chunked")
-    return module
+    raise BackendError(f"scan backend {backend!r} cannot take these tensors: {reason}; take 'chunked'")
 
 
 def _state_dtype(u: Tensor) -> torch.dtype:
@@ -202,14 +203,14 @@ def _scan(
     dtype = _state_dtype(u)
     inputs = [x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
     table = None if table is None else table.to(dtype)
-    return _choose(backend, u).forward(*inputs, order, table, _step_classes(classes, at, A.shape[0]), save)
+    return _choose(backend, u, A).forward(*inputs, order, table, _step_classes(classes, at, A.shape[0]), save)
 
 
 @_scan.register_fake
 def _(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, backend, save):
     dtype = _state_dtype(u)
     batch, directions, length, channels = delta.shape
-    shape = _choose(backend, u).saved_shape(batch, directions, length, channels, A.shape[2]) if save else (0,)
+    shape = _choose(backend, u, A).saved_shape(batch, directions, length, channels, A.shape[2]) if save else (0,)
     return delta.new_empty((batch, directions, length, channels), dtype=dtype), delta.new_empty(shape, dtype=dtype)
 
 
@@ -232,7 +233,7 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = _state_dtype(u)
     inputs = (u, delta, A, B, C, D, delta_bias)
-    grads = _choose(backend, u).backward(
+    grads = _choose(backend, u, A).backward(
         grad_y.to(dtype),
         saved,
         *(x.to(dtype) for x in inputs),

@@ -7,11 +7,14 @@ from torch import Tensor
 from models.scan.permutation import to_pixels, to_steps
 
 DEVICES = None  # any
-FLOAT64 = True
 
 
 def unavailable() -> None:
     """Always usable."""
+
+
+def refuses(u: Tensor, A: Tensor) -> None:
+    """Takes all tensors."""
 
 
 def saved_shape(batch: int, directions: int, length: int, channels: int, states: int) -> tuple[int, ...]:
