@@ -1,0 +1,141 @@
+"""Weights in and out: official .pth files and safetensors, weights only, strict."""
+
+import hashlib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.errors import ModelError
+
+OFFICIAL_KEYS = ("params_ema", "params")  # where BasicSR keeps a network; the averaged weights first, where both are
+DERIVED = "relative_position_index_SA"  # in official state dicts, though every network computes it
+SHOWN = 3  # tensors named in a message
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """The state dict in a safetensors or PyTorch file (`params_ema`, `params`, or the tensors themselves).
+
+    Nothing in a file is ever executed. Raises OSError for a file that cannot be opened and ModelError for one that is
+    damaged, holds code or other objects than tensors, or is of another kind.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(16)
+    if len(start) > 8 and start[8:9] == b"{":  # the length of a safetensors header, then the header's JSON
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ModelError(f"{path}: damaged safetensors file ({error})") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
+        what = f"it holds {refused[1]}, not only weights: refused" if refused else "not a file of weights, or damaged"
+        raise ModelError(f"{path}: {what}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path}: not a file of weights, or damaged ({_first_line(error)})") from error
+    return _tensors(content, str(path))
+
+
+def _tensors(content: object, source: str) -> dict[str, Tensor]:
+    """The state dict in what a file held, or in what was handed over in its place."""
+    if isinstance(content, Mapping):
+        for key in OFFICIAL_KEYS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+        if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+            return dict(content)
+    raise ModelError(f"{source}: no state dict (names and tensors, at the top or under {' or '.join(OFFICIAL_KEYS)})")
+
+
+def load_weights(model: nn.Module, weights: Path | str | Mapping[str, Tensor]) -> None:
+    """Loads a file or a state dict into `model`: every tensor, no other, each of its own shape; or nothing at all.
+
+    `relative_position_index_SA` may be missing (it is computed), but must be right where it is there. Floating types
+    are converted to the model's. Raises as `read_state`, and ModelError for the weights of another network: it names
+    what is missing, unexpected or of another shape, and what the weights look like.
+    """
+    given = isinstance(weights, Mapping)
+    source = "the state dict" if given else str(weights)
+    state = _tensors(weights, source) if given else read_state(weights)
+    own = model.state_dict()
+    missing = [name for name in own if name not in state and name != DERIVED]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name} {list(state[name].shape)} in place of {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    found = [f"{len(names)} {what} ({_some(names)})" for what, names in problems if names]
+    if found:
+        raise ModelError(
+            f"{source} looks like {describe(state)}, the network is {describe(own)}; it does not fit: {'; '.join(found)}"
+        )
+    if DERIVED in own and DERIVED in state and not torch.equal(state[DERIVED].cpu(), own[DERIVED].cpu()):
+        raise ModelError(f"{source}: {DERIVED} is not what a window of this size has; the file is damaged")
+    foreign = [name for name in own if name in state and not state[name].is_floating_point() and name != DERIVED]
+    if foreign:
+        raise ModelError(f"{source}: {len(foreign)} tensors are not floating point ({_some(foreign)})")
+    model.load_state_dict(state | ({DERIVED: own[DERIVED]} if DERIVED in own else {}))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """What network a state dict belongs to, in words, as far as its names and shapes tell."""
+    layer = r"layers\.(\d+)\.residual_group\.(?:layers|blocks)\.(\d+)\."
+    members = {(int(m[1]), int(m[2])) for name in state if (m := re.match(layer, name))}
+    if not members or "conv_first.weight" not in state:
+        return f"no network of this family ({len(state)} tensors, the first is {next(iter(state), 'none')})"
+    names = [name for name in state if name.startswith("layers.0.residual_group.")]
+    if any("self_attention" in name for name in names):
+        family = "MambaIR"
+    else:
+        family = "MambaIRv2Light" if any(".sg." in name for name in names) else "MambaIRv2"
+    depths = [sum(group == i for group, _ in members) for i in range(1 + max(group for group, _ in members))]
+    dim, channels = state["conv_first.weight"].shape[:2]
+    parts = [family, f"embed_dim {dim}", f"depths {'+'.join(map(str, depths))}", _head(state, dim, channels)]
+    return ", ".join(parts)
+
+
+def _head(state: Mapping[str, Tensor], dim: int, channels: int) -> str:
+    ups = [state[name].shape for name in state if re.fullmatch(r"upsample\.\d+\.weight", name)]
+    if not ups:
+        return f"same size, {channels} channels"
+    scale = 1.0
+    for out, inner, *_ in ups:
+        scale *= (out / (inner if "conv_last.weight" in state else channels)) ** 0.5
+    return f"x{scale:g}"
+
+
+def weights_hash(weights: nn.Module | Path | str | Mapping[str, Tensor]) -> str:
+    """SHA-256 of name, type, shape and bytes of every tensor in sorted order: equal for a network and its file.
+
+    `relative_position_index_SA` is left out: files may hold it or not. Raises as `read_state`.
+    """
+    if isinstance(weights, nn.Module):
+        state = weights.state_dict()
+    else:
+        state = weights if isinstance(weights, Mapping) else read_state(weights)
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name != DERIVED:
+            tensor = state[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,223 @@
+"""What both networks are made of: window attention, feed-forwards, the selective scan and its projections.
+
+Tokens are [B, H, W, C] throughout. A convolution reads them through `on_tokens` as a channels-last NCHW view, which
+costs no copy. Names of parameters are the official ones, so that official state dicts load unchanged.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.scan import Prompt, attentive_scan
+from models.scan.permutation import to_steps
+
+
+def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+
+
+def depthwise(channels: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
+    """A depthwise convolution that keeps height and width (odd kernels)."""
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2 * dilation, dilation=dilation, groups=channels)
+
+
+def on_tokens(conv: nn.Module, x: Tensor) -> Tensor:
+    """Runs an NCHW module on tokens: [B, H, W, C] -> [B, H, W, C']."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of tokens as the matrix product that it is: [..., C] -> [..., C']."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+# --- window attention --------------------------------------------------------------------------------------------
+
+
+def relative_position_index(window: int) -> Tensor:
+    """int64 [w^2, w^2]: row of the bias table for (query, key), (dy + w - 1)(2w - 1) + dx + w - 1."""
+    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
+    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+
+
+def relative_position_bias(table: Tensor, window: int) -> Tensor:
+    """table[relative_position_index(window)]: [(2w - 1)^2, heads] -> [heads, w^2, w^2].
+
+    Written without an index: the backward of one adds with atomics, that of padding and slicing in a fixed order.
+    """
+    reach = 2 * window - 1
+
+    def spread(x: Tensor) -> Tensor:
+        """One axis of offsets into two: y[query, key] = x[query - key + w - 1]; [..., 2w - 1] -> [..., w, w]."""
+        rows = x.unsqueeze(-2).expand(*x.shape[:-1], window, reach).flatten(-2)  # every query's copy, end to end
+        skewed = F.pad(rows, (0, window)).unflatten(-1, (window, reach + 1))  # row q is now x moved left by q
+        return skewed[..., :window].flip(-1)
+
+    offsets = table.t().unflatten(1, (reach, reach))  # [heads, dy, dx]
+    columns = spread(offsets).permute(0, 2, 3, 1)  # [heads, query x, key x, dy]
+    return rearrange(spread(columns), "heads qx kx qy ky -> heads (qy qx) (ky kx)")
+
+
+def shift_mask(window: int) -> Tensor:
+    """[2, 2, w^2, w^2]: what a shifted window adds to its scores, by (is in the last row, is in the last column).
+
+    The roll that shifts the windows by w // 2 puts pixels of opposite borders side by side in the last row and column
+    of windows; -100 (official, not -inf) keeps them apart. No other window is affected, so four masks serve any size.
+    """
+    far = (torch.arange(window) >= window - window // 2).long()  # came round from the other border
+    mask = torch.empty(2, 2, window**2, window**2)
+    for row in (0, 1):
+        for column in (0, 1):
+            region = (2 * row * far[:, None] + column * far[None, :]).flatten()  # [w^2]
+            mask[row, column] = (region[:, None] != region[None, :]) * -100.0
+    return mask
+
+
+def attend(qkv: Tensor, bias: Tensor, window: int, heads: int, fused: bool) -> Tensor:
+    """Attention inside every window: qkv [B, H, W, 3C] as [q, k, v] x head x head_dim, bias [heads, w^2, w^2]."""
+    height, width = qkv.shape[1] // window, qkv.shape[2] // window
+    pattern = "b (nh wh) (nw ww) (three heads d) -> three (b nh nw) heads (wh ww) d"
+    q, k, v = rearrange(qkv, pattern, three=3, heads=heads, wh=window, ww=window)
+    if fused:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    else:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias  # [B nh nw, heads, w^2, w^2]
+        out = scores.softmax(-1) @ v
+    return rearrange(out, "(b nh nw) heads (wh ww) d -> b (nh wh) (nw ww) (heads d)", nh=height, nw=width, wh=window)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside w x w windows; shifted ones start w // 2 pixels further down and right."""
+
+    def __init__(self, dim: int, window: int, heads: int, shifted: bool) -> None:
+        super().__init__()
+        self.window, self.heads, self.shift = window, heads, window // 2 if shifted else 0
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, qkv: Tensor, mask: Tensor, fused: bool) -> Tensor:
+        """qkv [B, H, W, 3C], mask of `shift_mask`; H and W are multiples of the window. Returns [B, H, W, C]."""
+        bias = relative_position_bias(self.relative_position_bias_table, self.window)
+        if not self.shift:
+            return self.proj(attend(qkv, bias, self.window, self.heads, fused))
+        qkv = qkv.roll((-self.shift, -self.shift), (1, 2))
+        height, width = qkv.shape[1] - self.window, qkv.shape[2] - self.window  # start of the last row and column
+        rows = []
+        for row, band in enumerate(qkv.tensor_split([height], 1)):
+            parts = [
+                attend(part, bias + mask[row, column], self.window, self.heads, fused)
+                for column, part in enumerate(band.tensor_split([width], 2))
+                if part.numel()
+            ]
+            rows += [torch.cat(parts, 2)] if parts else []
+        return self.proj(torch.cat(rows, 1)).roll((self.shift, self.shift), (1, 2))
+
+
+# --- feed-forward networks ---------------------------------------------------------------------------------------
+
+
+class ConvFFN(nn.Module):
+    """fc2(u + GELU(depthwise(u))) with u = GELU(fc1 x): of every variant but light."""
+
+    def __init__(self, dim: int, hidden: int, kernel: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(depthwise(hidden, kernel), nn.GELU())})
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = F.gelu(self.fc1(x))  # [B, H, W, hidden]
+        return self.fc2(u + on_tokens(self.dwconv["depthwise_conv"], u))
+
+
+class GatedFFN(nn.Module):
+    """fc2(u * depthwise 5x5(LayerNorm(v))) with (u, v) the halves of GELU(fc1 x): of the light variant."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.sg = nn.ModuleDict({"norm": nn.LayerNorm(hidden // 2), "conv": depthwise(hidden // 2, 5)})
+        self.fc2 = nn.Linear(hidden // 2, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = F.gelu(self.fc1(x)).chunk(2, -1)  # [B, H, W, hidden / 2] each
+        return self.fc2(u * on_tokens(self.sg["conv"], self.sg["norm"](v)))
+
+
+# --- selective scan ----------------------------------------------------------------------------------------------
+
+
+def add_scan_parameters(module: nn.Module, directions: int, d_inner: int, d_state: int, dt_rank: int) -> None:
+    """Gives `module` the parameters that `selective_scan` reads: every direction its own, official names and shapes."""
+    module.x_proj_weight = nn.Parameter(torch.empty(directions, dt_rank + 2 * d_state, d_inner))
+    module.dt_projs_weight = nn.Parameter(torch.empty(directions, d_inner, dt_rank))
+    module.dt_projs_bias = nn.Parameter(torch.empty(directions, d_inner))
+    module.A_logs = nn.Parameter(torch.empty(directions * d_inner, d_state))
+    module.Ds = nn.Parameter(torch.empty(directions * d_inner))
+
+
+def selective_scan(
+    module: nn.Module,
+    u: Tensor,
+    *,
+    order: Tensor | None,
+    backend: str,
+    prompt: Prompt | None = None,
+    added: tuple[str, Tensor] | None = None,
+) -> Tensor:
+    """Scans u [B, L, E] in every direction of `module` and sums the outputs at their pixels: [B, L, E].
+
+    order int64 [B, K, L] or None (raster): the pixel visited at each step. `prompt` is added to C inside the scan;
+    `added` names what a prompt given in pixel order [B, K, L, dim] is added to: B, C, delta or y.
+    Projections are linear per token, so they are taken in pixel order; the scan itself runs in the parameters' dtype.
+    """
+    directions, d_inner, dt_rank = module.dt_projs_weight.shape
+    d_state, dtype = module.A_logs.shape[1], module.A_logs.dtype
+    projected = F.linear(u, module.x_proj_weight.flatten(0, 1))  # [B, L, K (R + 2N)]
+    projected = projected.unflatten(-1, (directions, -1)).transpose(1, 2)  # [B, K, L, R + 2N]
+    delta, B, C = projected.split([dt_rank, d_state, d_state], -1)
+    delta = delta @ module.dt_projs_weight.transpose(1, 2)  # [B, K, L, E]
+    inputs = {"delta": delta.to(dtype), "B": B.to(dtype), "C": C.to(dtype)}
+    target, value = added or (None, None)
+    if target in inputs:
+        inputs[target] = inputs[target] + value
+    y = attentive_scan(
+        u.to(dtype),
+        A=-module.A_logs.exp().unflatten(0, (directions, d_inner)),
+        D=module.Ds.unflatten(0, (directions, d_inner)),
+        delta_bias=module.dt_projs_bias,
+        order=order,
+        prompt=prompt,
+        backend=backend,
+        **inputs,
+    )  # [B, K, L, E]
+    if target == "y":
+        y = y + value
+    return y.sum(1)
+
+
+def column_major(height: int, width: int, device: torch.device) -> Tensor:
+    """int64 [H W]: pixels (raster numbers) in the order of columns, each from top to bottom."""
+    return torch.arange(height * width, device=device).view(height, width).t().flatten()
+
+
+class _Permute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return to_steps(x, index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return to_steps(grad, ctx.saved_tensors[0]), None, None
+
+
+def permute_pixels(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+    """y[..., i, :] = x[..., index[i], :] for x [B, K, L, F], a permutation int64 [B, K, L] and its inverse `back`.
+
+    The backward is a gather by the inverse; that of a plain gather adds with atomics.
+    """
+    return _Permute.apply(x, index, back)
