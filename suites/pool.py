@@ -103,7 +103,7 @@ class Pool:
         seed: int,
         device: torch.device,
         labels: str | None = None,
-        tokens: int = 0,
+        tokens: int | None = None,
     ) -> None:
         if labels and task.kind == "denoise":
             raise ValueError(f"labels by {labels} are made once per LQ image, and {task.name} has a new one each time")

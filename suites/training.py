@@ -34,6 +34,7 @@ from torch import Tensor, nn
 import models
 from models.noise import PhiloxGumbel, noise_key
 from models.precision import precision
+from models.scan import resolve
 from results import records
 from suites import checkpointing
 from suites.pool import Batch, Pool
@@ -64,7 +65,7 @@ def learning_rate(budget: Budget, step: int) -> float:
 
 def loss_of(budget: Budget, output: Tensor, target: Tensor) -> Tensor:
     """Mean over all entries of |d|, or of sqrt(d^2 + eps): the official Charbonnier adds eps unsquared (losses.py)."""
-    difference = output.float() - target
+    difference = output.to(target.dtype) - target
     if budget.loss == "l1":
         return difference.abs().mean()
     return (difference.square() + budget.charbonnier_eps).sqrt().mean()
@@ -107,7 +108,8 @@ def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, c
         with precision(budget.precision, batch.gt.device):
             output = model(part.lq) if part.labels is None else model(part.lq, part.labels)
             loss = loss_of(budget, output, part.gt) / budget.accumulate
-            loss.backward()
+            with torch.autocast(batch.gt.device.type, enabled=False):  # gradients have the types of the forward pass
+                loss.backward()
         total += loss.detach()
     optimizer.step()
     return total
@@ -156,7 +158,7 @@ class Run:
             "device": device.type,
             "backend": backend,
             "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
         on_gpu = device.type == "cuda"
         rate = torch.tensor(self.budget.lr, device=device) if on_gpu else self.budget.lr
@@ -318,20 +320,14 @@ def train(
         model = models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
         models.initialise(model, cell.seed)
         model.to(device).train()
-        run = Run(cell, model, identity, folder, device, backend)
+        run = Run(cell, model, identity, folder, device, resolve(backend, device))
         run.restore()
         labels = None if variant.labels == "learned" else variant.labels
+        tokens = model.configuration.get("num_tokens") if labels else None
+        if labels and tokens is None:
+            raise TrainingError(f"{cell.name}: {variant.model} sorts nothing, so it has no use for labels by {labels}")
         try:
-            pool = Pool(
-                images,
-                cell.task,
-                budget.patch,
-                budget.batch,
-                cell.seed,
-                device,
-                labels,
-                model.num_tokens if labels else 0,
-            )
+            pool = Pool(images, cell.task, budget.patch, budget.batch, cell.seed, device, labels, tokens)
         except ValueError as error:
             raise TrainingError(f"{cell.name}: {error}") from error
         _train_steps(run, pool, on_progress)
