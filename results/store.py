@@ -67,11 +67,13 @@ class Store:
         return self.root / records.key_of(config)
 
     def open_cell(self, config: Mapping[str, Any]) -> Path:
-        """The cell's folder, made with its config.json where missing. Raises StoreError when it cannot be written."""
+        """The cell's folder, made where missing; a config.json that is missing or damaged is written anew (the
+        folder's name proves what it held). Raises StoreError when that fails."""
         folder = self.cell_folder(config)
-        path = folder / "config.json"
-        if not path.is_file():
-            records.write_json(path, records.canonical(config))
+        try:
+            self.read_config(folder)
+        except StoreError:
+            records.write_json(folder / "config.json", records.canonical(config))
             records.sync_folder(self.root)
         return folder
 

@@ -1,0 +1,169 @@
+"""What a suite costs: its iterations times a measured time per iteration, with the source of that time.
+
+The best source wins: a finished cell of this store or of results/measured on this machine, then on another, then the
+official implementation as measured on a named GPU. Nothing is guessed: without a source there is no estimate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results import records
+from results.store import Store
+from suites import environment
+from suites.spec import Cell
+
+MEASURED = Path(__file__).resolve().parents[2] / "results" / "measured"
+COLUMNS = (
+    *("variant", "model", "task", "budget", "cells", "iterations", "seconds_per_iteration", "hours"),
+    *("machine", "source"),
+)
+OFFICIAL = "official code (csguoh/MambaIR 33d7b34) with its CUDA scan, forward + L1 + backward + Adam, torch 2.11"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of one training iteration, where and how it was measured."""
+
+    model: str
+    overrides: dict[str, Any]
+    task: str
+    batch: int
+    patch: int
+    precision: str
+    device_type: str
+    machine: str
+    seconds: float
+    source: str
+
+
+# Medians of CUDA-event times after warm-up, measured on 2026-11-23.
+PUBLISHED = tuple(
+    Rate(model, {}, "sr-x2", batch, 64, precision, "cuda", machine, milliseconds / 1000, OFFICIAL)
+    for model, batch, precision, machine, milliseconds in (
+        ("mambairv2-light", 32, "fp32", "NVIDIA H200", 280.3),
+        ("mambairv2-light", 32, "tf32", "NVIDIA H200", 250.1),
+        ("mambairv2-base", 4, "fp32", "NVIDIA H200", 394.7),
+        ("mambairv2-base", 4, "tf32", "NVIDIA H200", 429.6),
+        ("mambair-light", 32, "fp32", "NVIDIA H200", 487.1),
+        ("mambair-light", 32, "tf32", "NVIDIA H200", 302.6),
+        ("mambairv2-light", 32, "fp32", "NVIDIA H100 80GB HBM3", 334.1),
+        ("mambairv2-light", 32, "tf32", "NVIDIA H100 80GB HBM3", 318.3),
+    )
+)
+
+
+def measured(stores: Sequence[Store]) -> list[Rate]:
+    """Rates of every finished cell that recorded its training time."""
+    rates = []
+    for store in stores:
+        cells = store.cells()
+        for row in cells[cells["state"] == "done"].to_dict("records"):
+            if not (row["train_steps"] and row["train_seconds"]):
+                continue
+            budget = row["config"]["budget"]
+            where = "a finished cell here" if store is stores[0] else f"results/measured/{store.root.name}"
+            rates.append(
+                Rate(
+                    row["model"],
+                    row["overrides"],
+                    row["task"],
+                    budget["batch"],
+                    budget["patch"],
+                    budget["precision"],
+                    row["device_type"],
+                    _machine(row["device"], row["device_type"], row["threads"]),
+                    row["train_seconds"] / row["train_steps"],
+                    f"{where} ({row['hash']}, commit {str(row['commit'])[:8]})",
+                )
+            )
+    return rates
+
+
+def _machine(device: str, device_type: str, threads: int | None) -> str:
+    return f"{device}, {threads} threads" if device_type == "cpu" else device
+
+
+def committed() -> list[Store]:
+    """The stores under results/measured, if any."""
+    return [Store(path) for path in sorted(MEASURED.glob("*/")) if any(path.glob("*/config.json"))]
+
+
+def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> tuple[Rate, str] | None:
+    """The best of `rates` for a cell, and how far it is from a measurement of just that: None when nothing compares.
+
+    Needed: the same model, task and precision. Preferred, in this order: the same kind of device, this machine, the
+    variant's own overrides (else the model without any), this code over the official one, the same batch and patch
+    (else the time is scaled by the pixels of a batch).
+    """
+    wanted = records.canonical(cell.variant.overrides)
+
+    def worth(rate: Rate) -> tuple[bool, ...]:
+        own = records.canonical(rate.overrides) == wanted
+        same = (rate.batch, rate.patch) == (cell.budget.batch, cell.budget.patch)
+        return rate.device_type == device_type, here in rate.machine, own, rate.source != OFFICIAL, same
+
+    fitting = [
+        rate
+        for rate in rates
+        if (rate.model, rate.task, rate.precision) == (cell.variant.model, cell.task.name, cell.budget.precision)
+        and records.canonical(rate.overrides) in (wanted, {})
+    ]
+    if not fitting:
+        return None
+    best = max(fitting, key=worth)
+    notes = []
+    if records.canonical(best.overrides) != wanted:
+        notes.append("the model without its overrides")
+    if (best.batch, best.patch) != (cell.budget.batch, cell.budget.patch):
+        notes.append(f"scaled by pixels from batch {best.batch}, patch {best.patch}")
+    return best, "; ".join(notes)
+
+
+def estimate(cells: Sequence[Cell], store: Store, device: str = "cpu") -> pd.DataFrame:
+    """A row per variant, task and budget of `cells` (`COLUMNS`): how many, iterations of all together, hours of device
+    time one after another, and what machine and measurement the time per iteration comes from.
+
+    seconds_per_iteration and hours are None, and the source says so, where nothing comparable was ever measured.
+    Evaluation is not part of it.
+    """
+    machine = environment.describe(device, "")
+    rates = [*measured([store, *committed()]), *PUBLISHED]
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.variant.name, cell.task.name, cell.budget.name), []).append(cell)
+    rows = []
+    for members in groups.values():
+        cell, total = members[0], sum(member.budget.iterations for member in members)
+        row = {
+            "variant": cell.variant.name,
+            "model": cell.variant.model,
+            "task": cell.task.name,
+            "budget": cell.budget.name,
+            "cells": len(members),
+            "iterations": total,
+        }
+        found = rate_of(cell, rates, machine["device_type"], machine["device"])
+        if found is None:
+            row["source"] = "never measured: run a short version to learn it"
+        else:
+            rate, note = found
+            pixels = cell.budget.batch * cell.budget.patch**2 / (rate.batch * rate.patch**2)
+            seconds = rate.seconds * pixels
+            source = f"{rate.source}{f'; {note}' if note else ''}"
+            row |= {"seconds_per_iteration": seconds, "hours": seconds * total / 3600}
+            row |= {"machine": rate.machine, "source": source}
+        rows.append(row)
+    return pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)
+
+
+def summary(costs: pd.DataFrame) -> str:
+    """One line on a frame of `estimate`: cells, iterations, and hours per machine that a rate comes from."""
+    known = costs[costs["hours"].notna()]
+    hours = [f"{part['hours'].sum():.3g} h on {name}" for name, part in known.groupby("machine", sort=False)]
+    unknown = int(costs.loc[costs["hours"].isna(), "cells"].sum())
+    parts = [f"{costs['cells'].sum():,} cells", f"{costs['iterations'].sum():,} iterations", *hours]
+    return ", ".join([*parts, *([f"{unknown} cells of unknown cost"] if unknown else [])])

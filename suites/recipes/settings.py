@@ -1,0 +1,130 @@
+"""`--set KEY=VALUE`: typed changes to the cells of a suite, made before anything is hashed.
+
+A key is a field of the budget, of the protocol, an argument of the network, `train_sets` or `test_sets`. A plain key
+that several of them have (`precision`: budget and protocol; `routing`, `prompt_order`: protocol and network) is set in
+all of them; `budget.KEY`, `protocol.KEY` or `network.KEY` sets one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from suites.spec import Budget, Cell, Protocol, SpecError, Suite
+
+# What may change without a published schedule ceasing to be one.
+UNLABELLED = ("accumulate", "checkpoint_every")
+DATASETS = ("train_sets", "test_sets")
+
+
+def apply(suite: Suite, settings: Sequence[str]) -> Suite:
+    """`suite` with every "KEY=VALUE" of `settings` applied to its cells, in order.
+
+    A published budget with another length, batch, ... is no longer called "paper" but "reduced". Raises SpecError for
+    an unknown key (naming all keys), a value of another type, and for a network argument in which the suite's variants
+    differ.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise SpecError(f"--set {setting}: give KEY=VALUE")
+        suite = _apply(suite, key.strip(), text.strip())
+    return suite
+
+
+def keys() -> list[str]:
+    """Every plain key."""
+    network = {name for model in ("mambairv2", "mambair") for name in _hints(model)}
+    return sorted({*_hints("budget"), *_hints("protocol"), *network, *DATASETS})
+
+
+def _apply(suite: Suite, key: str, text: str) -> Suite:
+    part, _, name = key.rpartition(".")
+    changed = [(_change(cell, part, name, text)) for cell in suite.cells]
+    if part not in ("", "budget", "protocol", "network") or not any(hit for _, hit in changed):
+        raise SpecError(f"unknown key {key!r} of --set: choose from {', '.join(keys())}")
+    if part in ("", "network") and any(name in cell.variant.overrides for cell in suite.cells):
+        values = {str(cell.variant.overrides.get(name)) for cell in suite.cells}
+        if len(values) > 1:
+            raise SpecError(f"--set {key}: the suite's variants differ in it; choose some with --only")
+    return replace(suite, cells=tuple(cell for cell, _ in changed))
+
+
+def _change(cell: Cell, part: str, name: str, text: str) -> tuple[Cell, bool]:
+    """The changed cell, and whether any part of it knows the key."""
+    hit = False
+    if part in ("", "budget") and name in _hints("budget"):
+        value = convert(text, _hints("budget")[name], name)
+        paper = cell.budget.name == "paper" and name not in UNLABELLED and value != getattr(cell.budget, name)
+        label = "reduced" if paper else cell.budget.name
+        cell, hit = replace(cell, budget=replace(cell.budget, **{name: value, "name": label})), True
+    if part in ("", "protocol") and name in _hints("protocol"):
+        value = convert(text, _hints("protocol")[name], name)
+        cell, hit = replace(cell, protocol=replace(cell.protocol, **{name: value})), True
+    network = _hints(cell.variant.model.split("-")[0])
+    if part in ("", "network") and name in network:
+        overrides = {**cell.variant.overrides, name: convert(text, network[name], name)}
+        cell, hit = replace(cell, variant=replace(cell.variant, overrides=overrides)), True
+    if part == "" and name in DATASETS:
+        cell, hit = replace(cell, **{name: tuple(filter(None, text.split(",")))}), True
+    return cell, hit
+
+
+@cache
+def _hints(part: str) -> dict[str, Any]:
+    """Settable names and types of "budget", "protocol", or of the networks "mambairv2" and "mambair"."""
+    if part in ("budget", "protocol"):
+        kind = {"budget": Budget, "protocol": Protocol}[part]
+    else:
+        from models import mambair, mambairv2
+
+        kind = {"mambairv2": mambairv2, "mambair": mambair}[part].Config
+    hints = get_type_hints(kind)
+    task = ("upscale", "in_chans", "upsampler")  # these follow from the task
+    return {field.name: hints[field.name] for field in fields(kind) if field.name not in ("name", *task)}
+
+
+def convert(text: str, hint: Any, key: str) -> Any:
+    """`text` as the type of an annotation: numbers, words, tuples (commas between), none. Raises SpecError."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        for choice in sorted(get_args(hint), key=lambda one: one is str):  # words last: everything is one
+            try:
+                return convert(text, choice, key)
+            except SpecError:
+                continue
+    elif origin is Literal:
+        for choice in get_args(hint):
+            if text == str(choice):
+                return choice
+    elif origin is tuple:
+        parts = [part for part in text.split(",") if part.strip()]
+        kinds = get_args(hint)
+        if kinds[-1] is Ellipsis:
+            return tuple(convert(part, kinds[0], key) for part in parts)
+        if len(parts) == len(kinds):
+            return tuple(convert(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
+    elif hint is NoneType:
+        if text.lower() == "none":
+            return None
+    else:
+        try:
+            return hint(text)
+        except ValueError:
+            pass
+    raise SpecError(f"--set {key}={text}: {describe(hint)} is needed")
+
+
+def describe(hint: Any) -> str:
+    """An annotation in words."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(describe(choice) for choice in get_args(hint))
+    if origin is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if origin is tuple:
+        kinds = get_args(hint)
+        count = "numbers with commas between" if kinds[-1] is Ellipsis else f"{len(kinds)} numbers with a comma between"
+        return count
+    return {int: "a whole number", float: "a number", str: "a word", NoneType: "none"}.get(hint, str(hint))
