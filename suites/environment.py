@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from models.scan import available
+
 PACKAGES = ("torch", "triton", "numpy", "scipy", "pandas", "scikit-image", "fvcore", "einops")
 
 
@@ -56,3 +58,25 @@ def describe(device: str | torch.device, backend: str) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def examine() -> dict[str, str]:
+    """What `doctor` prints: machine, versions, and every scan backend with the reason where one cannot be used."""
+    facts = {
+        "system": platform.platform(),
+        "processor": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores for us",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
+        "python": platform.python_version(),
+        "commit": _commit() or "not a checkout",
+    }
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        facts[f"cuda:{number}"] = (
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+            f"capability {properties.major}.{properties.minor}, CUDA {torch.version.cuda}"
+        )
+    if not torch.cuda.is_available():
+        facts["cuda"] = "no GPU that this PyTorch can use"
+    facts |= {name: _version(name) or "not installed" for name in PACKAGES}
+    facts |= {f"scan backend {name}": reason or "usable" for name, reason in available().items()}
+    return facts

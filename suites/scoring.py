@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,29 +58,30 @@ def load_model(
     name: str,
     task: Task,
     weights: Path | None,
+    protocol: Protocol,
     *,
     network: Path | None = None,
-    protocol: Protocol | None = None,
     backend: str = "auto",
     device: str = "cpu",
-) -> nn.Module:
-    """The catalogue model `name` for `task`, or the network of an official option file, with `weights`, on `device`.
+) -> tuple[nn.Module, Protocol]:
+    """A network with weights, on `device`, set to the protocol; and the protocol, less what the network does not have.
 
-    Raises SpecError without weights, ModelError for weights or options that do not fit.
+    name: of the catalogue, built for `task`; with `network`, an official option file, that network is built instead.
+    MambaIR has no routing and no prompts, so its protocol has none. Raises SpecError without weights, ModelError for
+    weights or options that do not fit.
     """
     if weights is None:
         raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
-    own = {"backend": backend}
-    if protocol is not None and not name.startswith("mambair") | (network is not None):
-        own |= {"routing": protocol.routing}
-    if protocol is not None:
-        own |= {"routing": protocol.routing, "prompt_order": protocol.prompt_order}
     if network is not None:
-        model = models.from_official(read_network(network), **own)
+        model = models.from_official(read_network(network), backend=backend)
     else:
-        model = models.build(name, **task.network, **own)
+        model = models.build(name, **task.network, backend=backend)
     models.load_weights(model, weights)
-    return model.to(device).eval()
+    if hasattr(model, "routing"):
+        model.routing, model.prompt_order = protocol.routing, protocol.prompt_order
+    else:
+        protocol = replace(protocol, routing=None, prompt_order=None, samples=1)
+    return model.to(device).eval(), protocol
 
 
 def summarise(model: str, task: Task, dataset: str, rows: pd.DataFrame, expected: int, protocol: Protocol) -> dict:
@@ -116,34 +117,29 @@ def score(
 ) -> Scoring:
     """Scores `name` (a catalogue model, or a baseline) on every set, filing each set in `store` as soon as it is done.
 
-    images: glob of stems; a set scored in parts is filed as parts of one record. progress: (dataset, done, total, stem).
+    images: glob of stems; parts of a set are parts of one record. progress: (dataset, done, total, stem).
     Raises SpecError, DataError, ModelError, BackendError or EvaluationError before the first image where it can.
     """
-    datasets = [find(name_of_set, data) for name_of_set in sets]
-    key: dict[str, Any] = {"model": name, "weights": "none", "task": task.name, "protocol": protocol.to_dict()}
+    datasets = [find(each, data) for each in sets]
+    key: dict[str, Any] = {"model": name, "weights": "none"}
     if name in BASELINES:
         model, used = name, "none"
     else:
-        model = load_model(
-            name, task, weights, network=network, protocol=protocol, backend=backend, device=device
-        )
+        model, protocol = load_model(name, task, weights, protocol, network=network, backend=backend, device=device)
         used = resolve(backend, torch.device(device))
-        key["weights"] = models.weights_hash(model)
-        key["overrides"] = {"network_g": read_network(network)} if network else task.network
+        overrides = {"network_g": read_network(network)} if network else task.network
+        key |= {"weights": models.weights_hash(model), "overrides": overrides}
+    key |= {"task": task.name, "protocol": protocol.to_dict()}
     measured_on = environment.describe(device, used)
     rows, frames, refused = [], [], []
     for dataset in datasets:
         report = None if progress is None else lambda *done, of=dataset.name: progress(of, *done)
-        frame = evaluate(
-            model, task, dataset, protocol, device=device, pattern=images, save=save, progress=report
-        )
-        expected = len(dataset)
-        whole = frame
+        frame = evaluate(model, task, dataset, protocol, device=device, pattern=images, save=save, progress=report)
+        expected, whole = len(dataset), frame
         if store is not None:
             try:
-                whole = store.add_evaluation(
-                    {**Store.evaluation_key(**key, dataset=dataset.name)}, frame, measured_on, expected=expected
-                )
+                record = Store.evaluation_key(**key, dataset=dataset.name)
+                whole = store.add_evaluation(record, frame, measured_on, expected=expected)
             except StoreError as error:
                 refused.append(str(error))
         rows.append(summarise(name, task, dataset.name, whole, expected, protocol))
