@@ -15,7 +15,7 @@ from suites.spec import Budget, Cell, SpecError
 
 
 def test_smoke_is_a_base_and_four_ablations_at_two_seeds():
-    suite = recipes.suite("smoke")
+    suite = recipes.choose("smoke")
     assert len(suite.cells) == 10 and len({cell.name for cell in suite.cells}) == 10
     assert {cell.seed for cell in suite.cells} == {0, 1} and suite.base == "base"
     assert {cell.budget.name for cell in suite.cells} == {"smoke"}
@@ -26,7 +26,7 @@ def test_smoke_is_a_base_and_four_ablations_at_two_seeds():
 
 @pytest.mark.parametrize("name", recipes.SUITES)
 def test_every_variant_can_be_built_and_is_another_network(name):
-    suite, sizes = recipes.suite(name), {}
+    suite, sizes = recipes.choose(name), {}
     for cell in suite.cells:
         model = models.build(cell.variant.model, **cell.task.network, **cell.variant.overrides)
         sizes[cell.variant.name] = str(model.configuration)
@@ -37,7 +37,7 @@ def test_every_variant_can_be_built_and_is_another_network(name):
 
 
 def test_the_papers_recipe_is_the_official_options_file():
-    (cell,) = recipes.suite("paper-light-x2").cells
+    (cell,) = recipes.choose("paper-light-x2").cells
     budget = cell.budget
     assert (budget.iterations, budget.batch, budget.patch, budget.lr) == (500_000, 32, 64, 2e-4)
     assert budget.milestones == (250_000, 400_000, 450_000, 475_000) and budget.gamma == 0.5
@@ -51,32 +51,32 @@ def test_the_papers_recipe_is_the_official_options_file():
 
 
 def test_budgets_seeds_and_globs():
-    assert [cell.seed for cell in recipes.suite("smoke", seeds=(5,), only="base/*").cells] == [5]
-    assert len(recipes.suite("smoke", only="*/seed-1").cells) == 5
-    reduced = recipes.suite("paper-light-x2", budget="reduced", seeds=(0, 1, 2)).cells
+    assert [cell.seed for cell in recipes.choose("smoke", seeds=(5,), only="base/*").cells] == [5]
+    assert len(recipes.choose("smoke", only="*/seed-1").cells) == 5
+    reduced = recipes.choose("paper-light-x2", budget="reduced", seeds=(0, 1, 2)).cells
     assert len(reduced) == 3 and {cell.budget.name for cell in reduced} == {"reduced"}
     assert recipes.parse_seeds("0, 1,1,2") == (0, 1, 2)
     for bad, said in (("1,,2", "whole numbers"), ("-1", "whole numbers"), ("a", "whole numbers")):
         with pytest.raises(SpecError, match=said):
             recipes.parse_seeds(bad)
     with pytest.raises(SpecError, match=r"unknown suite 'smok'.*smoke, paper-light-x2"):
-        recipes.suite("smok")
+        recipes.choose("smok")
     with pytest.raises(SpecError, match=r"no budget 'paper': choose from smoke"):
-        recipes.suite("smoke", budget="paper")
+        recipes.choose("smoke", budget="paper")
     with pytest.raises(SpecError, match=r"no budget 'huge': choose from paper, reduced, smoke"):
-        recipes.suite("paper-light-x2", budget="huge")
+        recipes.choose("paper-light-x2", budget="huge")
     with pytest.raises(SpecError, match=r"'nothing\*' fits no cell of smoke: they are base/sr-x2/seed-0"):
-        recipes.suite("smoke", only="nothing*")
+        recipes.choose("smoke", only="nothing*")
 
 
 def change(*changes: str, suite: str = "smoke", **options) -> tuple[Cell, ...]:
-    return recipes.suite(suite, changes=changes, **options).cells
+    return recipes.choose(suite, changes=changes, **options).cells
 
 
 def test_changes_are_typed_and_change_the_identity():
     cell = change("iterations=20", "lr=1e-3", "milestones=10,15", "samples=8", "tiling=64", "batch=4")[0]
     assert cell.budget == replace(
-        recipes.suite("smoke").cells[0].budget, iterations=20, lr=1e-3, milestones=(10, 15), batch=4
+        recipes.choose("smoke").cells[0].budget, iterations=20, lr=1e-3, milestones=(10, 15), batch=4
     )
     assert (cell.protocol.samples, cell.protocol.tiling) == (8, 64)
     assert type(cell.budget.lr) is float and type(cell.budget.iterations) is int
@@ -146,7 +146,7 @@ def test_every_key_is_one_that_can_be_set():
 
 
 def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp_path):
-    costs = rates.estimate(recipes.suite("paper-light-x2", seeds=(0, 1)).cells, Store(tmp_path))
+    costs = rates.estimate(recipes.choose("paper-light-x2", seeds=(0, 1)).cells, Store(tmp_path))
     row = costs.iloc[0]
     assert (row["cells"], row["iterations"], row["machine"]) == (2, 1_000_000, "NVIDIA H200")
     assert row["hours"] == pytest.approx(1e6 * 0.2803 / 3600) and "official code" in row["source"]
@@ -159,7 +159,7 @@ def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp
 
 
 def test_cost_prefers_what_was_measured_here(tmp_path, monkeypatch):
-    store, cells = Store(tmp_path), recipes.suite("smoke").cells
+    store, cells = Store(tmp_path), recipes.choose("smoke").cells
     monkeypatch.setattr(rates.environment, "describe", lambda *_: {"device": "Chip", "device_type": "cpu"})
     assert rates.estimate(cells, store)["hours"].isna().all()
 
@@ -194,3 +194,12 @@ def test_budgets_of_one_recipe_differ_in_length_not_in_kind():
             "l1",
         )
         assert [milestone / schedule.iterations for milestone in schedule.milestones] == [0.5, 0.8, 0.9, 0.95]
+
+
+def test_dry_run_says_state_schedule_and_cost(tmp_path):
+    text = "\n".join(recipes.describe(recipes.choose("paper-light-x2"), Store(tmp_path)))
+    assert "1 cells (1 planned)" in text and "milestones=250000,400000,450000,475000" in text
+    assert "280 ms each, 38.9 h on NVIDIA H200 [official code" in text and "trained on DIV2K" in text
+    assert not list(tmp_path.iterdir())
+    text = "\n".join(recipes.describe(recipes.choose("smoke", seeds="3"), Store(tmp_path)))
+    assert "5 cells (5 planned)" in text and "base/sr-x2/seed-3" in text
