@@ -4,18 +4,24 @@ Philox 4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (
 the noise of a pixel depends neither on the order of images nor on what else is in the batch.
 """
 
+import ctypes
+import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from models import native
 
 MASK = 0xFFFFFFFF
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 WEYL = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
 BELOW_ONE = 1 - 2**-24  # the largest float32 below one
+GRAIN = 2**18  # numbers that are worth another thread
 
 
 def noise_key(*parts: int | str) -> int:
@@ -48,6 +54,19 @@ def gumbel(integers: Tensor) -> Tensor:
     return -torch.log(-torch.log(u))
 
 
+def integers(keys: Sequence[int], layer: int, shape: tuple[int, int, int], device: torch.device | str | None) -> Tensor:
+    """The words of `PhiloxGumbel.integers` in plain PyTorch, on any device; one key for each image."""
+    batch, length, classes = shape
+    low, high = (
+        torch.tensor([key >> shift & MASK for key in keys], device=device).view(batch, 1, 1) for shift in (0, 32)
+    )
+    pixel = torch.arange(length, device=device).view(1, length, 1)
+    block = torch.arange((classes + 3) // 4, device=device).view(1, 1, -1)
+    counter = pixel & MASK, block, torch.full_like(block, layer), pixel >> 32
+    words = philox(counter, (low, high))  # 4 x [B, L, ceil(T / 4)]
+    return torch.stack(words, 3).flatten(2)[:, :, :classes]
+
+
 class PhiloxGumbel:
     """A source of routing noise: call it with (layer, shape) for float32 noise of that shape [B, L, T].
 
@@ -61,22 +80,36 @@ class PhiloxGumbel:
 
     def __call__(self, layer: int, shape: tuple[int, int, int], device: torch.device | str | None = None) -> Tensor:
         """Noise of one layer for B images, L pixels and T classes. Raises ValueError when there are not B keys."""
+        if torch.device(device or "cpu").type == "cpu" and (kernels := _kernels()):
+            return self._compiled(kernels.philox_gumbel, layer, shape, torch.float32)
         return gumbel(self.integers(layer, shape, device))
 
     def integers(self, layer: int, shape: tuple[int, int, int], device: torch.device | str | None = None) -> Tensor:
         """The 32-bit words behind the noise, as int64 [B, L, T] in 0..2^32-1."""
-        batch, length, classes = shape
-        keys = self._keys(batch)
-        low, high = (
-            torch.tensor([(key >> shift) & MASK for key in keys], device=device).view(batch, 1, 1) for shift in (0, 32)
-        )
-        pixel = torch.arange(length, device=device).view(1, length, 1)
-        block = torch.arange((classes + 3) // 4, device=device).view(1, 1, -1)
-        counter = pixel & MASK, block, torch.full_like(block, layer), pixel >> 32
-        words = philox(counter, (low, high))  # 4 x [B, L, ceil(T / 4)]
-        return torch.stack(words, 3).flatten(2)[:, :, :classes]
+        if torch.device(device or "cpu").type == "cpu" and (kernels := _kernels()):
+            return self._compiled(kernels.philox_integers, layer, shape, torch.int64)
+        return integers(self._keys(shape[0]), layer, shape, device)
+
+    def _compiled(self, kernel, layer: int, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+        keys = (ctypes.c_uint64 * shape[0])(*self._keys(shape[0]))
+        sizes = [ctypes.c_int64(size) for size in shape]
+        out = torch.empty(shape, dtype=dtype)
+        threads = max(1, min(torch.get_num_threads(), out.numel() // GRAIN))
+        kernel(keys, *sizes, ctypes.c_uint32(layer), ctypes.c_void_p(out.data_ptr()), ctypes.c_int(threads))
+        return out
 
     def _keys(self, batch: int) -> list[int]:
         if len(self.keys) not in (1, batch):
             raise ValueError(f"the noise source has {len(self.keys)} keys for a batch of {batch} images")
         return self.keys * batch if len(self.keys) == 1 else self.keys
+
+
+@functools.cache
+def _kernels() -> ctypes.CDLL | None:
+    try:
+        return native.library()
+    except native.NativeError as error:
+        warnings.warn(
+            f"routing noise is made in plain PyTorch, slower and with the same integers: {error}", stacklevel=4
+        )
+        return None

@@ -1,8 +1,8 @@
 """The C++ kernels: compiled on first use with the system's compiler into the user's cache, then loaded with ctypes.
 
-The library is named by a hash of everything that its code depends on (sources, flags, compiler, processor, OpenMP
-runtime), so a new version or another machine sharing the home folder builds its own. It is built beside its final place
-and moved there, so that processes starting together do not disturb each other.
+The library is named by a hash of its sources, flags, processor and OpenMP runtime, so a new version, or another kind of
+machine that shares the home folder, builds its own, and a machine without a compiler can use what another one built.
+It is built beside its final place and moved there: processes starting together do not disturb each other.
 """
 
 import ctypes
@@ -60,11 +60,11 @@ def cache_folder() -> Path:
 
 def build() -> Path:
     """Path of the library, compiled unless the cache has it. Raises NativeError when the compiler fails, OSError."""
-    command = _compiler()
     runtime = _openmp_runtime()
-    path = cache_folder() / f"native-{_fingerprint(command, runtime)}.so"
+    path = cache_folder() / f"native-{_fingerprint(runtime)}.so"
     if path.exists():
         return path
+    command = _compiler()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
         # Linked with PyTorch's own OpenMP runtime where it brings one: two pools of threads would fight for the cores.
@@ -91,11 +91,8 @@ def _openmp_runtime() -> Path | None:
     return next(iter(sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))), None)
 
 
-def _fingerprint(command: list[str], runtime: Path | None) -> str:
-    compiler = Path(shutil.which(command[0])).resolve()
-    stamp = compiler.stat()
-    parts = [*command, *FLAGS, str(compiler), stamp.st_size, stamp.st_mtime_ns, str(runtime), _processor()]
-    digest = hashlib.sha256(repr(parts).encode())
+def _fingerprint(runtime: Path | None) -> str:
+    digest = hashlib.sha256(repr([*FLAGS, runtime and runtime.name, _processor()]).encode())
     for file in (*HEADERS, *SOURCES):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]

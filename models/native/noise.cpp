@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int WIDTH = 16;  // counters worked on together
+constexpr int WIDTH = 64;  // counters worked on together
 constexpr float BELOW_ONE = 0x1.fffffep-1f;
 
 // Words of WIDTH counters (pixel, block, layer, 0); words[4 * i + j] is word j of counter i.
@@ -48,12 +48,13 @@ void fill(const uint64_t* keys, int64_t batch, int64_t length, int64_t classes, 
     for (int64_t job = 0; job < batch * chunks; ++job) {
         const int64_t b = job / chunks, first = job % chunks * chunk;
         const int64_t total = (std::min(length, first + chunk) - first) * blocks;
+        uint32_t pixel = (uint32_t)first, block = 0;
         for (int64_t start = 0; start < total; start += WIDTH) {
             uint32_t pixels[WIDTH], blocks_of[WIDTH];
             alignas(64) uint32_t words[4 * WIDTH];
             for (int i = 0; i < WIDTH; ++i) {
-                pixels[i] = (uint32_t)(first + (start + i) / blocks);
-                blocks_of[i] = (uint32_t)((start + i) % blocks);
+                pixels[i] = pixel, blocks_of[i] = block;
+                if (++block == blocks) block = 0, ++pixel;
             }
             philox(pixels, blocks_of, layer, (uint32_t)keys[b], (uint32_t)(keys[b] >> 32), words);
             put(b * length, pixels, blocks_of, words, (int)std::min<int64_t>(WIDTH, total - start));

@@ -119,8 +119,8 @@ def attentive_scan(
     Returns [B, K, L, E] in pixel order. State and result are float64 for float64 `u` and float32 for everything else,
     under autocast too. Differentiable once, in every floating input and in `prompt.table` and `prompt.soft`.
 
-    Raises BackendError for a backend that cannot run here, ValueError for shapes that do not fit, IndexError for an
-    order or class out of range.
+    Raises BackendError for a backend that cannot run here, ValueError for shapes that do not fit, IndexError or
+    RuntimeError (as PyTorch's own indexing does) for an order or a class out of range.
     """
     if not torch.jit.is_tracing():  # sizes are tensors there
         _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt)
@@ -268,8 +268,11 @@ def _backward(ctx, grad_y, grad_saved):
     if table is not None and (ctx.needs_input_grad[8] or ctx.needs_input_grad[10]):
         grad_prompt = _prompt_gradient(grads[4], order, at)  # [B, L, N]
         if ctx.needs_input_grad[8]:
-            onehot = torch.nn.functional.one_hot(classes, table.shape[0]).to(grad_prompt.dtype)  # [B, L, T]
-            grad_table = torch.einsum("blt,bln->tn", onehot, grad_prompt).to(table.dtype)
+            onehot = classes.unsqueeze(2) == torch.arange(table.shape[0], device=classes.device)  # [B, L, T]
+            rows = grad_prompt.flatten(0, 1).T @ onehot.flatten(0, 1).to(
+                grad_prompt.dtype
+            )  # [N, T]: fast this way round
+            grad_table = rows.T.to(table.dtype)
         if ctx.needs_input_grad[10]:
             grad_soft = (grad_prompt @ table.to(grad_prompt.dtype).T).to(soft.dtype)
     return *grads, None, grad_table, None, grad_soft, None, None, None

@@ -10,6 +10,7 @@ from models import native
 
 DEVICES = ("cpu",)
 TILE, PAD, GROUPS, MAX_STATES = 32, 16, 16, 64  # as in scan.cpp; _kernels compares
+GRAIN = 2**20  # state updates, about 0.2 ms, that are worth another thread
 
 
 class _Problem(ctypes.Structure):
@@ -85,7 +86,10 @@ class _Call:
 
     def run(self, kernel, *outputs: Tensor) -> None:
         pointers = [ctypes.c_void_p(x.data_ptr() if x is not None else None) for x in outputs]
-        if kernel(ctypes.byref(self.problem), *pointers, torch.get_num_threads()):
+        p = self.problem
+        updates = p.batch * p.directions * p.length * p.channels * p.states
+        threads = max(1, min(torch.get_num_threads(), updates // GRAIN))
+        if kernel(ctypes.byref(p), *pointers, threads):
             raise IndexError("attentive_scan: an entry of order or of prompt.classes is out of range")
 
 
