@@ -78,7 +78,7 @@ def load_weights(model: nn.Module, weights: Path | str | Mapping[str, Tensor]) -
     found = [f"{len(names)} {what} ({_some(names)})" for what, names in problems if names]
     if found:
         raise ModelError(
-            f"{source} looks like {describe(state)}, the network is {describe(own)}; it does not fit: {'; '.join(found)}"
+            f"{source} looks like {describe(state)}, the network is {describe(own)}; misfits: {'; '.join(found)}"
         )
     if DERIVED in own and DERIVED in state and not torch.equal(state[DERIVED].cpu(), own[DERIVED].cpu()):
         raise ModelError(f"{source}: {DERIVED} is not what a window of this size has; the file is damaged")

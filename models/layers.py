@@ -4,6 +4,8 @@ Tokens are [B, H, W, C] throughout. A convolution reads them through `on_tokens`
 costs no copy. Names of parameters are the official ones, so that official state dicts load unchanged.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -30,6 +32,12 @@ def on_tokens(conv: nn.Module, x: Tensor) -> Tensor:
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution of tokens as the matrix product that it is: [..., C] -> [..., C']."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """The context in which operations on x's device keep their inputs' types (the meta device has no autocast)."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 # --- window attention --------------------------------------------------------------------------------------------
@@ -77,12 +85,15 @@ def shift_mask(window: int) -> Tensor:
 
 
 def attend(qkv: Tensor, bias: Tensor, window: int, heads: int, fused: bool) -> Tensor:
-    """Attention inside every window: qkv [B, H, W, 3C] as [q, k, v] x head x head_dim, bias [heads, w^2, w^2]."""
+    """Attention inside every window: qkv [B, H, W, 3C] as [q, k, v] x head x head_dim, bias [heads, w^2, w^2].
+
+    PyTorch's fused attention has no gradient for a bias on a CPU, and its way round that is slower than the plain one.
+    """
     height, width = qkv.shape[1] // window, qkv.shape[2] // window
     pattern = "b (nh wh) (nw ww) (three heads d) -> three (b nh nw) heads (wh ww) d"
     q, k, v = rearrange(qkv, pattern, three=3, heads=heads, wh=window, ww=window)
-    if fused:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if fused and not (torch.is_grad_enabled() and q.device.type == "cpu"):
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
     else:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias  # [B nh nw, heads, w^2, w^2]
         out = scores.softmax(-1) @ v

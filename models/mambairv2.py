@@ -53,6 +53,7 @@ from models.layers import (
     relative_position_index,
     selective_scan,
     shift_mask,
+    without_autocast,
 )
 from models.noise import PhiloxGumbel
 from models.scan import Prompt
@@ -225,7 +226,7 @@ class AttentiveStateSpace(nn.Module):
 
         In the parameters' dtype, under autocast too: a class is a comparison of logits.
         """
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens):
             logits = self.route(tokens.to(self.route[0].weight.dtype))  # [B, L, T]
             if context.noise is not None:
                 logits = logits + draw(context.noise, self.index, logits)
@@ -235,7 +236,7 @@ class AttentiveStateSpace(nn.Module):
     def table(self, factor: Tensor | None) -> Tensor:
         """The pool of prompts M N, [T, d]; P itself where it is not factored."""
         pool = self.embeddingB.weight
-        with torch.autocast(pool.device.type, enabled=False):
+        with without_autocast(pool):
             return pool if factor is None else pool @ factor
 
     def sequence(self, key: Tensor | None, context: Context, batch: int) -> tuple[Tensor | None, Tensor | None]:
