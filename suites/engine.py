@@ -114,9 +114,9 @@ def run(
     """Brings every cell of `suite` to done, or says why not.
 
     jobs: cells at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread them
-    over this many GPUs. threads: per cell (default: the cores divided by jobs). launch: "local" or "submitit"; cluster:
-    see SubmititLauncher. command: what environment.json gives as the command (default: this process's).
-    program: what runs a cell.
+    over this many GPUs. threads: per cell (default: the cores divided by jobs). deterministic: the same bits on one
+    machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see SubmititLauncher. command: what
+    environment.json gives as the command (default: this process's). program: what runs a cell.
 
     Ctrl-C and SIGTERM stop the cells, leave the store consistent and raise KeyboardInterrupt; the next run continues.
     Raises EngineError, SpecError or DataError before anything starts, StoreError when the store cannot be written.
@@ -190,7 +190,7 @@ def _arguments(
     arguments = ["--results", str(store.root), "--device", device, "--backend", backend]
     if data is not None:
         arguments += ["--data", str(Path(data).absolute())]
-    if deterministic:
+    if deterministic or device == "cpu":  # there it costs nothing worth a choice
         arguments.append("--deterministic")
     own = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return [*arguments, f"--command={own if command is None else command}"]

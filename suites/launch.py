@@ -61,7 +61,11 @@ def stop_all(jobs: Iterable[Job]) -> None:
         job.stop()
     until = time.monotonic() + GRACE_S
     for job in jobs:
-        job.reap(until)
+        try:
+            job.reap(until)
+        except KeyboardInterrupt:  # a second Ctrl-C: no more patience, but none is left behind
+            until = 0.0
+            job.reap(until)
 
 
 def cores() -> int:
