@@ -1,0 +1,188 @@
+"""What a rendered table shows of its frame: a list of blocks, grids of text with their ranks, whatever the format.
+
+A paper's table: the published values as the paper sets them, then published beside measured for the networks that are
+built here. What was trained here: a grid of variants per study and dataset.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from results import published
+
+NAMES = {"psnr": "PSNR", "ssim": "SSIM", "params": "params", "macs": "MACs"}
+SIGNS = {"secondary": "†", "computed": "‡"}
+LEGEND = {
+    "†": "† a secondary source, not the paper itself",
+    "‡": "‡ computed by this project, not printed in the paper",
+}
+COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
+VARIANTS = ("variant", "params", "PSNR", "SSIM", "vs base", "95 % interval", "verdict")
+SCORES = ("psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of one cell, and how it ranks in its column."""
+
+    text: str = ""
+    mark: Literal["", "best", "second"] = ""
+
+
+@dataclass
+class Block:
+    """A grid under a heading, with notes below. The columns numbered in `left` are aligned left, the others right."""
+
+    heading: str
+    header: tuple[str, ...] = ()
+    rows: list[list[Cell]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left: tuple[int, ...] = (0,)
+
+
+def blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """The blocks of a frame of `reports.tables.table`, in order."""
+    if frame["published"].notna().any():
+        for task, part in frame.groupby("task", sort=False):
+            for metrics in (("params", "macs", "psnr"), ("ssim",)):
+                shown = part[part["metric"].isin(metrics)]
+                if not shown.empty:
+                    yield _as_published(task, shown)
+        own = frame[frame["model"] != ""]
+        for (task, method), part in own.groupby(["task", "method"], sort=False):
+            if part["measured"].notna().any():
+                yield from _compared(f"{method}, {task}", part)
+        yield from _not_measured(own)
+    else:
+        for (task, _, dataset), part in frame.groupby(["task", "study", "dataset"], sort=False):
+            yield _variants(task, dataset, part)
+
+
+def _quantity(row: dict[str, Any]) -> str:
+    return " ".join(filter(None, (row["dataset"], NAMES[row["metric"]], row["size"])))
+
+
+# The table as the paper sets it: methods down, quantities across
+
+
+def _as_published(task: str, part: pd.DataFrame) -> Block:
+    grid: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in part.to_dict("records"):
+        grid.setdefault(row["method"], {}).setdefault(_quantity(row), row)
+    columns = list(dict.fromkeys(name for cells in grid.values() for name in cells))
+    marks = {name: _published_marks({method: cells.get(name) for method, cells in grid.items()}) for name in columns}
+    rows = [
+        [Cell(method), *(Cell(_published_text(cells.get(name)), marks[name].get(method, "")) for name in columns)]
+        for method, cells in grid.items()
+    ]
+    metrics = [NAMES[name] for name in SCORES if (part["metric"] == name).any()]
+    heading = f"{task}, as published" + (f": {metrics[0]}" if metrics else "")
+    header = ("method", *(name.removesuffix(f" {metrics[0]}") if metrics else name for name in columns))
+    signs = dict.fromkeys(SIGNS[name] for name in part["provenance"] if name in SIGNS)
+    return Block(heading, header, rows, [f"{'; '.join(LEGEND[sign] for sign in signs)}."] if signs else [])
+
+
+def _published_text(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return row["published"] + SIGNS.get(row["provenance"], "") if row["published"] else "not found"
+
+
+def _published_marks(column: dict[str, dict[str, Any] | None]) -> dict[str, str]:
+    scores = {name: row for name, row in column.items() if row is not None and row["metric"] in SCORES}
+    return _marks({name: published.number(row["published"]) for name, row in scores.items()})
+
+
+def _marks(values: dict[Any, float | None]) -> dict[Any, str]:
+    """Best and second best, the larger the better; equals share their mark. A column of two has no ranks."""
+    known = {name: value for name, value in values.items() if value is not None and not pd.isna(value)}
+    if len(known) < 3:
+        return {}
+    ranks = dict(zip(sorted(set(known.values()), reverse=True), ("best", "second"), strict=False))
+    return {name: ranks.get(value, "") for name, value in known.items()}
+
+
+# Published beside measured
+
+
+def _compared(heading: str, part: pd.DataFrame) -> Iterator[Block]:
+    """A block per network that was scored: one, or as many as there are weights; counts stand in the first."""
+    scored = part["measured"].notna() & part["metric"].isin(SCORES)
+    origin = part["evidence"].where(scored).str.split(",").str[0]
+    origins = list(origin.dropna().unique()) or [None]
+    for number, name in enumerate(origins):
+        rows = part[(origin == name) | (origin.isna() & (number == 0))]
+        yield _compared_block(f"{heading}: published and measured", rows)
+
+
+def _compared_block(heading: str, part: pd.DataFrame) -> Block:
+    block = Block(heading, COMPARED, left=(0, 5))
+    blank: dict[str, list[str]] = {}
+    for row in part.to_dict("records"):
+        if row["measured"] is None:
+            blank.setdefault(row["verdict"], []).append(_quantity(row))
+            continue
+        texts = (_quantity(row), _published_text(row), number(row["measured"], row["metric"]))
+        texts += (number(row["difference"], row["metric"], signed=True), row["interval"] or "", row["verdict"])
+        block.rows.append([Cell(text) for text in texts])
+    evidence = dict.fromkeys(part["evidence"].dropna())
+    protocols = dict.fromkeys(text for text in part["protocol"].dropna() if text)
+    block.notes += [f"{text[0].upper()}{text[1:]}." for text in evidence if text != "counted"]
+    block.notes += [f"Protocol: {text}." for text in protocols]
+    block.notes += [f"Not there: {', '.join(names)} ({reason})." for reason, names in blank.items()]
+    return block
+
+
+def _not_measured(own: pd.DataFrame) -> Iterator[Block]:
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for (task, method), part in own.groupby(["task", "method"], sort=False):
+        if part["measured"].isna().all():
+            for reason in part["verdict"].unique():
+                reasons.setdefault(reason, {}).setdefault(method, []).append(task)
+    if reasons:
+        lines = []
+        for reason, methods in reasons.items():
+            lines.append(f"- {reason}: " + "; ".join(f"{name} ({', '.join(tasks)})" for name, tasks in methods.items()))
+        yield Block("Not measured", notes=["\n".join(lines)])
+
+
+# What was trained here
+
+
+def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
+    budget = part["budget"].iloc[0]
+    block = Block(f"{task} on {dataset}, {budget} budget", VARIANTS, left=(0, 6))
+    variants = {key: {row["metric"]: row for row in rows.to_dict("records")} for key, rows in _by_variant(part)}
+    marks = {metric: _marks({key: rows[metric]["measured"] for key, rows in variants.items()}) for metric in SCORES}
+    for key, rows in variants.items():
+        psnr = rows["psnr"]
+        cells = [Cell(psnr["method"]), Cell(number(rows["params"]["measured"], "params"))]
+        cells += [Cell(number(rows[name]["measured"], name), marks[name].get(key, "")) for name in SCORES]
+        texts = (number(psnr["difference"], "psnr", signed=True), psnr["interval"] or "", psnr["verdict"])
+        block.rows.append([*cells, *(Cell(text) for text in texts)])
+        if psnr["note"]:
+            block.notes.append(f"{psnr['method']}: {psnr['note']}.")
+    scored = part[part["metric"].isin(SCORES)]
+    block.notes += [f"{text[0].upper()}{text[1:]}." for text in dict.fromkeys(scored["evidence"].dropna())]
+    block.notes.append(f"Protocol: {part['protocol'].iloc[0]}.")
+    if budget != "paper":
+        block.notes.append("Only the differences mean something: no score here is comparable with the paper's.")
+    return block
+
+
+def _by_variant(part: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
+    yield from part.groupby(["method", "model", "overrides"], sort=False)
+
+
+def number(value: float | None, metric: str, signed: bool = False) -> str:
+    """A measured value or difference as text; empty for None."""
+    if value is None or pd.isna(value):
+        return ""
+    sign = "+" if signed else ""
+    if metric == "params":
+        return f"{int(value):{sign},}"
+    if metric == "macs":
+        return f"{value / 1e9:{sign},.2f}G"
+    return f"{value:{sign}.{3 if metric == 'psnr' else 4}f}"

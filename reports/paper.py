@@ -1,0 +1,173 @@
+"""Rows of the paper's tables: every published cell beside what was measured here for it.
+
+A score is matched with evaluation records by (model, task, dataset) under the official protocol, seed apart: Gumbel
+seeds of the same weights are averaged. Cells trained here count only when they were trained at the paper's budget for
+as many iterations as the published row. Parameters and MACs come from `results/measured/`.
+
+A score is `reproduced` when the difference is at most TOLERANCE; else `undecided` when its interval covers zero, else
+`differs`. A count is `reproduced` when it is less than one unit of the last printed digit away, or within COUNTING. A
+number that is not there has its reason in place of the verdict.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.rows import COLUMNS, interval_fields, protocol_text, seeds
+from reports.statistics import mean_interval
+from results import measured, published
+from results.store import Store
+
+TOLERANCE = {"psnr": 0.02, "ssim": 0.0005}
+COUNTING = 1e-4  # relative: MACs are counted at small sizes and extended
+FULL_SETS = {
+    **{"Set5": 5, "Set14": 14, "BSD100": 100, "Urban100": 100, "Manga109": 109},
+    **{"CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Classic5": 5, "LIVE1": 29},
+}
+TASK_ARGUMENTS = {"upscale", "upsampler", "in_chans"}  # they follow from the task
+NO_COUNTERPART = "no published counterpart found"
+
+
+def official_protocol(task: str) -> dict[str, Any]:
+    """The official test protocol of a task, without the seed (any will do)."""
+    kind, level = task.replace("-x", "-").split("-")
+    common = {"tiling": "official", "routing": "gumbel", "samples": 1, "prompt_order": "raster", "precision": "fp32"}
+    own = {
+        "sr": {"lr_route": "matlab", "luma": "float", "channels": "y", "border": int(level)},
+        "denoise": {"lr_route": None, "luma": None, "channels": "rgb", "border": 0},
+        "jpeg": {"lr_route": None, "luma": None, "channels": "gray", "border": 0},
+    }
+    return {**common, **own[kind]}
+
+
+def rows(frame: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
+    """The rows of a published table (`results.published`); a cell that several weights were scored for has several."""
+    counts, found = measured.complexity(), _Found(store)
+    for cell in frame.to_dict("records"):
+        row = {name: value for name, value in cell.items() if name in COLUMNS}
+        row |= {"published": cell["value"], "budget": "", "study": ""}
+        if not cell["model"]:
+            yield row | {"verdict": "published only"}
+        elif cell["metric"] in ("params", "macs"):
+            yield row | _count(cell, counts)
+        else:
+            for scores in found.scores(cell):
+                yield row | _compare(cell, scores)
+
+
+def _count(cell: dict[str, str], counts: pd.DataFrame) -> dict[str, Any]:
+    fits = counts[(counts[["model", "overrides", "task"]] == [cell["model"], cell["overrides"], cell["task"]]).all(1)]
+    if cell["metric"] == "macs":
+        fits = fits[fits["size"] == cell["size"]]
+    if fits.empty:
+        return {"verdict": "not counted"}
+    if cell["metric"] == "params":
+        value, result = int(fits["params"].iloc[0]), {"interval": "exact", "evidence": "counted"}
+    else:
+        value = int(fits["macs_paper"].iloc[0])
+        result = {"interval": f"{COUNTING:g} relative", "evidence": f"counted; {fits['counters'].iloc[0]}"}
+    result["measured"] = value
+    printed = published.number(cell["value"])
+    if printed is None:
+        return result | {"verdict": NO_COUNTERPART}
+    close = abs(value - printed) < max(published.last_place(cell["value"]), COUNTING * printed)
+    return result | {"difference": value - printed, "verdict": "reproduced" if close else "differs"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one network on one dataset by seed: of the noise, or of the training. `blank`: why there are none."""
+
+    psnr: dict[int, float]
+    ssim: dict[int, float]
+    evidence: str
+    budget: str
+    protocol: str
+    blank: str
+
+
+def _compare(cell: dict[str, str], scores: Scores) -> dict[str, Any]:
+    values = list((scores.psnr if cell["metric"] == "psnr" else scores.ssim).values())
+    result: dict[str, Any] = {"budget": scores.budget, "protocol": scores.protocol}
+    if not values:
+        return result | {"verdict": scores.blank}
+    result |= {"evidence": scores.evidence, "measured": mean_interval(values).mean}
+    printed = published.number(cell["value"])
+    if printed is None:
+        return result | {"interval": seeds(len(values)), "verdict": NO_COUNTERPART}
+    interval = mean_interval([value - printed for value in values])
+    if abs(interval.mean) <= TOLERANCE[cell["metric"]]:
+        verdict = "reproduced"
+    else:
+        verdict = "undecided" if interval.covers_zero else "differs"
+    return result | interval_fields(interval, cell["metric"]) | {"verdict": verdict}
+
+
+class _Found:
+    """What a store holds for published scores."""
+
+    def __init__(self, store: Store) -> None:
+        evaluations, cells = store.evaluations(), store.cells()
+        cells = cells[cells["problem"].isna()]
+        trained = store.means().query("source == 'cell'").merge(cells, on="hash")
+        self.evaluations = evaluations[evaluations["problem"].isna()].to_dict("records")
+        self.trained = trained[trained["budget"] == "paper"].to_dict("records")
+        self.reduced = set(cells[cells["budget"] != "paper"]["weights"].dropna())  # never held against the paper
+
+    def scores(self, cell: dict[str, str]) -> list[Scores]:
+        """What may stand beside a published score; one entry without values, saying why, when there is nothing."""
+        records = [entry for entry in self.evaluations if _fits(entry, cell)]
+        given = [entry for entry in records if entry["weights"] not in self.reduced]
+        trained = [e for e in self.trained if _fits(e, cell) and str(e["iterations"]) == cell["iterations"]]
+        here = [entry for entry in given if entry["dataset"] == cell["dataset"]]
+        result = [
+            _gather([entry for entry in here if entry["weights"] == weights], weights)
+            for weights in sorted({entry["weights"] for entry in here})
+        ]
+        own = [entry for entry in trained if entry["dataset"] == cell["dataset"]]
+        if own:
+            result.append(_gather(own, None))
+        if result:
+            return result
+        if given or trained:
+            blank = f"not run on {cell['dataset']}"
+        elif records:
+            blank = "only weights of a smaller budget"
+        else:
+            blank = "no weights are published" if cell["overrides"] else "not run"
+        return [Scores({}, {}, "", "", "", blank)]
+
+
+def _fits(entry: dict[str, Any], cell: dict[str, str]) -> bool:
+    """Whether a record or trained cell is of the network and task of a published cell, under the official protocol."""
+    overrides = {name: value for name, value in entry["overrides"].items() if name not in TASK_ARGUMENTS}
+    wanted = (cell["model"], cell["task"], published.parse_overrides(cell["overrides"]), "learned")
+    if (entry["model"], entry["task"], overrides, entry["labels"]) != wanted:
+        return False
+    routes = cell["model"].startswith("mambairv2")  # in the first version nothing is routed or prompted
+    official = official_protocol(cell["task"])
+    ignored = {"seed"} if routes else {"seed", "routing", "prompt_order"}
+    return all(value == official[name] for name, value in entry["protocol"].items() if name not in ignored)
+
+
+def _gather(entries: list[dict[str, Any]], weights: str | None) -> Scores:
+    """One network's scores on one dataset by seed. Seeds with a part of the set are left out; `blank` names the most.
+
+    weights: hash of the weights that were scored, by Gumbel seed; None for cells trained here, by training seed.
+    """
+    full = FULL_SETS.get(entries[0]["dataset"], entries[0]["expected"])
+    whole = [entry for entry in entries if entry["complete"] and entry["images"] == full]
+    by_seed = {entry["protocol"]["seed"] if weights else entry["seed"]: entry for entry in whole}
+    kind = "Gumbel" if weights else "training"
+    origin = f"weights {weights[:8]}" if weights else "trained here"
+    protocol = {name: value for name, value in entries[0]["protocol"].items() if name != "seed"}
+    return Scores(
+        {seed: entry["psnr"] for seed, entry in sorted(by_seed.items()) if entry["psnr"] is not None},
+        {seed: entry["ssim"] for seed, entry in sorted(by_seed.items()) if entry["ssim"] is not None},
+        f"{origin}, {kind} seed{'s' * (len(by_seed) > 1)} {', '.join(map(str, sorted(by_seed)))}",
+        "" if weights else "paper",
+        protocol_text(protocol),
+        "a picture was restored exactly" if whole else f"{max(e['images'] for e in entries)} of {full} images",
+    )

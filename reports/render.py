@@ -1,0 +1,79 @@
+"""A table's frame as Markdown (also for a terminal of 100 columns), LaTeX (booktabs) or CSV.
+
+Markdown and LaTeX show the blocks of `reports.blocks`: best in bold, second best in italics (underlined in LaTeX). CSV
+holds the whole frame, provenance and all.
+"""
+
+import pandas as pd
+
+from reports.blocks import Block, Cell, blocks
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"†": r"$^\dagger$", "‡": r"$^\ddagger$"},
+}
+_MARKDOWN_MARK = {"": "{}", "best": "**{}**", "second": "_{}_"}
+_LATEX_MARK = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+
+
+def markdown(frame: pd.DataFrame, caption: str, level: int = 2) -> str:
+    """The table as Markdown under a heading of `level`, its columns padded so that it reads without a renderer."""
+    parts = [f"{'#' * level} {_name(frame)}", caption]
+    for block in blocks(frame):
+        parts.append(f"{'#' * (level + 1)} {block.heading}")
+        if block.rows:
+            parts.append(grid(block.header, block.rows, block.left))
+        parts.append("\n".join(block.notes) if len(block.notes) == 1 else "  \n".join(block.notes))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def grid(header: tuple[str, ...], rows: list[list[Cell]], left: tuple[int, ...] = (0,)) -> str:
+    """A Markdown table with padded columns; those numbered in `left` are aligned left, the others right."""
+    texts = [[_MARKDOWN_MARK[cell.mark].format(cell.text.replace("|", r"\|")) for cell in row] for row in rows]
+    widths = [max(3, len(name), *(len(row[i]) for row in texts)) for i, name in enumerate(header)]
+
+    def line(row: list[str] | tuple[str, ...]) -> str:
+        padded = (
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f"{'-' * width}" if i in left else f"{'-' * (width - 1)}:" for i, width in enumerate(widths)]
+    return "\n".join([line(header), line(rule), *map(line, texts)])
+
+
+def latex(frame: pd.DataFrame, caption: str) -> str:
+    """The table as LaTeX: a `table` environment with booktabs rules for every block, the notes in its caption."""
+    parts = [rf"% {_name(frame)}; needs \usepackage{{booktabs}}"]
+    for block in blocks(frame):
+        title = " ".join(f"{text.rstrip('.')}." for text in (caption, block.heading, *block.notes) if text)
+        if block.rows:
+            parts.append(_latex_table(block, title))
+        else:
+            parts.append("\n".join(f"% {line}" for line in title.splitlines()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_table(block: Block, title: str) -> str:
+    body = [
+        " & ".join(_LATEX_MARK[cell.mark].format(_escape(cell.text)) for cell in row) + r" \\" for row in block.rows
+    ]
+    columns = "".join("l" if i in block.left else "r" for i in range(len(block.header)))
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(title)}}}", rf"\begin{{tabular}}{{{columns}}}"]
+    lines += [r"\toprule", " & ".join(map(_escape, block.header)) + r" \\", r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", r"\end{table}"])
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Every column and row of the frame; what is not there is empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _name(frame: pd.DataFrame) -> str:
+    return frame["table"].iloc[0]
