@@ -232,21 +232,15 @@ def _scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = _state_dtype(u)
-    inputs = (u, delta, A, B, C, D, delta_bias)
-    grads = _choose(backend, u, A).backward(
-        grad_y.to(dtype),
-        saved,
-        *(x.to(dtype) for x in inputs),
-        order,
-        None if table is None else table.to(dtype),
-        _step_classes(classes, at, A.shape[0]),
-    )
-    return tuple(grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True))
+    inputs = (x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias))
+    table = None if table is None else table.to(dtype)
+    classes = _step_classes(classes, at, A.shape[0])
+    return _choose(backend, u, A).backward(grad_y.to(dtype), saved, *inputs, order, table, classes)
 
 
 @_scan_backward.register_fake
 def _(grad_y, saved, u, delta, A, B, C, D, delta_bias, order, table, classes, at, backend):
-    return tuple(x.new_empty(x.shape) for x in (u, delta, A, B, C, D, delta_bias))
+    return tuple(x.new_empty(x.shape, dtype=_state_dtype(u)) for x in (u, delta, A, B, C, D, delta_bias))
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -275,6 +269,8 @@ def _backward(ctx, grad_y, grad_saved):
             grad_table = rows.T.to(table.dtype)
         if ctx.needs_input_grad[10]:
             grad_soft = (grad_prompt @ table.to(grad_prompt.dtype).T).to(soft.dtype)
+    inputs = (u, delta, A, B, C, D, delta_bias)
+    grads = (grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True))
     return *grads, None, grad_table, None, grad_soft, None, None, None
 
 

@@ -1,19 +1,33 @@
 """The attentive scan, forward and every gradient, against a plain float64 loop that PyTorch differentiates."""
 
 import itertools
+import math
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from models.scan import Prompt, attentive_scan, available
+from models import scan as package
+from models.scan import BackendError, Prompt, attentive_scan, available, chunked, cpu, load, resolve
 
 USABLE = [name for name, reason in available().items() if reason is None]
-GRADIENTS = ("u", "delta", "A", "B", "C", "D", "delta_bias", "table", "soft")
+NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+GRADIENTS = (*NAMES, "table", "soft")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Thousands of tiny operations: a second thread would only wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make(batch, directions, length, channels, states, classes=5, scale=1.0, prompt_order="semantic", seed=0):
-    """Random inputs in float64 as a dict; order, classes and at are permutations and indices."""
+    """Random float64 inputs as a dict; order is a permutation for every image and direction."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -21,7 +35,6 @@ def make(batch, directions, length, channels, states, classes=5, scale=1.0, prom
 
     order = torch.stack([torch.randperm(length, generator=g) for _ in range(batch * directions)])
     order = order.view(batch, directions, length)
-    at = {"semantic": order, "raster": None, "other": order.flip(2)}[prompt_order]
     return {
         "u": normal(batch, length, channels),
         "delta": normal(batch, directions, length, channels) * scale,
@@ -34,7 +47,7 @@ def make(batch, directions, length, channels, states, classes=5, scale=1.0, prom
         "table": normal(classes, states),
         "classes": torch.randint(classes, (batch, length), generator=g),
         "soft": torch.softmax(normal(batch, length, classes), -1),
-        "at": at,
+        "at": {"semantic": order, "raster": None, "reversed raster": order.argsort(2).flip(2)}[prompt_order],
     }
 
 
@@ -60,45 +73,388 @@ def truth(x):
 
 def scan(x, backend):
     prompt = Prompt(x["table"], x["classes"], x["soft"], x["at"])
-    names = ("u", "delta", "A", "B", "C", "D", "delta_bias")
-    return attentive_scan(*(x[n] for n in names), order=x["order"], prompt=prompt, backend=backend)
+    return attentive_scan(*(x[n] for n in NAMES), order=x["order"], prompt=prompt, backend=backend)
 
 
-def leaves(x, dtype):
+def leaves(x, dtype, wanted=GRADIENTS):
     return {
-        n: t.detach().clone().to(dtype).requires_grad_(n in GRADIENTS) if t is not None and t.is_floating_point() else t
+        n: t.detach().clone().to(dtype).requires_grad_(n in wanted) if t is not None and t.is_floating_point() else t
         for n, t in x.items()
     }
 
 
-CASES = [  # batch, directions, length, channels, states, delta scale, prompt order
-    (1, 1, 67, 7, 4, 1.0, "semantic"),
-    (2, 2, 131, 19, 8, 8.0, "raster"),
-    (1, 4, 33, 48, 16, 40.0, "other"),
-    (2, 1, 65, 33, 8, 40.0, "semantic"),
-    (1, 1, 1, 5, 3, 1.0, "raster"),
-    (1, 2, 64, 16, 10, 8.0, "semantic"),
+def gradients(x, backend, weights):
+    y = scan(x, backend)
+    (y * weights.to(y.dtype)).sum().backward()
+    return y.detach(), {n: x[n].grad for n in GRADIENTS}
+
+
+def weights_for(x):
+    return torch.randn(x["delta"].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+CASES = [  # batch, directions, length, channels, states, classes, delta scale, prompt order
+    (1, 1, 67, 7, 4, 5, 1.0, "semantic"),
+    (2, 2, 131, 19, 8, 5, 8.0, "raster"),
+    (1, 4, 33, 48, 16, 3, 40.0, "reversed raster"),
+    (2, 1, 65, 33, 8, 64, 40.0, "semantic"),
+    (1, 1, 1, 5, 3, 2, 1.0, "raster"),
+    (1, 2, 64, 16, 10, 5, 8.0, "semantic"),
+    (1, 1, 35, 17, 64, 5, 1.0, "raster"),
+    (1, 1, 34, 301, 7, 5, 8.0, "semantic"),  # more channels than partial sums of the compiled backend
 ]
+CASE_IDS = ["-".join(str(part) for part in case).replace(" ", "_") for case in CASES]
 
 
-@pytest.mark.parametrize("backend", USABLE)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_forward_and_every_gradient(backend, case):
-    *shape, scale, prompt_order = case
-    x = make(*shape, scale=scale, prompt_order=prompt_order)
-    weights = torch.randn(shape[:4], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
+@pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
+def test_forward_and_every_gradient(case):
+    *shape, classes, scale, prompt_order = case
+    x = make(*shape, classes=classes, scale=scale, prompt_order=prompt_order)
+    weights = weights_for(x)
     exact = leaves(x, torch.float64)
     y = truth(exact)
     (y * weights).sum().backward()
-    tested = leaves(x, torch.float32)
-    ours = scan(tested, backend)
-    (ours * weights.float()).sum().backward()
+    for backend in USABLE:
+        ours, grads = gradients(leaves(x, torch.float32), backend, weights)
+        assert ours.dtype == torch.float32
+        for name, got, expected in [("y", ours, y.detach()), *((n, grads[n], exact[n].grad) for n in GRADIENTS)]:
+            assert got.shape == expected.shape and torch.isfinite(got).all(), (backend, name)
+            error, largest = float((got.double() - expected).abs().max()), float(expected.abs().max())
+            assert error <= 2e-6 * largest, f"{backend} {name}: {error:.1e} of {largest:.1e}"
 
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours.double(), y, rtol=0, atol=2e-6 * float(y.detach().abs().max()))
+
+@pytest.mark.parametrize("backend", [name for name in USABLE if name != "reference"])
+def test_long_sequences_keep_their_accuracy(backend):
+    """Sums over thousands of steps, compared with float64 of the backend that the short cases tie to the definition."""
+    x = make(1, 1, 5003, 24, 8, seed=3)
+    weights = weights_for(x)
+    y, exact = gradients(leaves(x, torch.float64), "chunked", weights)
+    ours, grads = gradients(leaves(x, torch.float32), backend, weights)
+    assert float((ours - y).abs().max() / y.abs().max()) < 1e-6
     for name in GRADIENTS:
-        expected, got = exact[name].grad, tested[name].grad.double()
-        assert torch.isfinite(got).all(), name
-        error, largest = float((got - expected).abs().max()), float(expected.abs().max())
-        assert error <= 5e-6 * largest, f"{name}: {error:.1e} of {largest:.1e}"
+        assert float((grads[name] - exact[name]).abs().max() / exact[name].abs().max()) < 3e-6, name
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_float64_agrees_with_the_definition(backend):
+    x = make(2, 2, 130, 5, 4, scale=8)
+    exact = leaves(x, torch.float64)
+    y = truth(exact)
+    weights = weights_for(x)
+    (y * weights).sum().backward()
+    ours, grads = gradients(leaves(x, torch.float64), backend, weights)
+    torch.testing.assert_close(ours, y.detach(), rtol=1e-11, atol=1e-11)
+    for name in GRADIENTS:
+        torch.testing.assert_close(grads[name], exact[name].grad, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_gradcheck(backend, monkeypatch):
+    """Finite differences; `soft` is left out because straight-through is not the derivative of the value."""
+    monkeypatch.setattr(chunked, "CHUNK", 4)
+    monkeypatch.setattr(chunked, "REPLAY_BYTES", 400)  # several groups of chunks
+    x = leaves(make(1, 2, 9, 2, 3), torch.float64, wanted=(*NAMES, "table"))
+    names = (*NAMES, "table")
+
+    def function(*tensors):
+        return scan({**x, **dict(zip(names, tensors, strict=True)), "soft": None}, backend)
+
+    assert torch.autograd.gradcheck(function, [x[n] for n in names])
+
+
+# Closed forms
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_without_decay_the_scan_is_a_cumulative_sum(backend):
+    length, channels = 77, 6
+    u = torch.randn(1, length, channels, generator=torch.Generator().manual_seed(0))
+    ones = torch.ones(1, 1, length, 1)
+    bias = torch.full((1, channels), math.log(math.e - 1))  # softplus(bias) = 1
+    zeros = torch.zeros(1, 1, length, channels)
+    y = attentive_scan(
+        u, zeros, torch.zeros(1, channels, 1), ones, ones, torch.zeros(1, channels), bias, backend=backend
+    )
+    torch.testing.assert_close(y[:, 0], u.cumsum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_an_impulse_decays_geometrically(backend):
+    length, decay = 40, 0.8
+    u = torch.zeros(1, length, 1)
+    u[0, 0] = 1
+    ones = torch.ones(1, 1, length, 1)
+    bias = torch.full((1, 1), math.log(math.e - 1))
+    A = torch.full((1, 1, 1), math.log(decay))
+    y = attentive_scan(u, torch.zeros_like(ones), A, ones, ones, torch.full((1, 1), 3.0), bias, backend=backend)
+    expected = decay ** torch.arange(length, dtype=torch.float32)
+    expected[0] += 3  # D u
+    torch.testing.assert_close(y.flatten(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_softplus_is_linear_far_up_and_vanishes_far_down(backend):
+    """One step, no states' memory: y = softplus(delta). Above 20 PyTorch's softplus is the identity."""
+    delta = torch.tensor([-1e4, -100.0, -88.0, -20.0, -1e-3, 0.0, 1.0, 19.99, 20.01, 88.0, 1e4])
+    one = torch.ones(1, 1, 1, 1)
+    inputs = torch.ones(1, 1, 11), delta.view(1, 1, 1, 11).requires_grad_(), -torch.ones(1, 11, 1), one, one
+    y = attentive_scan(*inputs, torch.zeros(1, 11), torch.zeros(1, 11), backend=backend).flatten()
+    torch.testing.assert_close(y, F.softplus(delta), rtol=3e-7, atol=1e-37)
+    grad = torch.autograd.grad(y.sum(), inputs[1])[0].flatten()
+    torch.testing.assert_close(grad, torch.sigmoid(delta), rtol=1e-6, atol=1e-37)
+
+
+# Orders and prompts
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_order_is_a_gather_before_and_a_scatter_after(backend):
+    x = leaves(make(2, 2, 50, 5, 4), torch.float32, wanted=())
+    order = x["order"]
+    y = attentive_scan(*(x[n] for n in NAMES), order=order, backend=backend)
+    for b, k in itertools.product(range(2), range(2)):
+        o = order[b, k]
+        sub = x["u"][b, o], x["delta"][b, k, o], x["A"][k], x["B"][b, k, o], x["C"][b, k, o], x["D"][k]
+        u, delta, A, B, C, D = (t[None] if n in "AD" else t[None, None] for n, t in zip("udABCD", sub, strict=True))
+        plain = attentive_scan(u[0], delta, A, B, C, D, x["delta_bias"][k][None], backend=backend)
+        torch.testing.assert_close(y[b, k][o], plain[0, 0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_prompts_follow_their_pixel_or_the_raster(backend):
+    x = leaves(make(1, 2, 40, 5, 4, prompt_order="raster"), torch.float32, wanted=())
+    prompts = x["table"][x["classes"]].unsqueeze(1).expand(-1, 2, -1, -1)  # of pixels
+    semantic = attentive_scan(*(x[n] + prompts if n == "C" else x[n] for n in NAMES), order=x["order"], backend=backend)
+    torch.testing.assert_close(scan({**x, "at": x["order"]}, backend), semantic, rtol=1e-5, atol=1e-5)
+    moved = torch.empty_like(prompts).contiguous()  # step i adds the prompt of pixel i to the pixel it visits
+    moved.scatter_(2, x["order"].unsqueeze(3).expand_as(moved), prompts)
+    raster = attentive_scan(*(x[n] + moved if n == "C" else x[n] for n in NAMES), order=x["order"], backend=backend)
+    torch.testing.assert_close(scan(x, backend), raster, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(raster, semantic, atol=1e-2)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_the_prompt_gradient_trains_the_router_only(backend):
+    """`soft` moves no output, and without it the table still learns."""
+    x = leaves(make(1, 2, 30, 5, 4), torch.float32)
+    y = scan(x, backend)
+    assert torch.equal(y, scan({**x, "soft": x["soft"] * 0.5}, backend))
+    with_soft = torch.autograd.grad(y.sum(), x["table"])[0]
+    without = torch.autograd.grad(scan({**x, "soft": None}, backend).sum(), x["table"])[0]
+    assert torch.equal(with_soft, without) and without.abs().max() > 0
+
+
+# Determinism
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_two_runs_give_the_same_bits(backend):
+    x = make(2, 2, 300, 20, 8)
+    weights = weights_for(x)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (gradients(leaves(x, torch.float32), backend, weights) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(first[0], second[0])
+    for name in GRADIENTS:
+        assert torch.equal(first[1][name], second[1][name]), name
+
+
+def test_the_compiled_scan_does_not_depend_on_the_number_of_threads(monkeypatch):
+    if "cpu" not in USABLE:
+        pytest.skip(available()["cpu"])
+    monkeypatch.setattr(cpu, "GRAIN", 1)
+    x = leaves(make(2, 1, 200, 70, 8), torch.float32, wanted=())
+    args = [x[n] for n in NAMES]
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        y, saved = cpu.forward(*args, x["order"], None, None, True)
+        results.append((y, *cpu.backward(y.cos(), saved, *args, x["order"], None, None)))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+# Dtypes, layouts, and what asks for gradients
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_half_precision_inputs_are_scanned_in_float32(backend):
+    x = leaves(make(1, 1, 40, 8, 4), torch.bfloat16)
+    wide = leaves(x, torch.float32)
+    weights = weights_for(x)
+    y, grads = gradients(x, backend, weights)
+    expected, wide_grads = gradients(wide, backend, weights)
+    assert y.dtype == torch.float32 and torch.equal(y, expected)
+    for name in GRADIENTS:
+        assert grads[name].dtype == torch.bfloat16
+        torch.testing.assert_close(grads[name].float(), wide_grads[name], rtol=2**-8, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(scan(x, backend), expected)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_any_memory_layout(backend):
+    x = leaves(make(2, 2, 21, 9, 4), torch.float32)
+    weights = weights_for(x)
+    y, grads = gradients(x, backend, weights)
+    strided = {}
+    for name, t in leaves(x, torch.float32, wanted=()).items():
+        if name in ("B", "C"):  # a slice of a wider projection, as the network makes it
+            strided[name] = torch.cat([t, t], -1)[..., : t.shape[-1]].requires_grad_()
+        elif t.is_floating_point():  # channels-first memory
+            strided[name] = t.transpose(-1, -2).contiguous().transpose(-1, -2).requires_grad_()
+        else:
+            strided[name] = torch.stack([t, t], -1)[..., 0]
+        assert not strided[name].is_contiguous()
+    y_strided, grads_strided = gradients(strided, backend, weights)
+    assert torch.equal(y, y_strided)
+    for name in GRADIENTS:
+        torch.testing.assert_close(grads_strided[name], grads[name], rtol=1e-6, atol=1e-6)
+    # the gradient of y may be strided too: an expanded scalar
+    torch.testing.assert_close(
+        torch.autograd.grad(scan(x, backend).sum(), x["u"])[0],
+        torch.autograd.grad((scan(x, backend) * torch.ones_like(y)).sum(), x["u"])[0],
+    )
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_gradients_only_where_they_are_asked_for(backend):
+    x = make(1, 1, 20, 5, 4)
+    weights = weights_for(x)
+    _, everything = gradients(leaves(x, torch.float32), backend, weights)
+    for wanted in GRADIENTS:
+        _, grads = gradients(leaves(x, torch.float32, wanted=(wanted,)), backend, weights)
+        assert [n for n in GRADIENTS if grads[n] is not None] == [wanted]
+        assert torch.equal(grads[wanted], everything[wanted])
+    with torch.no_grad():
+        assert not scan(leaves(x, torch.float32), backend).requires_grad
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_nan_is_passed_on(backend):
+    """A diverged network must show."""
+    x = leaves(make(1, 1, 20, 5, 4), torch.float32, wanted=())
+    for name in ("u", "delta"):
+        broken = {**x, name: x[name].clone()}
+        broken[name][..., 10, 2] = math.nan
+        y = scan({**broken, "order": torch.arange(20).view(1, 1, 20)}, backend)
+        assert torch.isnan(y[0, 0, 10:, 2]).all() and not torch.isnan(y[0, 0, :, :2]).any()
+        assert not torch.isnan(y[0, 0, :10]).any()
+
+
+# The operator
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_operator_checks(backend):
+    x = leaves(make(2, 2, 21, 5, 4), torch.float32)
+    args = [x[n] for n in (*NAMES, "order", "table", "classes", "soft", "at")]
+    torch.library.opcheck(torch.ops.mambair_bench.attentive_scan.default, (*args, backend, True))
+    bare = [*args[:7], None, None, None, None, None]
+    torch.library.opcheck(torch.ops.mambair_bench.attentive_scan.default, (*bare, backend, True))
+
+
+def test_compiles_as_one_graph():
+    x = leaves(make(1, 2, 40, 8, 4), torch.float32)
+    compiled = torch.compile(lambda x: scan(x, "auto") * 2, backend="aot_eager", fullgraph=True)
+    y = compiled(x)
+    torch.testing.assert_close(y, 2 * scan(x, "auto"))
+    got = torch.autograd.grad(y.sum(), [x[n] for n in GRADIENTS])
+    expected = torch.autograd.grad((2 * scan(x, "auto")).sum(), [x[n] for n in GRADIENTS])
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_trace_shows_the_operator_and_its_shapes():
+    """Counters that read a traced graph find the scan by its name."""
+    x = leaves(make(1, 2, 12, 5, 4), torch.float32, wanted=())
+    traced = torch.jit.trace(lambda u: scan({**x, "u": u}, "reference"), x["u"], check_trace=False)
+    (node,) = [n for n in traced.graph.nodes() if n.kind() == "mambair_bench::attentive_scan"]
+    sizes = [value.type().sizes() for value in itertools.islice(node.inputs(), 3)]
+    assert sizes == [[1, 12, 5], [1, 2, 12, 5], [2, 5, 4]]
+
+
+def test_flops_are_counted_on_any_device():
+    """Seven operations for a state, six for a channel and step; the backward pass as its docstring counts."""
+    steps, states = 2 * 2 * 21 * 5, 4
+    x = leaves(make(2, 2, 21, 5, states), torch.float32)
+    operator = torch.ops.mambair_bench.attentive_scan
+    with FlopCounterMode(display=False) as counter:
+        scan(x, "auto").sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    assert counts[operator] == steps * (7 * states + 6)
+    assert counts[torch.ops.mambair_bench.attentive_scan_backward] == steps * (19 * states + 16)
+    with FlopCounterMode(display=False) as counter:
+        assert scan({n: t.detach().to("meta") for n, t in x.items()}, "auto").device.type == "meta"
+    assert counter.get_flop_counts()["Global"][operator] == steps * (7 * states + 6)
+
+
+# Choosing a backend, and refusing
+
+
+def test_auto_takes_the_best_usable_backend():
+    best = "cpu" if available()["cpu"] is None else "chunked"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert resolve("auto", torch.device("cpu")) == best
+    assert resolve("auto", torch.device("meta")) == "chunked"
+    for name in USABLE:
+        assert resolve(name, torch.device("cpu")) == name
+
+
+def test_an_unusable_best_backend_is_announced_once_and_never_replaces_a_named_one(monkeypatch):
+    monkeypatch.setattr(cpu, "unavailable", lambda: "no compiler today")
+    monkeypatch.setattr(package, "_announced", set())
+    with pytest.warns(UserWarning, match=r"'cpu' is not used: no compiler today; trying 'chunked'"):
+        assert resolve("auto", torch.device("cpu")) == "chunked"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve("auto", torch.device("cpu")) == "chunked"
+    assert available()["cpu"] == "no compiler today"
+    x = leaves(make(1, 1, 5, 3, 2), torch.float32)
+    with pytest.raises(BackendError, match="no compiler today"):
+        scan(x, "cpu")
+
+
+def test_backends_that_cannot_be_used_say_so():
+    with pytest.raises(BackendError, match=r"unknown scan backend 'fast'.*reference"):
+        load("fast")
+    with pytest.raises(BackendError, match="runs on cpu, not on cuda"):
+        resolve("cpu", torch.device("cuda"))
+    if "cpu" not in USABLE:
+        pytest.skip(available()["cpu"])
+    wide = leaves(make(1, 1, 5, 3, 2), torch.float64)
+    with pytest.raises(BackendError, match="float64"):
+        scan(wide, "cpu")
+    assert scan(wide, "auto").dtype == torch.float64
+    many = leaves(make(1, 1, 5, 3, 65), torch.float32)
+    with pytest.raises(BackendError, match="64 states, not 65"):
+        scan(many, "cpu")
+    torch.testing.assert_close(scan(many, "auto"), scan(many, "reference"))
+
+
+@pytest.mark.parametrize("name", [*NAMES[1:], "order", "table", "classes", "soft", "at"])
+def test_wrong_shapes_are_named(name):
+    x = leaves(make(2, 2, 6, 3, 4), torch.float32)
+    x[name] = torch.cat([x[name], x[name]], -1)
+    with pytest.raises(ValueError, match=r"must (be|have shape)"):
+        scan(x, "auto")
+
+
+def test_empty_inputs_are_refused():
+    x = {n: t[:, :, :0] if t.ndim == 4 else t for n, t in make(1, 1, 6, 3, 4).items()}
+    with pytest.raises(ValueError, match="nothing to scan"):
+        attentive_scan(x["u"][:, :0], *(x[n] for n in NAMES[1:]))
+
+
+@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("name", ["order", "classes"])
+@pytest.mark.parametrize("value", [-7000, 6])
+def test_indices_out_of_range_are_errors(backend, name, value):
+    x = leaves(make(1, 1, 6, 3, 4, classes=5, prompt_order="raster"), torch.float32)
+    x[name] = x[name].clone()
+    x[name].view(-1)[3] = value
+    with pytest.raises((IndexError, RuntimeError), match=r"range|bounds"):
+        scan(x, backend)
