@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from models.scan import available
+from suites.spec import SpecError
 
 PACKAGES = ("torch", "triton", "numpy", "scipy", "pandas", "scikit-image", "fvcore", "einops")
 
@@ -43,6 +45,17 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def choose_device(device: str | None) -> str:
+    """`device`, or the GPU if there is one. Raises SpecError for a device that PyTorch does not have here."""
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", chosen)
+    if match is None:
+        raise SpecError(f"unknown device {chosen!r}: choose cpu, cuda or cuda:N")
+    if chosen != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
+        raise SpecError(f"no device {chosen} here: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
+    return chosen
 
 
 def describe(device: str | torch.device, backend: str) -> dict[str, Any]:

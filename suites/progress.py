@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from suites.spec import Cell
 
@@ -184,3 +184,17 @@ class Display:
 
     def _text(self, now: float) -> str:
         return self.forecast.text(self._watches.values(), self.waiting(), now)
+
+
+class ScoreBar(Progress):
+    """A bar per dataset while images are scored; nothing where there is no terminal. Call it as `progress`."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bars: dict[str, TaskID] = {}
+
+    def __call__(self, dataset: str, done: int, total: int, image: str) -> None:
+        if dataset not in self.bars:
+            self.bars[dataset] = self.add_task(dataset, total=total)
+        self.update(self.bars[dataset], completed=done)

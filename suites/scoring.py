@@ -32,6 +32,23 @@ class Scoring:
     environment: dict[str, Any]
     refused: list[str] = field(default_factory=list)
 
+    def lines(self) -> list[str]:
+        """What `evaluate` prints: scores with their protocol, and what they were measured on."""
+        lines = []
+        for row in self.rows:
+            count = "all" if row["images"] == row["expected"] else f"{row['images']} of"
+            psnr, ssim = ("-" if row[n] is None else f"{row[n]:.{d}f}" for n, d in (("psnr", 3), ("ssim", 4)))
+            single = "" if row["psnr_single"] is None else f" (single samples {row['psnr_single']:.3f})"
+            lines.append(f"{row['dataset']:10} {psnr} dB{single}  {ssim}  {count} {row['expected']} images")
+        protocol = self.rows[0]["protocol"] if self.rows else {}
+        where = ", ".join(f"{self.environment[name]}" for name in ("device", "backend"))
+        return [
+            *lines,
+            "protocol: " + ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None),
+            f"measured on {where} backend, {self.environment['threads']} threads, PyTorch "
+            f"{self.environment['versions']['torch']}, commit {self.environment['commit']}",
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The JSON of `evaluate`; a PSNR of identical images is null."""
         columns = ["dataset", "image", "psnr", "ssim", "psnr_single"]
@@ -73,7 +90,10 @@ def load_model(
     if weights is None:
         raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
     if network is not None:
-        model = models.from_official(read_network(network), backend=backend)
+        try:
+            model = models.from_official(read_network(network), backend=backend)
+        except TypeError as error:
+            raise SpecError(f"{network}: {error}") from None
     else:
         model = models.build(name, **task.network, backend=backend)
     models.load_weights(model, weights)
@@ -87,11 +107,13 @@ def load_model(
 def summarise(model: str, task: Task, dataset: str, rows: pd.DataFrame, expected: int, protocol: Protocol) -> dict:
     """One row of `evaluate`: means over the set, null unless every image of it was scored."""
     complete = len(rows) == expected
-    mean = {name: float(rows[name].mean(skipna=False)) if complete else math.nan for name in ("psnr", "ssim")}
+    columns = ("psnr", "ssim", "psnr_single") if protocol.samples > 1 else ("psnr", "ssim")
+    mean = {name: float(rows[name].mean(skipna=False)) if complete else math.nan for name in columns}
     return {
         "model": model,
         "task": task.name,
         "dataset": dataset,
+        "psnr_single": None,
         **{name: None if math.isnan(value) else value for name, value in mean.items()},
         "images": len(rows),
         "expected": expected,
@@ -120,10 +142,10 @@ def score(
     images: glob of stems; parts of a set are parts of one record. progress: (dataset, done, total, stem).
     Raises SpecError, DataError, ModelError, BackendError or EvaluationError before the first image where it can.
     """
-    datasets = [find(each, data) for each in sets]
+    datasets = [find(each.strip(), data) for each in sets]
     key: dict[str, Any] = {"model": name, "weights": "none"}
     if name in BASELINES:
-        model, used = name, "none"
+        model, used, protocol = name, "none", Protocol.baseline(task)
     else:
         model, protocol = load_model(name, task, weights, protocol, network=network, backend=backend, device=device)
         used = resolve(backend, torch.device(device))

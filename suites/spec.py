@@ -102,12 +102,17 @@ class Protocol:
 
     @classmethod
     def official(cls, task: Task, **changes: Any) -> "Protocol":
-        """The official test protocol of a network on `task`, with `changes` (see docs/design.md for their meaning)."""
+        """The official test protocol of a network on `task`, with `changes`; None and "200" as typed are understood."""
         own = {
             "sr": {"lr_route": "matlab", "luma": "float", "channels": "y", "border": task.scale},
             "denoise": {"channels": "rgb"},
             "jpeg": {"channels": "gray"},
         }[task.kind]
+        changes = {key: value for key, value in changes.items() if value is not None or key not in own}
+        if isinstance(tiling := changes.get("tiling"), str) and tiling.isdecimal():
+            changes["tiling"] = int(tiling)
+        if task.kind != "sr" and changes.get("lr_route") is not None:
+            raise SpecError(f"an LR route is for super-resolution, and {task.name} has none")
         return cls(**{**own, **changes})
 
     @classmethod
