@@ -41,12 +41,7 @@ def library() -> ctypes.CDLL:
 @functools.cache
 def _load() -> ctypes.CDLL | NativeError:
     try:
-        path = build()
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # left damaged by a full disk or a crash: once more
-            path.unlink()
-            return ctypes.CDLL(str(build()))
+        return ctypes.CDLL(str(build()))
     except NativeError as error:
         return error
     except OSError as error:
@@ -61,18 +56,26 @@ def cache_folder() -> Path:
 def build() -> Path:
     """Path of the library, compiled unless the cache has it. Raises NativeError when the compiler fails, OSError."""
     runtime = _openmp_runtime()
-    path = cache_folder() / f"native-{_fingerprint(runtime)}.so"
-    if path.exists():
-        return path
+    name = f"native-{_fingerprint(runtime)}"
+    for path in cache_folder().glob(f"{name}-*.so"):
+        if path.stem == f"{name}-{_digest(path)}":
+            return path
     command = _compiler()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="build-") as folder:
         # Linked with PyTorch's own OpenMP runtime where it brings one: two pools of threads would fight for the cores.
         _run([*command, *FLAGS, "-c", *map(str, SOURCES)], folder)
         objects = [f"{source.stem}.o" for source in SOURCES]
-        _run([*command, "-shared", *objects, *([str(runtime)] if runtime else ["-fopenmp"]), "-o", path.name], folder)
-        os.replace(Path(folder) / path.name, path)
+        _run([*command, "-shared", *objects, str(runtime) if runtime else "-fopenmp", "-o", "library.so"], folder)
+        built = Path(folder) / "library.so"
+        path = cache_folder() / f"{name}-{_digest(built)}.so"
+        os.replace(built, path)
     return path
+
+
+def _digest(path: Path) -> str:
+    """Of the contents, kept in the name: to load a file that a crash or a full disk cut short kills the process."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _compiler() -> list[str]:
