@@ -47,11 +47,12 @@ Progress = Callable[[int, int, float, float, float], None]
 
 
 class TrainingError(RuntimeError):
-    """The cell cannot be trained, or its loss left the finite or diverged: then `step` and `loss` say where."""
+    """The cell cannot be trained, or its loss left the finite or diverged: then `record` says where, for JSON."""
 
     def __init__(self, message: str, step: int | None = None, loss: float | None = None) -> None:
         super().__init__(message)
-        self.step, self.loss = step, loss
+        shown = loss if loss is None or math.isfinite(loss) else str(loss)
+        self.record = {} if step is None else {"step": step, "loss": shown}
 
 
 def learning_rate(budget: Budget, step: int) -> float:
@@ -163,7 +164,7 @@ class Run:
         on_gpu = device.type == "cuda"
         rate = torch.tensor(self.budget.lr, device=device) if on_gpu else self.budget.lr
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=rate, betas=self.budget.betas, fused=on_gpu, capturable=on_gpu
+            model.parameters(), lr=rate, betas=self.budget.betas, fused=True, capturable=on_gpu
         )
         self.step, self.watch, self.unlogged = 0, Watch(), []
         self.seconds = self.logged_at = 0.0  # of training, over all processes that worked on this cell

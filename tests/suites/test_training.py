@@ -30,6 +30,15 @@ def cell(seed: int = 0, task: str = "sr-x2", budget: Budget = BUDGET, **override
     )
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors gain nothing from a second thread, and lose much beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
     y, x = np.mgrid[:60, :72]
@@ -339,15 +348,11 @@ def test_folder_that_is_a_file(small, images, tmp_path):
 
 
 def test_other_thread_count_is_announced(small, images, tmp_path):
-    threads = torch.get_num_threads()
     with pytest.raises(Stopped):
         training.train(cell(), images, tmp_path, on_progress=stop_at(20))
-    try:
-        torch.set_num_threads(threads + 1)
-        with pytest.warns(UserWarning, match=f"threads {threads} before, {threads + 1} now"):
-            training.train(cell(), images, tmp_path)
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(2)
+    with pytest.warns(UserWarning, match="not bit for bit: threads 1 before, 2 now"):
+        training.train(cell(), images, tmp_path)
 
 
 # Losses that go wrong
@@ -359,7 +364,7 @@ def test_loss_that_is_not_finite_stops_the_cell(small, images, tmp_path, factor)
     budget = dataclasses.replace(BUDGET, iterations=200, checkpoint_every=25)  # losses are read every 10 steps
     with pytest.raises(training.TrainingError, match="at step 37") as caught:
         training.train(cell(budget=budget, spoil={37: factor}), images, tmp_path)
-    assert caught.value.step == 37 and not math.isfinite(caught.value.loss)
+    assert caught.value.record == {"step": 37, "loss": factor}
     state = checkpointing.load(tmp_path)
     assert state["step"] == 25
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
@@ -376,7 +381,7 @@ def test_divergence_is_ten_times_the_best_window():
         for step in range(300, 500):
             watch.add(step, 0.3)
     # the mean passes 0.2 when (100 - n) * 0.198 + n * 0.3 > 20, n = 2
-    assert caught.value.step == 301 and caught.value.loss == 0.3
+    assert caught.value.record == {"step": 301, "loss": 0.3}
     first = training.Watch()
     for step in range(1, 100):
         first.add(step, 10.0**step)  # before a whole window there is nothing to compare
@@ -388,5 +393,5 @@ def test_diverging_run_stops(small, images, tmp_path):
     spoil = {call: 1.0 + 30 * (call > 150) for call in range(401)}
     with pytest.raises(training.TrainingError, match="diverges") as caught:
         training.train(cell(budget=budget, spoil=spoil), images, tmp_path)
-    assert 150 < caught.value.step < 250
+    assert 150 < caught.value.record["step"] < 250
     assert checkpointing.load(tmp_path)["step"] == 100

@@ -19,6 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SR2 = Task("sr", 2)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors gain nothing from a second thread, and lose much beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def cell(budget: Budget, task: Task = SR2, **overrides) -> Cell:
     return Cell(
         Variant("tiny", "mambairv2-tiny", overrides), task, 0, budget, ("embedded",), (), Protocol.official(task)
