@@ -1,0 +1,24 @@
+"""Datasets, the hashes that identify them, and the degradations that make a task of them.
+
+`find` looks a dataset up, `load_training` decodes training sets, `listing` and `check` say what a folder holds.
+"""
+
+from suites.data.catalogue import DATASETS, DatasetInfo
+from suites.data.check import check
+from suites.data.datasets import Dataset, Picture, find, find_training, listing
+from suites.data.pictures import DataError, load_picture
+from suites.data.training import load_training
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "DatasetInfo",
+    "Picture",
+    "check",
+    "find",
+    "find_training",
+    "listing",
+    "load_picture",
+    "load_training",
+]

@@ -1,0 +1,195 @@
+"""Datasets in a folder of folders: `<root>/<Dataset>/` holds ground truth, whatever the image format.
+
+What people have is accepted: other names and other case (B100, urban100), an inner folder (Set5/HR, Set5/GTmod12,
+DIV2K/DIV2K_train_HR), `train/<Dataset>`, and stems that differ by punctuation or _HR (catalogue.py lists all of it).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from suites.data import embedded, manifest
+from suites.data.catalogue import DATASETS, is_inner_folder, known, same_folder, spellings, stem_key
+from suites.data.pictures import DataError, as_gray, list_pictures, load_picture, pixel_hash
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Decoded ground truth: uint8 [H, W] (gray) or [H, W, 3]. `standard`: the manifest's pixels? None without one."""
+
+    stem: str
+    pixels: np.ndarray
+    sha256: str
+    standard: bool | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pictures of a set that are there, by the stems of its manifest where it has one, else by their own.
+
+    `len` is how many pictures the whole set has, not how many were found: a mean over fewer is no score of the set.
+    source: where they come from, for people. others: files in the folder that are not of the set; they are not used.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    count: int
+    source: str
+    others: tuple[Path, ...] = ()
+    entries: Mapping[str, manifest.Entry] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture of the set is there (by name: `check` compares pixels)."""
+        return self.entries.keys() <= self.files.keys() if self.entries else len(self.files) >= self.count
+
+    def stems(self, pattern: str | None = None) -> list[str]:
+        """The stems found, in order, or those that match a glob. Raises DataError when none does."""
+        chosen = [stem for stem in self.files if pattern is None or fnmatchcase(stem, pattern)]
+        if not chosen:
+            some = ", ".join(list(self.files)[:3])
+            raise DataError(f"no picture of {self.name} matches {pattern!r}: its {len(self.files)} are {some}, ...")
+        return chosen
+
+    def images(self, pattern: str | None = None) -> Iterator[Picture]:
+        """Decodes picture after picture. Raises DataError for a file that is refused, and as `stems`."""
+        for stem in self.stems(pattern):
+            yield self.load(stem)
+
+    def load(self, stem: str) -> Picture:
+        """One picture. A picture that the manifest knows as gray and that is stored as RGB counts as gray."""
+        pixels, entry = load_picture(self.files[stem]), self.entries.get(stem)
+        if entry and entry.channels == 1:
+            pixels = as_gray(pixels)
+        sha256 = pixel_hash(pixels)
+        return Picture(stem, pixels, sha256, sha256 == entry.sha256 if entry else None)
+
+
+def find(name: str, root: Path | None) -> Dataset:
+    """The dataset `name` in the folder `root`; "embedded" needs none.
+
+    A name that is not known here is the folder of that name, with all its pictures. CBSD68 without a folder of its own
+    is taken from BSD100, of which it is a part (`source` says so). Raises DataError when the folder, or every picture
+    of the set, is missing, or when two files claim to be the same picture.
+    """
+    info = known(name)
+    name = info.name if info else name
+    if name in ("embedded", "embedded-train"):
+        return _embedded(name)
+    root = _root(root, name)
+    folder = folder_of(name, root)
+    entries = manifest.read(name) or {}
+    if folder is None and name == "CBSD68" and (folder := folder_of("BSD100", root)) is not None:
+        files, _ = _match(folder, entries, name)
+        return Dataset(name, files, len(entries), f"{len(files)} pictures of {_relative(folder, root)}", (), entries)
+    if folder is None:
+        there = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        raise DataError(
+            f"no pictures of {name} in {root}: put them into {root / name} (there {'are' if there else 'is'} "
+            f"{', '.join(there) or 'no folder at all'})"
+        )
+    files, others = _match(folder, entries, name)
+    count = len(entries) or (info.count if info else len(files))
+    return Dataset(name, files, count, _relative(folder, root), others, entries)
+
+
+def find_training(name: str, root: Path | None) -> Dataset:
+    """As `find`, for training: "embedded" is its training half."""
+    return find("embedded-train" if name == "embedded" else name, root)
+
+
+def listing(root: Path | None) -> pd.DataFrame:
+    """Every known dataset and every other folder of pictures: columns dataset, tasks, found, of, where.
+
+    `where` says what is wrong with one that cannot be used; "-" is a missing one. Raises DataError without the folder.
+    """
+    rows = []
+    own = _unknown_folders(_root(root, "datasets")) if root is not None else []
+    for name in (*DATASETS, *own):
+        info = DATASETS.get(name)
+        found, count, where = 0, info.count if info else 0, "-"
+        try:
+            dataset = find(name, root)
+            found, count, where = len(dataset.files), len(dataset), dataset.source
+        except DataError as error:
+            if root is not None and folder_of(name, root) is not None:
+                where = str(error)
+        kinds = ", ".join(info.kinds) if info else ""
+        rows.append({"dataset": name, "tasks": kinds, "found": found, "of": count, "where": where})
+    return pd.DataFrame(rows)
+
+
+def _embedded(name: str) -> Dataset:
+    files = embedded.files(embedded.TEST if name == "embedded" else embedded.TRAIN)
+    return Dataset(name, files, len(files), "scikit-image", (), manifest.read(name) or {})
+
+
+def _root(root: Path | None, name: str) -> Path:
+    if root is None:
+        raise DataError(f"{name}: no folder of datasets was given: use --data DIR (or MAMBAIR_BENCH_DATA)")
+    if not Path(root).is_dir():
+        raise DataError(
+            f"the folder of datasets {root} does not exist" + (" as a folder" if Path(root).exists() else "")
+        )
+    return Path(root)
+
+
+def folder_of(name: str, root: Path) -> Path | None:
+    """Where the pictures of `name` lie under `root`; None when nowhere. The exact spelling wins, then the first."""
+    spelled = spellings(name)
+    for parent in (root, root / "train"):
+        if not parent.is_dir():
+            continue
+        outer = [path for path in sorted(parent.iterdir()) if path.is_dir() and same_folder(path.name, spelled)]
+        for folder in sorted(outer, key=lambda path: path.name != name):
+            inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+            ranked = [(rank, path) for path in inner if (rank := is_inner_folder(path.name, name)) is not None]
+            for place in (folder, *(path for _, path in sorted(ranked))):
+                if _has_pictures(place):
+                    return place
+    return None
+
+
+def _has_pictures(folder: Path) -> bool:
+    try:
+        return bool(list_pictures(folder))
+    except DataError:  # two of one stem: there are pictures, and who uses the folder will be told
+        return True
+
+
+def _match(folder: Path, entries: Mapping[str, manifest.Entry], name: str) -> tuple[dict[str, Path], tuple[Path, ...]]:
+    """The files of `folder` by the manifest's stems, and those that are not of the set."""
+    pictures = list_pictures(folder)
+    if not entries:
+        return pictures, ()
+    wanted = {stem_key(stem): stem for stem in entries}
+    files: dict[str, Path] = {}
+    others = []
+    for stem, path in pictures.items():
+        standard = wanted.get(stem_key(stem))
+        if standard is None:
+            others.append(path)
+        elif standard in files:
+            raise DataError(f"{folder} holds both {files[standard].name} and {path.name}: keep one of them")
+        else:
+            files[standard] = path
+    if not files:
+        some = ", ".join(list(entries)[:3])
+        raise DataError(f"none of the {len(pictures)} pictures in {folder} has a name of {name} ({some}, ...)")
+    return dict(sorted(files.items())), tuple(others)
+
+
+def _unknown_folders(root: Path) -> list[str]:
+    folders = (path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    return [path.name for path in folders if known(path.name) is None and folder_of(path.name, root) is not None]
+
+
+def _relative(folder: Path, root: Path) -> str:
+    return str(folder.relative_to(root))
