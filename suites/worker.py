@@ -18,11 +18,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from results import locks, records
 from results.store import Store, StoreError
 from suites.spec import Cell, SpecError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DONE, CRASHED, REFUSED, BUSY = 0, 1, 2, 3  # exit status; REFUSED: it would say the same again
 ALIVE_S = 5  # how often a silent cell shows that it lives, and learns that its engine is gone
@@ -182,7 +185,9 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
     def trained(step: int, iterations: int, loss: float, rate: float, left: float) -> None:
         report("train", step=step, iterations=iterations, loss=loss, left=left)
 
-    sets = [find(name, options.data) for name in cell.test_sets]  # a missing set is said before the long part
+    # What cannot end well is said before the long part.
+    sets = [find(name, options.data) for name in cell.test_sets]
+    model = scored_network(cell, options.backend)
     images = load_training(cell.train_sets, options.data)
     weights = train(
         cell,
@@ -196,17 +201,13 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
     record.add(**training_cost(folder))
     del images
 
-    overrides = {**cell.task.network, **cell.variant.overrides}
-    if cell.protocol.routing is not None:
-        overrides["routing"] = cell.protocol.routing
-    model = models.build(cell.variant.model, **overrides, backend=options.backend)
     models.load_weights(model, weights)
     model.to(device).eval()
     begun = time.perf_counter()
     set_aside_unreadable(folder / "scores.parquet", records.read_frame)
     with determinism(True) if options.deterministic else nullcontext():
         for dataset in sets:
-            if scored(folder, dataset.name) == len(dataset):
+            if scored(folder, dataset.name) == len(dataset.files):
                 continue  # before an interruption
             rows = evaluate(
                 model,
@@ -222,6 +223,28 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
             store.write_scores(folder, rows)
     record.add(evaluate_seconds=round(time.perf_counter() - begun, 3), finished=now())
     return {"weights": models.weights_hash(weights), "expected": {dataset.name: len(dataset) for dataset in sets}}
+
+
+def scored_network(cell: Cell, backend: str) -> "nn.Module":
+    """The cell's network as its protocol scores it: it may have trained with another routing, never another order.
+
+    Raises SpecError for that, and for an argument that the network does not know.
+    """
+    import models
+
+    overrides = {**cell.task.network, **cell.variant.overrides}
+    if cell.protocol.routing is not None:
+        overrides["routing"] = cell.protocol.routing
+    try:
+        model = models.build(cell.variant.model, **overrides, backend=backend)
+    except TypeError as error:
+        raise SpecError(f"{cell.name}: {error}") from error
+    order = getattr(model, "prompt_order", cell.protocol.prompt_order)
+    if order != cell.protocol.prompt_order:
+        raise SpecError(
+            f"{cell.name}: the network has prompt_order {order!r}, its protocol {cell.protocol.prompt_order!r}"
+        )
+    return model
 
 
 class Environment:
