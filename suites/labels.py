@@ -51,7 +51,7 @@ def _by_luma(clusters: np.ndarray, rgb: np.ndarray, tokens: int) -> np.ndarray:
     """Numbers the clusters by mean luma, dark first (equal ones by their old number), and keeps at most `tokens`."""
     _, label = np.unique(clusters, return_inverse=True)  # no gaps where a cluster is empty
     label = label.reshape(clusters.shape)
-    mean = np.bincount(label.ravel(), weights=luma(rgb).ravel()) / np.bincount(label.ravel())
+    mean = np.bincount(label.ravel(), weights=luma(255 * rgb).ravel()) / np.bincount(label.ravel())
     order = np.argsort(mean, kind="stable")
     gaps = np.diff(mean[order])
     borders = np.ones(len(gaps), dtype=bool)

@@ -18,6 +18,10 @@ OFFICIAL = 200
 Tiling = Literal["official", "none"] | int
 
 
+class TilingError(ValueError):
+    """A network whose outputs cannot be put together."""
+
+
 @dataclass(frozen=True)
 class Span:
     """One part of a side, in pixels of the padded LR image: `start:stop` is restored, `keep_start:keep_stop` kept."""
@@ -81,7 +85,7 @@ def run(
 
     network: (tile [B, C, h, w], its labels [B, h, w] or None, Tile) -> [B, C', s h, s w], s the same for every tile.
     x: [B, C, H, W]; labels: int64 [B, H, W] or None, cut like x. Returns [B, C', s H, s W] on x's device.
-    Raises ValueError when an output is not a whole multiple of its tile, or s changes from one tile to the next.
+    Raises TilingError when an output is not a whole multiple of its tile, or s changes from one tile to the next.
     """
     height, width = x.shape[-2:]
     cut = tiles(height, width, tiling)
@@ -98,7 +102,7 @@ def run(
             scale = y.shape[-2] // part.shape[-2]
             canvas = y.new_empty(*y.shape[:-2], scale * padded_height, scale * padded_width)
         if y.shape[-2:] != (scale * part.shape[-2], scale * part.shape[-1]) or scale < 1:
-            raise ValueError(f"a tile of {tuple(part.shape[-2:])} pixels came back with {tuple(y.shape[-2:])}")
+            raise TilingError(f"a tile of {tuple(part.shape[-2:])} pixels came back as {tuple(y.shape[-2:])}")
         inner_rows = slice(scale * (rows.keep_start - rows.start), scale * (rows.keep_stop - rows.start))
         inner_columns = slice(scale * (columns.keep_start - columns.start), scale * (columns.keep_stop - columns.start))
         canvas[

@@ -112,5 +112,5 @@ def test_labels_are_cut_with_the_image():
 
 
 def test_an_output_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"\(17, 17\).*\(16, 16\)"):
+    with pytest.raises(tiling.TilingError, match=r"\(17, 17\).*\(16, 16\)"):
         tiling.run(lambda x, labels, tile: x[..., 1:, 1:], torch.zeros(1, 3, 17, 17), None, "none")
