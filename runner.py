@@ -20,7 +20,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
-Data = Annotated[Path | None, Option("--data", envvar="MAMBAIR_BENCH_DATA", help="folder of <Dataset>/ folders")]
+Data = Annotated[
+    Path | None,
+    Option(
+        envvar="MAMBAIR_BENCH_DATA",
+        help="folder of <Dataset>/ folders; ./data when there is one",
+        callback=lambda value: value or (Path("data").resolve() if Path("data").is_dir() else None),
+    ),
+]
 Results = Annotated[Path, Option("--results", help="the result store")]
 Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N; a GPU when there is one")]
 Backend = Annotated[str, Option(help="auto, or a scan backend that `doctor` lists")]
@@ -238,16 +245,16 @@ def report(
         typer.launch(str(path))
 
 
-@app.command()
-def data(action: Annotated[str, typer.Argument(help="list or check")] = "list", root: Data = None) -> int:
+@app.command("data")
+def inspect_data(action: Annotated[str, typer.Argument(help="list or check")] = "list", data: Data = None) -> int:
     """Datasets found and missing (list); whether they are the standard ones, by hash of decoded pixels (check)."""
     from suites.data import check, listing
 
     check_choice("action", action, ("list", "check"))
     if action == "list":
-        show(frame_lines(listing(root)))
+        show(frame_lines(listing(data)))
         return 0
-    images = check(root)
+    images = check(data)
     odd = images[images["state"] != "ok"]
     show([*(frame_lines(odd) if len(odd) else ()), f"{len(images) - len(odd)} of {len(images)} images are standard"])
     return 1 if len(odd) else 0

@@ -5,12 +5,10 @@ from pathlib import Path
 from rich.console import Console
 
 from suites.data import DataError
-from suites.data.pictures import load_any
+from suites.data.pictures import list_pictures, load_picture
 from suites.evaluation import EvaluationError, restore_picture, save_picture
 from suites.scoring import load_model
 from suites.spec import Protocol, Task
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def restore(
@@ -29,15 +27,15 @@ def restore(
 
     A folder's pictures go to `target`/<stem>.png; a single picture to `target`, which is a folder, or a .png file.
     Each is the degraded image itself; gray stays gray, alpha is kept (see `restore_picture`). A line per picture.
-    Raises DataError when there is nothing to restore or two pictures would become one file, ModelError for weights that
-    do not fit.
+    Raises DataError when there is nothing to restore or a picture would be replaced, ModelError for weights that do not
+    fit.
     """
     pairs = plan(source, target)
     network, protocol = load_model(model, task, weights, protocol, backend=backend, device=device)
     failed = 0
     for picture, restored in pairs:
         try:
-            pixels = load_any(picture)
+            pixels = load_picture(picture, alpha=True)
             output = restore_picture(network, pixels, task, protocol, stem=picture.stem, device=device)
             save_picture(output, restored)
         except (DataError, EvaluationError) as error:
@@ -51,9 +49,9 @@ def restore(
 def plan(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """(picture, restored picture) for everything that `restore` would do. Raises DataError as it does."""
     if source.is_dir():
-        pictures = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+        pictures = list(list_pictures(source).values())
         if not pictures:
-            raise DataError(f"{source} holds no picture ({', '.join(SUFFIXES)})")
+            raise DataError(f"{source} holds no picture: give a picture, or a folder with some")
         if target.is_file():
             raise DataError(f"{target} is a file: the pictures of a folder are restored into a folder")
     elif source.is_file():
@@ -65,9 +63,6 @@ def plan(source: Path, target: Path) -> list[tuple[Path, Path]]:
     else:
         raise DataError(f"{source} does not exist: give a picture or a folder of pictures")
     pairs = [(picture, target / f"{picture.stem}.png") for picture in pictures]
-    twice = {restored for _, restored in pairs if sum(restored == other for _, other in pairs) > 1}
-    if twice:
-        raise DataError(f"two pictures of {source} would become {min(twice).name}: rename one of them")
     if any(picture.resolve() == restored.resolve() for picture, restored in pairs):
         raise DataError(f"{target} is the folder of the pictures themselves: choose another, so that none is replaced")
     return pairs

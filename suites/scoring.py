@@ -15,7 +15,7 @@ import models
 from models.scan import resolve
 from results.store import Store, StoreError
 from suites import environment
-from suites.data import find
+from suites.data import Dataset, find
 from suites.evaluation import BASELINES, evaluate
 from suites.spec import Protocol, SpecError, Task
 
@@ -24,13 +24,15 @@ from suites.spec import Protocol, SpecError, Task
 class Scoring:
     """Scores of one model: a mean per dataset, a row per image, and what they were measured on.
 
-    `refused` says which datasets the store did not take, because it holds other scores of the same images.
+    `refused` says which datasets the store did not take, for example because it holds other scores of their images;
+    `notes` what a reader must know, such as pictures that are not those of the standard set.
     """
 
     rows: list[dict[str, Any]]
     images: pd.DataFrame
     environment: dict[str, Any]
     refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """What `evaluate` prints: scores with their protocol, and what they were measured on."""
@@ -41,11 +43,12 @@ class Scoring:
             single = "" if row["psnr_single"] is None else f" (single samples {row['psnr_single']:.3f})"
             lines.append(f"{row['dataset']:10} {psnr} dB{single}  {ssim}  {count} {row['expected']} images")
         protocol = self.rows[0]["protocol"] if self.rows else {}
-        where = ", ".join(f"{self.environment[name]}" for name in ("device", "backend"))
+        backend = "" if self.environment["backend"] == "none" else f", backend {self.environment['backend']}"
         return [
             *lines,
+            *(f"note: {note}" for note in self.notes),
             "protocol: " + ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None),
-            f"measured on {where} backend, {self.environment['threads']} threads, PyTorch "
+            f"measured on {self.environment['device']}{backend}, {self.environment['threads']} threads, PyTorch "
             f"{self.environment['versions']['torch']}, commit {self.environment['commit']}",
         ]
 
@@ -121,6 +124,12 @@ def summarise(model: str, task: Task, dataset: str, rows: pd.DataFrame, expected
     }
 
 
+def nonstandard(dataset: Dataset, rows: pd.DataFrame) -> list[str]:
+    """Stems of scored pictures whose pixels are not those of the set's manifest."""
+    entries = ((row.image, row.pixels, dataset.entries.get(row.image)) for row in rows.itertuples())
+    return [stem for stem, pixels, entry in entries if entry is not None and entry.sha256 != pixels]
+
+
 def score(
     name: str,
     task: Task,
@@ -153,11 +162,16 @@ def score(
         key |= {"weights": models.weights_hash(model), "overrides": overrides}
     key |= {"task": task.name, "protocol": protocol.to_dict()}
     measured_on = environment.describe(device, used)
-    rows, frames, refused = [], [], []
+    rows, frames, refused, notes = [], [], [], []
     for dataset in datasets:
         report = None if progress is None else lambda *done, of=dataset.name: progress(of, *done)
         frame = evaluate(model, task, dataset, protocol, device=device, pattern=images, save=save, progress=report)
         expected, whole = len(dataset), frame
+        if odd := nonstandard(dataset, frame):
+            names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+            notes.append(
+                f"{len(odd)} pictures are not those of the standard {dataset.name} ({names}): see `data check`"
+            )
         if store is not None:
             try:
                 record = Store.evaluation_key(**key, dataset=dataset.name)
@@ -166,4 +180,4 @@ def score(
                 refused.append(str(error))
         rows.append(summarise(name, task, dataset.name, whole, expected, protocol))
         frames.append(frame)
-    return Scoring(rows, pd.concat(frames, ignore_index=True), measured_on, refused)
+    return Scoring(rows, pd.concat(frames, ignore_index=True), measured_on, refused, notes)

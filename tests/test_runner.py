@@ -1,0 +1,222 @@
+"""The command line, called as a user would: what it prints, its exit status, and that mistakes cost nothing."""
+
+import errno
+import json
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+import runner
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path) -> Command:
+    """command("run", "smoke", ...) -> exit status, what went to stdout, what went to stderr."""
+    monkeypatch.delenv("MAMBAIR_BENCH_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["runner.py", *map(str, arguments)])
+        status = runner.main()
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(tmp_path_factory) -> Path:
+    """Weights of mambairv2-tiny for x2, as an official file would hold them."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save({"params": models.build("mambairv2-tiny").state_dict()}, path)
+    return path
+
+
+def data_set(folder: Path, side: int = 24) -> Path:
+    """A folder with a Set5 of one picture of noise."""
+    (folder / "Set5").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "Set5" / "baby.png")
+    return folder
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """One line that starts with "error:", holds every word, and a status of 2."""
+    status, out, err = result
+    assert status == 2, (out, err)
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    for word in words:
+        assert word in lines[0]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_list_names_what_there_is(command: Command) -> None:
+    status, out, _ = command("list")
+    assert status == 0
+    for word in ("smoke", "paper-light-x2", "mambairv2-light", "Urban100", "embedded", "table3"):
+        assert word in out
+
+
+def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) -> None:
+    status, out, _ = command("--help")
+    names = [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()]
+    assert status == 0
+    expected = "list run tables evaluate complexity restore import verify report data doctor"
+    assert sorted(names) == sorted(expected.split())
+
+
+def test_unknown_names_are_refused_with_the_known_ones(command: Command, tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data")
+    refused(command("run", "smok"), "smok", "smoke", "paper-light-x2")
+    refused(command("complexity", "mambairv3", "--task", "sr-x2"), "mambairv3", "mambairv2-light")
+    refused(command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set6", "--data", data), "Set6", "Set5")
+    refused(command("tables", "table99"), "table99", "table3")
+    refused(command("frobnicate"), "frobnicate")
+    refused(command("verify", "0123"), "0123")
+
+
+def test_option_values_that_do_not_exist_are_refused(command: Command, tiny_weights: Path) -> None:
+    score = ["evaluate", "mambairv2-tiny", "--sets", "embedded", "--weights", tiny_weights]
+    refused(command(*score, "--task", "sr-x5"), "sr-x5", "sr-x4")
+    refused(command(*score, "--task", "sr-x2", "--routing", "softmax"), "softmax", "gumbel", "argmax")
+    refused(command(*score, "--task", "sr-x2", "--tiles", "tiny"), "tiny", "official")
+    refused(command(*score, "--task", "sr-x2", "--precision", "fp8"), "fp8", "bf16")
+    refused(command(*score, "--task", "sr-x2", "--device", "tpu"), "tpu", "cuda")
+    refused(command(*score, "--task", "sr-x2", "--backend", "magic"), "magic", "chunked")
+    refused(command(*score, "--task", "sr-x2", "--samples", "0"), "samples")
+    refused(command(*score, "--task", "denoise-15", "--lr", "pil"), "super-resolution")
+    refused(command("run", "smoke", "--set", "iteration=3", "--dry-run"), "iteration", "iterations")
+    refused(command("run", "smoke", "--seeds", "one", "--dry-run"), "one")
+    refused(command("tables", "table3", "--format", "docx"), "docx", "tex")
+    refused(command("evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "embedded"), "--weights")
+
+
+def test_missing_folder(command: Command, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    refused(command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", gone), str(gone))
+    refused(command("data", "check", "--data", gone), str(gone))
+
+
+def test_damaged_pictures(command: Command, tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "data", side=64)
+    picture = folder / "Set5" / "baby.png"
+    score = ["evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", folder]
+    picture.write_bytes(picture.read_bytes()[:2000])
+    refused(command(*score), "baby.png", "damaged")
+    picture.write_text("not a picture")
+    refused(command(*score), "baby.png", "not a picture")
+
+
+def test_weights_that_do_not_fit_or_are_no_weights(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    score = ["evaluate", "mambairv2-light", "--task", "sr-x2", "--sets", "embedded", "--weights"]
+    refused(command(*score, tiny_weights), "tiny.pth")
+
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"params": Payload()}, tmp_path / "code.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Payload()))
+    for name in ("code.pth", "plain.pth"):
+        refused(command(*score, tmp_path / name), name)
+    assert not (tmp_path / "ran").exists()
+
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(tiny_weights.read_bytes()[:3000])
+    refused(command(*score, cut), "cut.pth")
+    refused(command(*score, tmp_path / "nowhere.pth"), "nowhere.pth")
+
+
+def test_results_that_cannot_be_written(command: Command, tmp_path: Path, monkeypatch) -> None:
+    data = data_set(tmp_path / "data")
+    score = ["evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", data, "--results"]
+    (tmp_path / "file").write_text("in the way")
+    refused(command(*score, tmp_path / "file" / "results"), "is a file", "--results")
+
+    for number in (errno.ENOSPC, errno.EROFS):
+        store = tmp_path / f"store-{number}"
+        assert command(*score, store)[0] == 0
+        before = files(store)
+        Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(
+            data / "Set5" / ("bird.png" if number == errno.ENOSPC else "head.png")
+        )
+
+        def fails(*_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fails)
+            status, out, err = command(*score, store)
+        assert status == 1 and "not stored: cannot write" in err and "Set5" in out  # the scores are still printed
+        assert files(store) == before
+
+
+def test_evaluate_prints_stores_and_writes_json(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    target = tmp_path / "scores.json"
+    score = ["evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "Set5", "--weights", tiny_weights]
+    data = data_set(tmp_path / "data")
+    status, out, _ = command(*score, "--data", data, "--results", tmp_path / "store", "--json", target)
+    assert status == 0
+    assert "1 of 5 images" in out and "not those of the standard Set5 (baby)" in out
+    assert "routing gumbel" in out and "backend" in out
+    made = json.loads(target.read_text())
+    row = made["rows"][0]
+    assert row["psnr"] is None and row["images"] == 1  # a mean needs the whole set
+    keys = "tiling routing samples seed prompt_order lr_route luma channels border precision"
+    assert list(row["protocol"]) == keys.split()
+    assert [image["image"] for image in made["images"]] == ["baby"] and 0 < made["images"][0]["psnr"] < 60
+    assert made["environment"]["backend"] in ("cpu", "chunked", "triton")
+    assert command(*score, "--data", data, "--results", tmp_path / "store")[0] == 0  # the same again is no conflict
+
+
+def test_identical_images_are_null_in_json(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "data" / "Set5").mkdir(parents=True)
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "data" / "Set5" / "bird.png")
+    target = tmp_path / "flat.json"
+    score = ["evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", tmp_path / "data", "--json", target]
+    assert command(*score, "--results", tmp_path / "store")[0] == 0
+    assert json.loads(target.read_text())["images"][0]["psnr"] is None
+    assert "Infinity" not in target.read_text()
+
+
+def test_restore_own_pictures(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    source, target = tmp_path / "own", tmp_path / "restored"
+    source.mkdir()
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8)).save(source / "colour.png")
+    Image.fromarray(rng.integers(0, 256, (7, 5), dtype=np.uint8)).save(source / "gray.png")
+    (source / "broken.png").write_text("no picture")
+    command_line = ["restore", source, target, "--model", "mambairv2-tiny", "--weights", tiny_weights]
+    status, out, _ = command(*command_line)
+    assert status == 1 and "failed: " in out and "broken.png" in out  # and the others are done all the same
+    assert np.asarray(Image.open(target / "colour.png")).shape == (18, 26, 3)
+    assert np.asarray(Image.open(target / "gray.png")).shape == (14, 10)
+    refused(command("restore", source, source, "--model", "mambairv2-tiny", "--weights", tiny_weights), "replaced")
+
+
+def test_dry_run_says_what_it_would_cost(command: Command, tmp_path: Path) -> None:
+    status, out, _ = command("run", "paper-light-x2", "--dry-run", "--results", tmp_path / "store")
+    assert status == 0
+    for word in ("iterations=500000", "batch=32", "patch=64", "milestones=250000,400000,450000,475000", "DIV2K"):
+        assert word in out
+    assert not (tmp_path / "store").exists()
+
+
+def test_doctor_names_every_backend(command: Command) -> None:
+    status, out, _ = command("doctor")
+    assert status == 0
+    for backend in ("reference", "chunked", "cpu"):
+        assert f"scan backend {backend}" in out
