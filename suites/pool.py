@@ -81,7 +81,8 @@ def training_pair(task: Task, image: np.ndarray) -> tuple[np.ndarray | None, np.
         gt = degradations.modcrop(image, task.scale)
         return degradations.lr_matlab(gt, task.scale), gt
     if task.kind == "jpeg":
-        gray = degradations.luma_uint8(image)
+        achromatic = (image == image[..., :1]).all()  # a gray file, whose three channels are copies
+        gray = image[..., 0].copy() if achromatic else degradations.luma_uint8(image)
         return degradations.jpeg(gray, task.level)[..., None], gray[..., None]
     return None, image
 

@@ -97,6 +97,8 @@ def test_jpeg_is_made_once_for_the_whole_gray_image():
     assert torch.equal(pool.planes["lq"].pixels.view(64, 80), torch.from_numpy(compressed))
     batch = batches(pool, 1)[0]
     assert batch.lq.shape == batch.gt.shape == (8, 1, 16, 16)
+    repeated = np.repeat(gray[..., None], 3, axis=-1)
+    assert np.array_equal(pools.training_pair(Task("jpeg", 10), repeated)[1][..., 0], gray)  # gray files as they are
 
 
 def test_values_and_memory_layout():

@@ -71,13 +71,13 @@ def kill_after_line(process: subprocess.Popen, folder: Path, count: int) -> None
 
 
 def test_killed_twice_and_the_same_bits(tmp_path):
-    budget = Budget("smoke", 60, batch=2, patch=16, lr=1e-3, milestones=(30,), checkpoint_every=5)
+    budget = Budget("smoke", 100, batch=2, patch=16, lr=1e-3, milestones=(50,), checkpoint_every=7)
     spec = cell(budget)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     reference = start(spec, undisturbed)
-    kill_after_line(start(spec, disturbed), disturbed, random.randint(2, 6))
+    kill_after_line(start(spec, disturbed), disturbed, random.randint(2, 5))
     assert not (disturbed / "weights.safetensors").exists()
-    kill_after_line(start(spec, disturbed), disturbed, random.randint(8, 14))
+    kill_after_line(start(spec, disturbed), disturbed, random.randint(7, 12))
     assert not (disturbed / "weights.safetensors").exists()
     last = start(spec, disturbed)
     for process in (reference, last):
@@ -87,7 +87,7 @@ def test_killed_twice_and_the_same_bits(tmp_path):
         [{k: json.loads(line)[k] for k in ("step", "lr", "loss")} for line in lines(f)]
         for f in (undisturbed, disturbed)
     ]
-    assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == list(range(3, 61, 3))
+    assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == list(range(5, 101, 5))
     assert sorted(path.name for path in disturbed.iterdir()) == ["train.jsonl", "weights.safetensors"]
 
 
