@@ -1,0 +1,69 @@
+"""The scan and the routing noise on a GPU, against float64 and integers of the CPU. Skipped without a GPU."""
+
+import pytest
+import torch
+
+from models.noise import PhiloxGumbel
+from models.scan import BACKENDS, Prompt, attentive_scan, load
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+USABLE = [
+    name
+    for name in BACKENDS
+    if (load(name).DEVICES is None or "cuda" in load(name).DEVICES) and load(name).unavailable() is None
+]
+CASES = [  # images, directions, pixels, channels, states, delta scale
+    (1, 1, 67, 7, 4, 1.0),
+    (2, 2, 131, 19, 8, 8.0),
+    (1, 4, 33, 48, 16, 40.0),
+    (2, 1, 1030, 33, 8, 1.0),
+]
+
+
+def run(case, backend, device, dtype):
+    """Output and all gradients, on the CPU in float64."""
+    batch, directions, length, channels, states, scale = case
+    g = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=g, dtype=torch.float64)
+
+    def leaf(x):
+        return x.to(device, dtype).requires_grad_()
+
+    pixels, tokens = (batch, directions, length), 11
+    tensors = [normal(batch, length, channels), normal(*pixels, channels) * scale]
+    tensors += [-normal(directions, channels, states).exp(), normal(*pixels, states), normal(*pixels, states)]
+    tensors += [normal(directions, channels), normal(directions, channels)]
+    tensors = [leaf(x) for x in tensors]
+    order = torch.rand(pixels, generator=g).argsort(2).to(device)
+    classes = torch.randint(tokens, (batch, length), generator=g).to(device)
+    prompt = Prompt(leaf(normal(tokens, states)), classes, leaf(normal(batch, length, tokens).softmax(-1)), None)
+    y = attentive_scan(*tensors, order=order, prompt=prompt, backend=backend)
+    weights = normal(*pixels, channels).to(y)
+    grads = torch.autograd.grad(y, [*tensors, prompt.table, prompt.soft], weights)
+    return [x.detach().double().cpu() for x in (y, *grads)]
+
+
+@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward_and_every_gradient_twice_alike(case, backend):
+    expected = run(case, "chunked", "cpu", torch.float64)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (run(case, backend, "cuda", torch.float32) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    names = ("y", "u", "delta", "A", "B", "C", "D", "delta_bias", "table", "soft")
+    for name, got, again, exact in zip(names, first, second, expected, strict=True):
+        assert torch.equal(got, again), name
+        error = float((got - exact).abs().max() / exact.abs().max())
+        assert error < 3e-6, f"{name}: {error:.1e}"
+
+
+def test_noise_has_the_same_integers_as_on_the_cpu():
+    source, shape = PhiloxGumbel([2**63 + 5, 7]), (2, 1000, 30)
+    assert torch.equal(source.integers(3, shape, "cuda").cpu(), source.integers(3, shape))
+    torch.testing.assert_close(source(3, shape, "cuda").cpu(), source(3, shape), rtol=1e-6, atol=1e-6)
