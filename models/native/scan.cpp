@@ -1,8 +1,8 @@
 // The attentive selective scan, forward and backward; the equations are in models/scan/__init__.py.
 //
-// Channels lie side by side in memory, so a vector holds LANES channels of one pixel and the recurrence runs over pixels
-// with the states in registers. Work is cut into units of (image, direction, channels) that do not depend on the number
-// of threads, and every sum has a fixed order: the same bits for any number of threads.
+// Channels lie side by side in memory, so a vector holds LANES channels of one pixel, and the recurrence runs over
+// pixels with the states in registers. Work is cut into units of (image, direction, channels) that do not depend on the
+// number of threads, and every sum has a fixed order: the same bits for any number of threads.
 // The forward pass keeps the states every TILE steps; the backward pass computes those between again, tile by tile.
 
 #include <algorithm>
@@ -201,8 +201,8 @@ struct TileGradient {
 };
 
 template <int NB>
-INLINE void backward_block(const Rows& rows, const vec* A, const float* saved, int64_t stride, float* adjoint, float* dA,
-                           TileGradient& tile, bool first, int n0) {
+INLINE void backward_block(const Rows& rows, const vec* A, const float* saved, int64_t stride, float* adjoint,
+                           float* dA, TileGradient& tile, bool first, int n0) {
     vec h[TILE + 1][NB], decay[TILE][NB];
     for (int n = 0; n < NB; ++n) h[0][n] = load(saved + (n0 + n) * stride, LANES);
     for (int t = 0; t < rows.count; ++t) {
@@ -241,14 +241,14 @@ INLINE void backward_block(const Rows& rows, const vec* A, const float* saved, i
 }
 
 struct Gradients {
-    float* adjoint;            // [batch, directions, states, padded], zero at first: gradient of the state
-    float *dA, *dD, *dbias;    // [batch, directions, states, padded] and twice [batch, directions, padded], zero at first
-    float *du, *ddelta;        // [batch, directions, length, channels]
-    float* partial;            // [groups, batch, directions, length, 2 states]
+    float *adjoint, *dA;  // [batch, directions, states, padded], zero at first; adjoint: gradient of the state
+    float *dD, *dbias;    // [batch, directions, padded], zero at first
+    float *du, *ddelta;   // [batch, directions, length, channels]
+    float* partial;       // [groups, batch, directions, length, 2 states]
 };
 
-bool backward_unit(const Problem& p, int64_t b, int64_t k, int64_t group, int64_t begin, int64_t end, const float* saved,
-                   const Gradients& out) {
+bool backward_unit(const Problem& p, int64_t b, int64_t k, int64_t group, int64_t begin, int64_t end,
+                   const float* saved, const Gradients& out) {
     const int64_t bk = b * p.directions + k, stride = p.padded();
     const float* dy = p.dy + b * p.dy_batch + k * p.dy_direction;
     float* partial = out.partial + (group * p.batch * p.directions + bk) * p.length * 2 * p.states;
