@@ -85,7 +85,7 @@ def add_frame(network: nn.Module, config: object, groups: list[Group]) -> None:
 def restore(network: nn.Module, image: Tensor, context: object) -> Tensor:
     """image [B, C, H, W] in 0..1 -> [B, C, sH, sW]: the way through a network that `add_frame` framed."""
     config = network.config
-    x = (image - network.mean) * config.img_range
+    x = (image.to(network.conv_first.weight.dtype) - network.mean) * config.img_range
     shallow = network.conv_first(x.contiguous(memory_format=torch.channels_last))  # [B, C, H, W]
     tokens = network.patch_embed["norm"](shallow.permute(0, 2, 3, 1))  # [B, H, W, C]
     for group in network.layers:
@@ -112,10 +112,10 @@ def check_frame(config: object) -> None:
     """Raises ModelError for arguments of the frame that no network can be built with."""
     for name in ("upscale", "in_chans", "embed_dim", "d_state"):
         check_count(name, getattr(config, name))
-    for depth in config.depths:
-        check_count("a depth in depths", depth)
-    if not config.depths:
-        raise ModelError("depths is empty: give the number of layers of every group")
+    for name in ("mlp_ratio", "img_range"):
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ModelError(f"{name} must be a positive number, not {value!r}")
     check_choice("upsampler", config.upsampler, ("", "pixelshuffle", "pixelshuffledirect"))
     check_choice("resi_connection", config.resi_connection, ("1conv", "3conv"))
     if config.upsampler == "" and config.upscale != 1:
@@ -130,7 +130,16 @@ def check_count(name: str, value: object) -> None:
         raise ModelError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
+def as_counts(name: str, value: object) -> tuple[int, ...]:
+    """`value` as a tuple. Raises ModelError unless it is a list or tuple of at least one count, one for every group."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ModelError(f"{name} must list a whole number for every group, not {value!r}")
+    for entry in value:
+        check_count(f"every entry of {name}", entry)
+    return tuple(value)
+
+
 def check_choice(name: str, value: object, choices: tuple) -> None:
     """Raises ModelError naming every value that `name` may have."""
-    if value not in choices:
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
         raise ModelError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.errors import ModelError
-from models.frame import Group, add_frame, check_frame, check_image, restore
+from models.frame import Group, add_frame, as_counts, check_frame, check_image, restore
 from models.initial import initialise
 from models.layers import add_scan_parameters, column_major, conv3x3, depthwise, on_tokens, selective_scan
 
@@ -42,7 +42,7 @@ class Config:
     img_range: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "depths", as_counts("depths", self.depths))
         object.__setattr__(self, "upsampler", self.upsampler or "")
         check_frame(self)
         if self.embed_dim < SQUEEZE:

@@ -38,7 +38,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.errors import ModelError
-from models.frame import Group, add_frame, check_choice, check_count, check_frame, check_image, flip_pad, restore
+from models.frame import (
+    Group,
+    add_frame,
+    as_counts,
+    check_choice,
+    check_count,
+    check_frame,
+    check_image,
+    flip_pad,
+    restore,
+)
 from models.initial import initialise
 from models.layers import (
     ConvFFN,
@@ -74,7 +84,7 @@ class Config:
 
     ffn: "conv" or "gated" (light; its kernel is 5 whatever convffn_kernel_size says).
     scans: directions. 0: attention only, without norm3 and ASSM. 1: raster; 2: and reversed; 4: and columns both ways.
-    ase: prompts in the state equation. sgn: scan sorted by class. Off means that the parameters are gone too.
+    ase: prompts in the state equation. sgn: scan sorted by class. The router is there for either, the pool for ase.
     prompt_target: what the prompt is added to: C, B, delta (before bias and softplus), y (after D u, before out_norm).
     prompt_order: "raster" (code): step i of a direction adds the prompt of the i-th pixel of the unsorted direction;
     "semantic" (the paper's equation): the prompt of the pixel that it scans.
@@ -110,18 +120,17 @@ class Config:
     pool_rank: int = 32
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))
-        object.__setattr__(self, "num_heads", tuple(self.num_heads))
+        object.__setattr__(self, "depths", as_counts("depths", self.depths))
+        object.__setattr__(self, "num_heads", as_counts("num_heads", self.num_heads))
         object.__setattr__(self, "upsampler", self.upsampler or "")  # YAML writes ~ as well as ''
         check_frame(self)
-        for name in ("window_size", "num_tokens", "pool_rank"):
+        for name in ("window_size", "num_tokens", "pool_rank", "convffn_kernel_size"):
             check_count(name, getattr(self, name))
         if self.inner_rank is not None:
             check_count("inner_rank", self.inner_rank)
         if len(self.num_heads) != len(self.depths):
             raise ModelError(f"num_heads {self.num_heads} and depths {self.depths} must name the same number of groups")
         for heads in self.num_heads:
-            check_count("an entry of num_heads", heads)
             if self.embed_dim % heads:
                 raise ModelError(f"embed_dim {self.embed_dim} does not divide into {heads} heads")
         if self.embed_dim < 3:
@@ -162,7 +171,7 @@ class Context:
 
     mask: of `shift_mask`. directions int64 [K, L]: pixels in the unsorted order of every direction; None: raster only.
     labels int64 [B, L]: sort key in place of the router's class. shared: N of the whole network.
-    noise: source of the routing's noise, None for argmax. fused: attention and prompt inside fused operators.
+    noise: source of the routing's noise, None for argmax. backend: of the scan; "reference" fuses nothing else either.
     """
 
     mask: Tensor
@@ -212,10 +221,7 @@ class AttentiveStateSpace(nn.Module):
             if self.config.prompt_target == "C" and context.fused:
                 prompt = Prompt(table, classes, soft, at)
             else:
-                onehot = F.one_hot(classes, self.config.num_tokens).to(table.dtype)  # [B, L, T]
-                if soft is not None:
-                    onehot = onehot + (soft - soft.detach())  # straight-through: adds exactly nothing
-                added = self.config.prompt_target, self.per_pixel(onehot @ table, order, at)
+                added = self.config.prompt_target, self.per_pixel(chosen(table, classes, soft), order, at)
         y = selective_scan(
             self.selectiveScan, u, order=order, prompt=prompt, added=added, backend=context.backend
         )  # [B, L, E]
@@ -346,7 +352,7 @@ class MambaIRv2(nn.Module):
         height, width = x.shape[2:]
         if labels is not None:
             self.check_labels(labels, x)
-            labels = flip_pad(labels, self.config.window_size).flatten(1)
+            labels = flip_pad(labels.to(x.device), self.config.window_size).flatten(1)
         x = flip_pad(x, self.config.window_size)
         context = Context(
             self.mask,
@@ -378,6 +384,15 @@ class MambaIRv2(nn.Module):
             raise ModelError(
                 f"labels must lie in 0..{self.config.num_tokens - 1}, num_tokens being {self.config.num_tokens}"
             )
+
+
+def chosen(table: Tensor, classes: Tensor, soft: Tensor | None) -> Tensor:
+    """Rows of table [T, d] by classes [B, L], with the straight-through gradient for soft [B, L, T]: [B, L, d]."""
+    onehot = F.one_hot(classes, table.shape[0]).to(table.dtype)  # [B, L, T]
+    if soft is not None:
+        onehot = onehot + (soft - soft.detach())  # adds exactly nothing
+    with without_autocast(table):
+        return onehot @ table
 
 
 def draw(source: NoiseSource, layer: int, like: Tensor) -> Tensor:

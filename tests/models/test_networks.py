@@ -400,7 +400,7 @@ def test_gradients_are_equal_bit_for_bit_and_only_by_deterministic_operators(nam
     assert all(g.isfinite().all() for g in gradients[0])
 
 
-def test_bf16_routes_in_float32_and_stays_close(monkeypatch):
+def test_bf16_routes_in_float32_and_stays_close():
     network = models.build("mambairv2-tiny", depths=(1,)).eval()
     seen = []
     network.layers[0].residual_group["layers"][0].assm.route.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
