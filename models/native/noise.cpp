@@ -39,7 +39,7 @@ INLINE vec gumbel(const uint32_t* words) {
     return -log_positive(-log_positive(u));
 }
 
-// Calls put(first row of the image, pixels, blocks and words of WIDTH counters, how many of them count) until all is made.
+// Calls put(first row of the image, pixels, blocks and words of WIDTH counters, how many count) until all is made.
 template <class Put>
 void fill(const uint64_t* keys, int64_t batch, int64_t length, int64_t classes, uint32_t layer, int threads, Put put) {
     const int64_t blocks = (classes + 3) / 4, chunk = 64;  // pixels
