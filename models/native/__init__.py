@@ -44,7 +44,7 @@ def _load() -> ctypes.CDLL | NativeError:
         return ctypes.CDLL(str(build()))
     except NativeError as error:
         return error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         return NativeError(f"the native library cannot be stored or loaded: {error}")
 
 
