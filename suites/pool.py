@@ -109,6 +109,7 @@ class Pool:
         if labels and task.kind == "denoise":
             raise ValueError(f"labels by {labels} are made once per LQ image, and {task.name} has a new one each time")
         self.task, self.patch, self.size, self.seed, self.device = task, patch, batch, seed, device
+        self.white = torch.tensor(255.0, device=device)  # CUDA multiplies by the reciprocal of a number, rounding twice
         fitting = [image for image in images if min(image.shape[:2]) // task.scale >= patch]
         if len(fitting) < len(images):
             count = f"{len(images) - len(fitting)} of {len(images)} training images"
@@ -167,10 +168,10 @@ class Pool:
         for name, plane in self.planes.items():
             if plane.pixels.device.type != "cpu":
                 made[name] = plane.gather(made[name], self.patch * plane.factor)
-        gt = rearrange(made["gt"], "b h w c -> b c h w").float() / 255
+        gt = rearrange(made["gt"], "b h w c -> b c h w").float() / self.white
         if self.task.kind == "denoise":
             lq = gt + rearrange(made["noise"], "b h w c -> b c h w") * (self.task.level / 255)
         else:
-            lq = rearrange(made["lq"], "b h w c -> b c h w").float() / 255
+            lq = rearrange(made["lq"], "b h w c -> b c h w").float() / self.white
         labels = rearrange(made["labels"], "b h w 1 -> b h w").long() if "labels" in made else None
         return Batch(lq, gt, made["keys"], labels)
