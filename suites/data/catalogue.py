@@ -72,12 +72,13 @@ def same_folder(name: str, spelled: set[str]) -> bool:
 
 
 def stem_key(stem: str) -> str:
-    """What is compared of a file's stem: without case, punctuation, leading zeros, and a trailing _HR, _GT, _SRF_4_HR.
+    """What is compared of a file's stem: without case, punctuation and a trailing _HR, _GT or _SRF_4_HR.
 
-    `img001`, `IMG_001` and `img_001_SRF_4_HR` are all `img_001` of Urban100.
+    A number is compared as a number (`01` is `1`). `img001`, `IMG_001` and `img_001_SRF_4_HR` are all `img_001` of Urban100.
     """
     stem = re.sub(r"(_srf_\d)?[-_](hr|gt)$", "", stem.lower())
-    return re.sub(r"[^a-z0-9]", "", stem).lstrip("0")
+    key = re.sub(r"[^a-z0-9]", "", stem)
+    return key.lstrip("0") if key.isdecimal() else key
 
 
 def _plain(name: str) -> str:

@@ -33,11 +33,9 @@ def load_picture(path: Path, *, alpha: bool = False) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except UnidentifiedImageError:
-        raise DataError(
-            f"{path} is not a picture, or of an unknown format: give a PNG, JPEG, WebP, BMP or TIFF"
-        ) from None
+        raise DataError(f"{path} is not a picture, or damaged: give a PNG, JPEG, WebP, BMP or TIFF file") from None
     except Exception as error:  # decoders of damaged files raise anything: struct.error, SyntaxError, IndexError, ...
-        raise DataError(f"{path} cannot be read, it seems to be damaged: {error}") from None
+        raise DataError(f"{path} cannot be read, it may be damaged: {error}") from None
     if frames > 1:
         raise DataError(f"{path} holds {frames} frames: save the one that is meant as a picture of its own")
     if deep:
