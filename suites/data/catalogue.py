@@ -74,7 +74,8 @@ def same_folder(name: str, spelled: set[str]) -> bool:
 def stem_key(stem: str) -> str:
     """What is compared of a file's stem: without case, punctuation and a trailing _HR, _GT or _SRF_4_HR.
 
-    A number is compared as a number (`01` is `1`). `img001`, `IMG_001` and `img_001_SRF_4_HR` are all `img_001` of Urban100.
+    `img001`, `IMG_001` and `img_001_SRF_4_HR` are all `img_001` of Urban100. A number is compared as a number: `01` is
+    `1`.
     """
     stem = re.sub(r"(_srf_\d)?[-_](hr|gt)$", "", stem.lower())
     key = re.sub(r"[^a-z0-9]", "", stem)
