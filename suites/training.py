@@ -98,7 +98,8 @@ def determinism(enabled: bool) -> Iterator[None]:
 def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, cell: Cell, step: int) -> Tensor:
     """One iteration: gradients of the batch's mean loss, summed over equal parts, and an update. Returns that loss.
 
-    Nothing is read back from the device. Stochastic depth draws from torch's generator, keyed by step and part.
+    Nothing is read back from the device. Stochastic depth (MambaIR) draws from torch's generator, keyed by step and
+    part, so that alone differs between a batch and its parts.
     """
     budget = cell.budget
     optimizer.zero_grad(set_to_none=True)
@@ -167,7 +168,7 @@ class Run:
             model.parameters(), lr=rate, betas=self.budget.betas, fused=True, capturable=on_gpu
         )
         self.step, self.watch, self.unlogged = 0, Watch(), []
-        self.seconds = self.logged_at = 0.0  # of training, over all processes that worked on this cell
+        self.seconds = self.logged_at = 0.0  # of the steps that count, over all processes that took them
         self.on_device = torch.zeros(log_every(self.budget), device=device)  # losses not read yet
         self.unread = 0
         self.log = folder / "train.jsonl"
@@ -250,9 +251,12 @@ class Run:
         return loss, rate
 
     def finish(self) -> Path:
-        """Writes the final weights and drops the checkpoints."""
+        """Writes the final weights and drops the checkpoints. Raises TrainingError when a weight is not finite."""
         path = self.folder / "weights.safetensors"
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        spoilt = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if spoilt:  # by the last update, whose loss no step measures
+            raise TrainingError(f"{spoilt[0]} is not finite after step {self.step}", self.step, math.nan)
         # One key of metadata only: safetensors writes several in an order of its own, another each time.
         records.write_bytes(path, safetensors.torch.save(tensors, {"training": json.dumps(self.identity)}))
         checkpointing.discard(self.folder)
@@ -267,6 +271,19 @@ def check_identity(found: dict[str, str], expected: dict[str, str], folder: Path
         raise TrainingError(
             f"what {folder} holds was trained with {' and '.join(wrong)}: bring those back, or remove that folder"
         )
+
+
+def trained_as(weights: Path) -> dict[str, str] | None:
+    """The identity that `Run.finish` wrote into final weights; None for a damaged file, which is then set aside."""
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            return json.loads((file.metadata() or {}).get("training", "{}"))
+    except safetensors.SafetensorError as error:
+        aside = checkpointing.set_aside(weights)
+        warnings.warn(
+            f"{weights} is damaged ({error}) and was kept as {aside.name}: the cell is trained again", stacklevel=3
+        )
+        return None
 
 
 def peak_memory(device: torch.device) -> int:
@@ -309,9 +326,8 @@ def train(
     device = torch.device(device)
     identity = identify(cell, images)
     done = folder / "weights.safetensors"
-    if done.exists():
-        with safetensors.safe_open(done, "pt") as file:
-            check_identity(json.loads((file.metadata() or {}).get("training", "{}")), identity, folder)
+    if done.exists() and (made := trained_as(done)) is not None:
+        check_identity(made, identity, folder)
         checkpointing.discard(folder)
         return done
     with records.guarded(folder):

@@ -237,6 +237,15 @@ def test_finished_cell_is_not_trained_again(small, images, tmp_path):
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_damaged_weights_are_kept_aside_and_made_again(small, images, tmp_path):
+    path = training.train(cell(), images, tmp_path)
+    expected = path.read_bytes()
+    path.write_bytes(expected[:100])
+    with pytest.warns(UserWarning, match=r"damaged .* kept as weights\.safetensors\.corrupt"):
+        assert training.train(cell(), images, tmp_path).read_bytes() == expected
+    assert (tmp_path / "weights.safetensors.corrupt").read_bytes() == expected[:100]
+
+
 def test_foreign_weights_and_checkpoints_are_refused(small, images, tmp_path):
     with pytest.raises(Stopped):
         training.train(cell(), images, tmp_path, on_progress=stop_at(20))
@@ -369,6 +378,18 @@ def test_loss_that_is_not_finite_stops_the_cell(small, images, tmp_path, factor)
     assert state["step"] == 25
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
     assert [line["step"] for line in log_of(tmp_path)] == [10, 20, 30]
+
+
+def test_weights_spoilt_by_the_last_update_are_not_written(small, images, tmp_path, monkeypatch):
+    def spoil(run: training.Run, batch: Batch, advance=training.Run.advance) -> None:
+        advance(run, batch)
+        if run.step == 40:
+            run.model.last.bias.data[1] = math.nan
+
+    monkeypatch.setattr(training.Run, "advance", spoil)
+    with pytest.raises(training.TrainingError, match=r"last\.bias is not finite after step 40"):
+        training.train(cell(), images, tmp_path)
+    assert not (tmp_path / "weights.safetensors").exists()
 
 
 def test_divergence_is_ten_times_the_best_window():

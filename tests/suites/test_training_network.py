@@ -1,5 +1,6 @@
 """A real network: it learns, and `kill -9` at any moment changes no bit of what it becomes."""
 
+import dataclasses
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import models
 from suites import data, training
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 
@@ -110,3 +112,27 @@ def test_bf16_is_another_choice_than_fp32(tmp_path):
         losses[precision] = [json.loads(line)["loss"] for line in lines(folder)]
     assert losses["fp32"] != losses["bf16"]
     assert torch.allclose(torch.tensor(losses["fp32"]), torch.tensor(losses["bf16"]), rtol=0.05)
+
+
+def test_external_labels_reach_the_network(tmp_path, monkeypatch):
+    """Superpixels as the sort key train another network than the router's classes do; what sorts nothing refuses."""
+    images = data.load_training(("embedded",), None)[:2]
+    spec = cell(Budget("smoke", 3, batch=4, patch=16))
+    given = []
+    forward = models.mambairv2.MambaIRv2.forward
+
+    def watch(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        given.append(labels)
+        return forward(model, x, labels)
+
+    monkeypatch.setattr(models.mambairv2.MambaIRv2, "forward", watch)
+    weights = {}
+    for labels in ("learned", "slic"):
+        variant = dataclasses.replace(spec.variant, labels=labels)
+        path = training.train(dataclasses.replace(spec, variant=variant), images, tmp_path / labels)
+        weights[labels] = models.weights_hash(path)
+    assert weights["learned"] != weights["slic"]
+    assert given[:3] == [None] * 3 and all(labels.shape == (4, 16, 16) for labels in given[3:])
+    plain = dataclasses.replace(spec, variant=Variant("v1", "mambair-light", labels="slic"))
+    with pytest.raises(training.TrainingError, match="mambair-light sorts nothing"):
+        training.train(plain, images, tmp_path / "v1")
