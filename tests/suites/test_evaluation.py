@@ -259,6 +259,19 @@ def test_the_model_is_left_as_it_was(make_set):
     assert model.gain.grad is not None
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_networks_run_in_evaluation_mode_without_gradients_in_the_stated_precision(precision):
+    modes = []
+
+    class Watching(Enlarge):
+        def forward(self, x, labels=None):
+            modes.append((self.training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+            return super().forward(x)
+
+    restore(Watching().train(), unit(picture(8, 8)), Protocol.official(DENOISE, precision=precision), "a")
+    assert modes == [(False, False, precision == "bf16")]
+
+
 def test_a_network_set_to_another_protocol_is_refused(make_set):
     dataset, model = make_set({"a": picture(20, 20)}), Sampling(2)
     with pytest.raises(SpecError, match="protocol says routing 'argmax', the model is set to 'gumbel'"):
