@@ -3,13 +3,14 @@
 from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Task, Variant
 
 TASK = Task.parse("sr-x2")
+# The paper's schedule at a thousandth of its length, with the rate and the batch that such a short run needs.
 BUDGET = Budget(
     "smoke",
-    iterations=300,
-    batch=8,
-    patch=32,
-    lr=2e-3,
-    milestones=(200, 260),
+    iterations=500,
+    batch=4,
+    patch=24,
+    lr=8e-3,
+    milestones=(250, 400, 450, 475),
     checkpoint_every=100,
 )
 VARIANTS = (
