@@ -14,10 +14,7 @@ from results import published
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "params": "params", "macs": "MACs"}
 SIGNS = {"secondary": "†", "computed": "‡"}
-LEGEND = {
-    "†": "† a secondary source, not the paper itself",
-    "‡": "‡ computed by this project, not printed in the paper",
-}
+LEGEND = {"†": "a secondary source, not the paper itself", "‡": "computed by this project, not printed in the paper"}
 COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
 VARIANTS = ("variant", "params", "PSNR", "SSIM", "vs base", "95 % interval", "verdict")
 SCORES = ("psnr", "ssim")
@@ -73,21 +70,34 @@ def _as_published(task: str, part: pd.DataFrame) -> Block:
         grid.setdefault(row["method"], {}).setdefault(_quantity(row), row)
     columns = list(dict.fromkeys(name for cells in grid.values() for name in cells))
     marks = {name: _published_marks({method: cells.get(name) for method, cells in grid.items()}) for name in columns}
+    signs = dict.fromkeys(SIGNS.get(row["provenance"], "") for row in part.to_dict("records") if row["published"])
+    alike = len(signs) == 1  # then one note says it
     rows = [
-        [Cell(method), *(Cell(_published_text(cells.get(name)), marks[name].get(method, "")) for name in columns)]
+        [
+            Cell(method),
+            *(Cell(_published_text(cells.get(name), not alike), marks[name].get(method, "")) for name in columns),
+        ]
         for method, cells in grid.items()
     ]
-    metrics = [NAMES[name] for name in SCORES if (part["metric"] == name).any()]
-    heading = f"{task}, as published" + (f": {metrics[0]}" if metrics else "")
-    header = ("method", *(name.removesuffix(f" {metrics[0]}") if metrics else name for name in columns))
-    signs = dict.fromkeys(SIGNS[name] for name in part["provenance"] if name in SIGNS)
-    return Block(heading, header, rows, [f"{'; '.join(LEGEND[sign] for sign in signs)}."] if signs else [])
+    metric = next((NAMES[name] for name in (*SCORES, "macs") if (part["metric"] == name).any()), "")
+    header = ("method", *_short(columns, metric))
+    notes = [f"{'All: ' if alike else f'{sign} '}{LEGEND[sign]}." for sign in signs if sign]
+    return Block(f"{task}, as published: {metric}", header, rows, notes)
 
 
-def _published_text(row: dict[str, Any] | None) -> str:
+def _short(columns: list[str], metric: str) -> list[str]:
+    """Names of columns without what the heading says, and MACs without a size where there is only one."""
+    names = [name.removesuffix(f" {metric}") if metric in ("PSNR", "SSIM") else name for name in columns]
+    counts = [name for name in names if name.startswith("MACs ")]
+    if len(counts) == 1:
+        return ["MACs" if name in counts else name for name in names]
+    return [name.removeprefix("MACs ") for name in names]
+
+
+def _published_text(row: dict[str, Any] | None, signed: bool = True) -> str:
     if row is None:
         return ""
-    return row["published"] + SIGNS.get(row["provenance"], "") if row["published"] else "not found"
+    return row["published"] + SIGNS.get(row["provenance"], "") * signed if row["published"] else "not found"
 
 
 def _published_marks(column: dict[str, dict[str, Any] | None]) -> dict[str, str]:
@@ -119,17 +129,20 @@ def _compared(heading: str, part: pd.DataFrame) -> Iterator[Block]:
 
 def _compared_block(heading: str, part: pd.DataFrame) -> Block:
     block = Block(heading, COMPARED, left=(0, 5))
-    blank: dict[str, list[str]] = {}
+    blank: dict[str, dict[str, None]] = {}
     for row in part.to_dict("records"):
         if row["measured"] is None:
-            blank.setdefault(row["verdict"], []).append(_quantity(row))
+            blank.setdefault(row["verdict"], {})[row["dataset"] or _quantity(row)] = None
             continue
         texts = (_quantity(row), _published_text(row), number(row["measured"], row["metric"]))
         texts += (number(row["difference"], row["metric"], signed=True), row["interval"] or "", row["verdict"])
         block.rows.append([Cell(text) for text in texts])
-    evidence = dict.fromkeys(part["evidence"].dropna())
+    evidence = {text: rows["dataset"].unique() for text, rows in part.groupby("evidence", sort=False) if text}
+    several = sum(any(sets) for sets in evidence.values()) > 1
     protocols = dict.fromkeys(text for text in part["protocol"].dropna() if text)
-    block.notes += [f"{text[0].upper()}{text[1:]}." for text in evidence if text != "counted"]
+    for text, sets in evidence.items():
+        if text != "counted":
+            block.notes.append(_sentence(f"{text} ({', '.join(sets)})" if several and any(sets) else text))
     block.notes += [f"Protocol: {text}." for text in protocols]
     block.notes += [f"Not there: {', '.join(names)} ({reason})." for reason, names in blank.items()]
     return block
@@ -165,11 +178,15 @@ def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
         if psnr["note"]:
             block.notes.append(f"{psnr['method']}: {psnr['note']}.")
     scored = part[part["metric"].isin(SCORES)]
-    block.notes += [f"{text[0].upper()}{text[1:]}." for text in dict.fromkeys(scored["evidence"].dropna())]
+    block.notes += [_sentence(text) for text in dict.fromkeys(scored["evidence"].dropna())]
     block.notes.append(f"Protocol: {part['protocol'].iloc[0]}.")
     if budget != "paper":
         block.notes.append("Only the differences mean something: no score here is comparable with the paper's.")
     return block
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _by_variant(part: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
@@ -180,9 +197,6 @@ def number(value: float | None, metric: str, signed: bool = False) -> str:
     """A measured value or difference as text; empty for None."""
     if value is None or pd.isna(value):
         return ""
-    sign = "+" if signed else ""
-    if metric == "params":
-        return f"{int(value):{sign},}"
-    if metric == "macs":
-        return f"{value / 1e9:{sign},.2f}G"
-    return f"{value:{sign}.{3 if metric == 'psnr' else 4}f}"
+    digits, unit, suffix = {"params": (0, 1, ""), "macs": (2, 1e9, "G"), "psnr": (3, 1, ""), "ssim": (4, 1, "")}[metric]
+    text = f"{value / unit:{'+' if signed else ''},.{digits}f}"
+    return (text if text.strip("+-0.,") else text.lstrip("+-")) + suffix  # a zero has no sign

@@ -5,7 +5,7 @@ seeds of the same weights are averaged. Cells trained here count only when they 
 as many iterations as the published row. Parameters and MACs come from `results/measured/`.
 
 A score is `reproduced` when the difference is at most TOLERANCE; else `undecided` when its interval covers zero, else
-`differs`. A count is `reproduced` when it is less than one unit of the last printed digit away, or within COUNTING. A
+`differs`. A count is `reproduced` when it has the printed digits, rounded or cut off, or is within COUNTING of them. A
 number that is not there has its reason in place of the verdict.
 """
 
@@ -27,7 +27,7 @@ FULL_SETS = {
     **{"CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Classic5": 5, "LIVE1": 29},
 }
 TASK_ARGUMENTS = {"upscale", "upsampler", "in_chans"}  # they follow from the task
-NO_COUNTERPART = "no published counterpart found"
+NO_COUNTERPART = "no published counterpart"
 
 
 def official_protocol(task: str) -> dict[str, Any]:
@@ -58,22 +58,23 @@ def rows(frame: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
 
 
 def _count(cell: dict[str, str], counts: pd.DataFrame) -> dict[str, Any]:
-    fits = counts[(counts[["model", "overrides", "task"]] == [cell["model"], cell["overrides"], cell["task"]]).all(1)]
-    if cell["metric"] == "macs":
-        fits = fits[fits["size"] == cell["size"]]
+    wanted = ["model", "overrides", "task", *(["size"] if cell["metric"] == "macs" else [])]
+    fits = counts[(counts[wanted] == [cell[name] for name in wanted]).all(axis=1)]
     if fits.empty:
         return {"verdict": "not counted"}
     if cell["metric"] == "params":
         value, result = int(fits["params"].iloc[0]), {"interval": "exact", "evidence": "counted"}
     else:
         value = int(fits["macs_paper"].iloc[0])
-        result = {"interval": f"{COUNTING:g} relative", "evidence": f"counted; {fits['counters'].iloc[0]}"}
+        result = {"interval": "to 1e-4", "evidence": f"counted; {fits['counters'].iloc[0]}"}
     result["measured"] = value
     printed = published.number(cell["value"])
     if printed is None:
         return result | {"verdict": NO_COUNTERPART}
-    close = abs(value - printed) < max(published.last_place(cell["value"]), COUNTING * printed)
-    return result | {"difference": value - printed, "verdict": "reproduced" if close else "differs"}
+    difference, place = value - printed, published.last_place(cell["value"])
+    same_digits = -place / 2 <= difference < place  # rounded, or cut off (445.89G is printed as 445.8G)
+    close = same_digits or abs(difference) <= COUNTING * printed
+    return result | {"difference": difference, "verdict": "reproduced" if close else "differs"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _compare(cell: dict[str, str], scores: Scores) -> dict[str, Any]:
     values = list((scores.psnr if cell["metric"] == "psnr" else scores.ssim).values())
     result: dict[str, Any] = {"budget": scores.budget, "protocol": scores.protocol}
     if not values:
-        return result | {"verdict": scores.blank}
+        return result | {"verdict": scores.blank if cell["value"] else NO_COUNTERPART}
     result |= {"evidence": scores.evidence, "measured": mean_interval(values).mean}
     printed = published.number(cell["value"])
     if printed is None:
@@ -118,7 +119,7 @@ class _Found:
 
     def scores(self, cell: dict[str, str]) -> list[Scores]:
         """What may stand beside a published score; one entry without values, saying why, when there is nothing."""
-        records = [entry for entry in self.evaluations if _fits(entry, cell)]
+        records = [] if cell["weights"] else [entry for entry in self.evaluations if _fits(entry, cell)]
         given = [entry for entry in records if entry["weights"] not in self.reduced]
         trained = [e for e in self.trained if _fits(e, cell) and str(e["iterations"]) == cell["iterations"]]
         here = [entry for entry in given if entry["dataset"] == cell["dataset"]]
@@ -131,12 +132,10 @@ class _Found:
             result.append(_gather(own, None))
         if result:
             return result
-        if given or trained:
-            blank = f"not run on {cell['dataset']}"
-        elif records:
+        if records and not given:
             blank = "only weights of a smaller budget"
         else:
-            blank = "no weights are published" if cell["overrides"] else "not run"
+            blank = "no weights released, not trained here" if cell["weights"] else "not run"
         return [Scores({}, {}, "", "", "", blank)]
 
 

@@ -4,9 +4,14 @@ Markdown and LaTeX show the blocks of `reports.blocks`: best in bold, second bes
 holds the whole frame, provenance and all.
 """
 
+import textwrap
+
 import pandas as pd
 
 from reports.blocks import Block, Cell, blocks
+from reports.rows import TableError
+
+WIDTH = 100
 
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -17,15 +22,30 @@ _MARKDOWN_MARK = {"": "{}", "best": "**{}**", "second": "_{}_"}
 _LATEX_MARK = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 
 
+def render(frame: pd.DataFrame, form: str, caption: str) -> str:
+    """The table in the format `form`: md, csv or tex. Raises TableError for another."""
+    if form == "csv":
+        return to_csv(frame)
+    if form not in ("md", "tex"):
+        raise TableError(f"unknown format {form!r}: choose from md, csv, tex")
+    return (markdown if form == "md" else latex)(frame, caption)
+
+
 def markdown(frame: pd.DataFrame, caption: str, level: int = 2) -> str:
     """The table as Markdown under a heading of `level`, its columns padded so that it reads without a renderer."""
-    parts = [f"{'#' * level} {_name(frame)}", caption]
+    parts = [f"{'#' * level} {_name(frame)}", _wrap(caption)]
     for block in blocks(frame):
         parts.append(f"{'#' * (level + 1)} {block.heading}")
         if block.rows:
             parts.append(grid(block.header, block.rows, block.left))
-        parts.append("\n".join(block.notes) if len(block.notes) == 1 else "  \n".join(block.notes))
+        parts.append("  \n".join(_wrap(note) for note in block.notes))
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _wrap(text: str) -> str:
+    """Lines of at most WIDTH characters; an item of a list is indented below its dash."""
+    lines = (textwrap.fill(line, WIDTH, subsequent_indent="  " * line.startswith("- ")) for line in text.splitlines())
+    return "\n".join(lines)
 
 
 def grid(header: tuple[str, ...], rows: list[list[Cell]], left: tuple[int, ...] = (0,)) -> str:

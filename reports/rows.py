@@ -5,6 +5,11 @@ from typing import Any
 
 from reports.statistics import Interval
 
+
+class TableError(ValueError):
+    """A table or a format that does not exist. The message names those that do."""
+
+
 # study: hash of what cells trained here must share to be compared; empty for a paper's table
 COLUMNS = (
     *("table", "method", "model", "overrides", "task", "budget", "study", "dataset", "size", "metric"),

@@ -9,15 +9,11 @@ from functools import cache
 import pandas as pd
 
 from reports import paper, trained
-from reports.rows import COLUMNS
+from reports.rows import COLUMNS, TableError
 from results import published
 from results.store import Store
 
 BUDGETS = ("smoke", "reduced", "paper")
-
-
-class TableError(ValueError):
-    """A table that does not exist. The message names those that do."""
 
 
 def names(store: Store | None = None) -> list[str]:

@@ -1,8 +1,9 @@
 """Rows of what was trained here: every variant against the base of its study, paired by seed.
 
-Cells form a study when their configurations differ in variant and seed only. Its base is the variant of that name,
-else the one with the fewest overrides. `better` and `worse`: the interval of the difference from the base excludes
-zero; else `undecided`. Such rows carry their budget, and are never compared with published scores.
+Cells form a study when their configurations differ in variant and seed only; how a variant routes and orders its
+prompts belongs to it, though the protocol says it too. The base of a study is the variant of that name, else the one
+with the fewest overrides. `better` and `worse`: the interval of the difference from the base excludes zero; else
+`undecided`. Such rows carry their budget, and are never compared with published scores.
 """
 
 import json
@@ -16,7 +17,7 @@ from reports.statistics import mean_interval, paired_interval
 from results import measured, records
 from results.store import Store, StoreError
 
-Scores = dict[str, dict[int, float]]  # metric -> seed -> mean over the dataset
+OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 
 
 def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
@@ -38,21 +39,22 @@ def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
                     if values:
                         yield row | _score(values, base and base[metric], metric, variant)
                     else:
-                        coverage = here["coverage"].dropna()
-                        yield row | {"verdict": coverage.iloc[0] if len(coverage) else common["note"]}
+                        yield row | {"verdict": _absence(here)}
                 base = base or scores
 
 
 def _study(config: dict[str, Any]) -> str:
-    return records.key_of({name: value for name, value in config.items() if name not in ("variant", "seed")})[:8]
+    protocol = {**config["protocol"], **dict.fromkeys(OF_THE_VARIANT)}
+    shared = {name: value for name, value in config.items() if name not in ("variant", "seed")}
+    return records.key_of({**shared, "protocol": protocol})[:8]
 
 
 def _variant(config: dict[str, Any]) -> str:
-    return json.dumps(config["variant"], sort_keys=True)
+    return json.dumps([config["variant"], *(config["protocol"][name] for name in OF_THE_VARIANT)], sort_keys=True)
 
 
 def _base_first(key: str) -> tuple[Any, ...]:
-    variant = json.loads(key)
+    variant, *_ = json.loads(key)
     return (variant["name"] != "base", len(variant["overrides"]), variant["labels"] != "learned", variant["name"])
 
 
@@ -85,7 +87,7 @@ def _parameters(variant: pd.DataFrame, store: Store) -> dict[str, Any]:
         except StoreError:
             continue  # another seed has as many
         return {"measured": count, "interval": "exact", "evidence": "counted in the trained weights"}
-    return {"verdict": _missing(variant) or "weights cannot be read"}
+    return {"verdict": _absence(variant)}
 
 
 def _score(values: dict[int, float], base: dict[int, float] | None, metric: str, variant: pd.DataFrame) -> dict:
@@ -106,6 +108,15 @@ def _score(values: dict[int, float], base: dict[int, float] | None, metric: str,
     else:
         verdict = "better" if difference.mean > 0 else "worse"
     return row | interval_fields(difference, metric) | {"verdict": verdict}
+
+
+def _absence(cells: pd.DataFrame) -> str:
+    """Why there is no number of these cells, in a word or two; `note` has the reasons."""
+    if "coverage" in cells and cells["coverage"].notna().any():
+        return cells["coverage"].dropna().iloc[0]
+    if (cells["state"] == "done").any():
+        return "cannot be read"
+    return "failed" if cells["state"].isin(("failed", None)).any() else "not run"
 
 
 def _missing(variant: pd.DataFrame) -> str:

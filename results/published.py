@@ -6,6 +6,7 @@
     overrides   its arguments where they differ from the catalogue's: `scans=0`, `num_tokens=32 inner_rank=4`
     task        `sr-x2`, `denoise-15`, `jpeg-10`, ...
     iterations  length of its training, where it is known and a training of ours could be compared with it
+    weights     `none` where the weights behind the row were never released: only training anew can be compared with it
     dataset     what psnr and ssim were measured on (BSDS100 is BSD100 here)
     size        height x width of the output for which macs were counted
     metric      psnr, ssim, params or macs
@@ -29,7 +30,7 @@ import pandas as pd
 
 FOLDER = Path(__file__).parent / "published"
 COLUMNS = (
-    *("table", "method", "model", "overrides", "task", "iterations", "dataset", "size", "metric"),
+    *("table", "method", "model", "overrides", "task", "iterations", "weights", "dataset", "size", "metric"),
     *("value", "provenance", "source", "note"),
 )
 PROVENANCE = ("primary", "secondary", "computed", "not found")
@@ -42,6 +43,7 @@ _FORMS = {
     "table": (re.compile(r"[\w.-]+"), "a name without spaces"),
     "task": (re.compile(r"sr-x\d+|(denoise|jpeg)-\d+"), "a task such as sr-x2, denoise-15 or jpeg-10"),
     "iterations": (re.compile(r"\d*"), "a whole number or nothing"),
+    "weights": (re.compile("(none)?"), "none or nothing"),
     "size": (re.compile(r"(\d+x\d+)?"), "HEIGHTxWIDTH or nothing"),
     "overrides": (re.compile(r"(\w+=\S+( \w+=\S+)*)?"), "NAME=VALUE pairs between single spaces, or nothing"),
 }
@@ -61,7 +63,7 @@ class Published:
 
 
 def load(folder: Path = FOLDER) -> Published:
-    """Every table under `folder`, in natural order. A file that cannot be used is left out and named in `problems`."""
+    """Every table under `folder`, in order. A file that cannot be used is left out and named in `problems`."""
     published, seen = Published(), {}
     for path in sorted(Path(folder).glob("*.csv")):
         try:
@@ -78,7 +80,7 @@ def load(folder: Path = FOLDER) -> Published:
             known = published.tables.get(name)
             published.tables[name] = pd.concat([known, rows], ignore_index=True) if known is not None else rows
             published.captions.setdefault(name, caption)
-    published.tables = dict(sorted(published.tables.items(), key=lambda item: _natural(item[0])))
+    published.tables = {name: published.tables[name] for name in sorted(published.tables, key=_natural)}
     return published
 
 
@@ -178,6 +180,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key: table2 before table10, table7 before tableA1."""
+    """Sort key: the numbered tables first, table2 before table10, table7 before tableA1."""
     parts = re.findall(r"\d+|\D+", name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    order = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    return [(int(not name.startswith("table")), 0, ""), *order]

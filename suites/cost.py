@@ -35,7 +35,7 @@ from suites import environment
 from suites.spec import SpecError, Task
 
 TOLERANCE = 1e-4  # relative: within it the two counters agree
-UNIT = 16  # side of the small image that is traced, where the network has no windows
+UNIT = 4  # side of the small image that is traced, where the network has no windows
 SCAN = "mambair_bench::attentive_scan"
 NOT_MULTIPLY_ADDS = ("layer_norm", "adaptive_avg_pool2d", SCAN)  # what fvcore's total holds beside multiply-adds
 
@@ -111,6 +111,35 @@ def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **o
             f"extended to {padded[0]}x{padded[1]}; macs: FlopCounterMode at full size; both on the reference path"
         ),
     }
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"720x1280"` as (height, width). Raises SpecError for anything else."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise SpecError(f"{text!r} is no size: give HEIGHTxWIDTH, for example 720x1280")
+    return int(height), int(width)
+
+
+def lines(counted: dict[str, Any]) -> list[str]:
+    """What `complexity` prints of its result."""
+    counters = counted["counters"]
+    verdict = "agree" if counters["agree"] else "DISAGREE"
+    (height, width), padded = counted["output"], counted["padded"]
+    return [
+        f"{counted['model']}, {counted['task']}, output {height}x{width}, padded input {padded[0]}x{padded[1]}",
+        f"parameters          {counted['params']:,}",
+        f"MACs, as the paper  {counted['macs_paper'] / 1e9:,.2f}G (LayerNorm 5 per element, scan 9 per state update)",
+        f"MACs, multiply-adds {counted['macs'] / 1e9:,.2f}G",
+        f"scan                {counted['scan_flops'] / 1e9:,.2f} GFLOP beside them",
+        "",
+        f"{'component':<18}{'MACs':>12}{'parameters':>14}",
+        *(f"{name:<18}{row['macs'] / 1e9:>11,.2f}G{row['params']:>14,}" for name, row in counted["breakdown"].items()),
+        "",
+        f"fvcore {counters['fvcore']:,} and FlopCounterMode {counters['flop_counter_mode']:,} multiply-adds {verdict}"
+        f" (relative difference {counters['difference']:.1e})",
+        counted["how"],
+    ]
 
 
 def _build(name: str, arguments: dict[str, Any]) -> nn.Module:

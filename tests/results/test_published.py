@@ -151,7 +151,7 @@ def test_numbers_and_last_places():
 
 
 GOOD = {
-    **{"table": "mine", "method": "A", "model": "", "overrides": "", "task": "sr-x2", "iterations": ""},
+    **{"table": "mine", "method": "A", "model": "", "overrides": "", "task": "sr-x2", "iterations": "", "weights": ""},
     **{"dataset": "Set5", "size": "", "metric": "psnr", "value": "38.30", "provenance": "primary", "source": "p. 3"},
     "note": "",
 }
@@ -187,6 +187,7 @@ def test_a_table_is_added_by_a_file_alone(tmp_path):
         ({"provenance": "rumour"}, r"column provenance: 'rumour' is not one of primary"),
         ({"metric": "lpips"}, r"column metric: 'lpips'"),
         ({"task": "x2"}, r"column task: 'x2' is not a task"),
+        ({"weights": "mine"}, r"column weights: 'mine' is not none or nothing"),
         ({"size": "720p"}, r"column size: '720p' is not HEIGHTxWIDTH"),
         ({"overrides": "scans 0"}, r"column overrides"),
         ({"method": ""}, r"column method: is empty"),
@@ -212,4 +213,4 @@ def test_a_bad_file_leaves_the_others(tmp_path):
     assert b == "b.csv, line 2: lacks the column 'note'"
     assert c == "c.csv, line 3: repeats the cell of a.csv, line 3"
     assert d.startswith("d.csv: cannot be read as text")
-    assert e == "e.csv, line 3: has 2 columns instead of 13"
+    assert e == "e.csv, line 3: has 2 columns instead of 14"

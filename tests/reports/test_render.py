@@ -1,0 +1,123 @@
+"""Renderings as golden text, small enough to be read."""
+
+import csv
+import io
+
+import pytest
+
+from reports import render, tables
+from reports.blocks import Cell, number
+from reports.rows import COLUMNS, TableError
+
+
+def test_grid_is_padded_and_marks_best_and_second():
+    rows = [[Cell("a"), Cell("38.26", "best"), Cell("x|y")], [Cell("bb"), Cell("38.23", "second"), Cell("")]]
+    assert render.grid(("method", "Set5", "note"), rows, left=(0, 2)) == "\n".join(
+        [
+            "| method |      Set5 | note |",
+            "| ------ | --------: | ---- |",
+            r"| a      | **38.26** | x\|y |",
+            "| bb     |   _38.23_ |      |",
+        ]
+    )
+
+
+def test_numbers_read_as_the_field_writes_them():
+    assert number(38.2577, "psnr") == "38.258" and number(-0.0023, "psnr", signed=True) == "-0.002"
+    assert number(0.96151, "ssim") == "0.9615" and number(1e-5, "ssim", signed=True) == "0.0000"
+    assert number(774_092, "params") == "774,092" and number(92, "params", signed=True) == "+92"
+    assert number(286_298_557_280, "macs") == "286.30G" and number(None, "psnr") == ""
+
+
+def smoke(store, make):
+    for seed, (base, ase, sgn) in enumerate([(30.0, 31.00, 30.3), (30.4, 31.41, 30.2)]):
+        make.train(store, make.cell("base", seed), base, 0.8)
+        make.train(store, make.cell("ase-off", seed, ase="off"), ase, 0.9, size=1200)
+        make.train(store, make.cell("sgn-off", seed, sgn="off"), sgn, 0.95)
+    return tables.table("smoke", store)
+
+
+def test_trained_table_in_markdown(store, make):
+    text = render.render(smoke(store, make), "md", tables.caption("smoke"))
+    assert text == "\n".join(
+        [
+            "## smoke",
+            "",
+            "Trained here at the smoke budget: differences from the base, paired by seed; not paper scale, not",
+            "comparable with published scores",
+            "",
+            "### sr-x2 on embedded, smoke budget",
+            "",
+            "| variant | params |       PSNR |       SSIM | vs base |        95 % interval | verdict   |",
+            "| ------- | -----: | ---------: | ---------: | ------: | -------------------: | --------- |",
+            "| base    |  1,000 |     30.200 |     0.8000 |         |              2 seeds | base      |",
+            "| ase-off |  1,200 | **31.205** |   _0.9000_ |  +1.005 | [+0.941, +1.069] n=2 | better    |",
+            "| sgn-off |  1,000 |   _30.250_ | **0.9500** |  +0.050 | [-3.127, +3.227] n=2 | undecided |",
+            "",
+            "Smoke budget, 300 iterations, seeds 0, 1.  ",
+            "Protocol: tiling official, routing gumbel, samples 1, seed 0, prompt_order raster, lr_route matlab,",
+            "luma float, channels y, border 2, precision fp32.  ",
+            "Only the differences mean something: no score here is comparable with the paper's.",
+            "",
+        ]
+    )
+
+
+def test_trained_table_in_latex(store, make):
+    text = render.render(smoke(store, make), "tex", "A & B")
+    assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. Smoke budget, 300 iterations" in text
+    assert (
+        "\n".join(
+            [
+                r"\begin{tabular}{lrrrrrl}",
+                r"\toprule",
+                r"variant & params & PSNR & SSIM & vs base & 95 \% interval & verdict \\",
+                r"\midrule",
+                r"base & 1,000 & 30.200 & 0.8000 &  & 2 seeds & base \\",
+                r"ase-off & 1,200 & \textbf{31.205} & \underline{0.9000} & +1.005 & [+0.941, +1.069] n=2 & better \\",
+            ]
+        )
+        in text
+    )
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
+
+
+def test_published_table_marks_ranks_as_in_print_and_reads_at_100_columns(store, make):
+    make.evaluate(store, 38.2577, 0.96151)
+    make.evaluate(store, 33.0, dataset="Urban100", images=12, of=100)
+    text = render.render(tables.table("table3", store), "md", tables.caption("table3"))
+    lines = text.splitlines()
+    assert "| SRFormer-light  |   853K | 236.3G |   _38.23_ |     33.94 | **32.36** |   _32.91_ |   _39.28_ |" in lines
+    assert "| MambaIRv2-light |   774K | 286.3G | **38.26** | **34.09** | **32.36** | **33.26** | **39.35** |" in lines
+    assert "| Set5 PSNR     |     38.26 |   38.258 |     -0.002 |        1 seed | reproduced |" in lines
+    assert "Weights 01234567, Gumbel seed 0." in text
+    assert "Not there: Urban100 (12 of 100 images)." in text
+    assert "Not there: Set14, BSD100, Manga109 (not run)." in text
+    for name in tables.names(store):
+        text = render.render(tables.table(name, store), "md", tables.caption(name))
+        widest = max(len(line) for line in text.splitlines())
+        assert widest <= (110 if name == "complexity" else 100), (name, widest)
+
+
+def test_secondary_and_missing_sources_are_marked(store):
+    text = render.render(tables.table("table5", store), "md", "")
+    assert "| MambaIRv2-B | 22.9M† |   445.8G† |" in text and "| MambaIRv2-L |  34.2M | not found |" in text
+    assert "† a secondary source, not the paper itself." in text
+    ablation = render.render(tables.table("ablation-components", store), "md", "")
+    assert "All: a secondary source, not the paper itself." in ablation and "†" not in ablation
+    assert r"445.8G$^\dagger$" in render.render(tables.table("table5", store), "tex", "")
+
+
+def test_csv_is_the_whole_frame(store, make):
+    make.evaluate(store, 38.2577)
+    frame = tables.table("table3", store)
+    rows = list(csv.DictReader(io.StringIO(render.render(frame, "csv", ""))))
+    assert len(rows) == len(frame) and list(rows[0]) == list(COLUMNS)
+    row = next(r for r in rows if (r["method"], r["dataset"], r["task"]) == ("MambaIRv2-light", "Set5", "sr-x2"))
+    assert (row["published"], row["provenance"]) == ("38.26", "primary")
+    assert float(row["measured"]) == pytest.approx(38.2577)
+
+
+def test_an_unknown_format_is_refused(store):
+    with pytest.raises(TableError, match="unknown format 'html': choose from md, csv, tex"):
+        render.render(tables.table("tableA2", store), "html", "")
