@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 DONE, CRASHED, REFUSED, BUSY = 0, 1, 2, 3  # exit status; REFUSED: it would say the same again
 ALIVE_S = 5  # how often a silent cell shows that it lives, and learns that its engine is gone
 STATUS_S = 30  # how often status.json gets the step
+REFUSALS = (
+    ("models", "ModelError"),
+    ("models.scan", "BackendError"),
+    ("suites.data", "DataError"),
+    ("suites.evaluation", "EvaluationError"),
+    ("suites.metrics", "MetricError"),
+    ("suites.training", "TrainingError"),
+)
 
 
 @dataclass(frozen=True)
@@ -154,14 +162,8 @@ def refuses(error: Exception) -> bool:
     """Whether it names the user's mistake or a final finding (a loss that diverged): again, it would say the same."""
     if isinstance(error, (SpecError, StoreError)):
         return True
-    from models import ModelError
-    from models.scan import BackendError
-    from suites.data import DataError
-    from suites.evaluation import EvaluationError
-    from suites.metrics import MetricError
-    from suites.training import TrainingError
-
-    return isinstance(error, (ModelError, BackendError, DataError, EvaluationError, MetricError, TrainingError))
+    loaded = [(sys.modules.get(module), name) for module, name in REFUSALS]  # what raised one of these is loaded
+    return any(isinstance(error, getattr(module, name)) for module, name in loaded if module is not None)
 
 
 def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options, report: Report) -> dict[str, Any]:

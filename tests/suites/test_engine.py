@@ -254,9 +254,9 @@ def test_options_that_make_no_sense(tmp_path):
 
 def test_plain_lines_and_an_honest_time_left(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SLEEP", "0.1")
-    monkeypatch.setattr("suites.progress.LINE_S", 1.0)
-    monkeypatch.setattr("suites.progress.SETTLED_S", 1.0)
-    _, told = go(suite("a", "b", "c", iterations=25), Store(tmp_path), jobs=1)
+    monkeypatch.setattr("suites.progress.LINE_S", 0.5)
+    monkeypatch.setattr("suites.progress.SETTLED_S", 0.5)
+    _, told = go(suite("a", "b", iterations=15), Store(tmp_path), jobs=1)
     lines = told.splitlines()
     assert "\x1b" not in told and any("not measured yet" in line for line in lines)
     guesses = [line for line in lines if re.search(r"(at least|about) \d+ s left", line)]
