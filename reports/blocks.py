@@ -180,6 +180,7 @@ def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
     scored = part[part["metric"].isin(SCORES)]
     block.notes += [_sentence(text) for text in dict.fromkeys(scored["evidence"].dropna())]
     block.notes.append(f"Protocol: {part['protocol'].iloc[0]}.")
+    block.notes.append("Every interval stands alone: none is widened for the number of comparisons.")
     if budget != "paper":
         block.notes.append("Only the differences mean something: no score here is comparable with the paper's.")
     return block

@@ -53,8 +53,11 @@ def test_damaged_parts_are_named_and_the_rest_is_shown(store, make):
     filled(store, make)
     record = next((store.root / "evaluations").glob("*/record.json"))
     record.write_text("{")
+    config = store.cell_folder(make.cell("base", 0).config()) / "config.json"
+    config.write_text('{"variant": {}}')
     text = page.markdown(store)
     assert f"- evaluation {record.parent.name}: evaluations/{record.parent.name}/record.json cannot be read" in text
+    assert f"- cell {config.parent.name}: " in text and f"| {config.parent.name} | damaged |" in text
     assert "## smoke" in text
 
 

@@ -57,6 +57,7 @@ def test_trained_table_in_markdown(store, make):
             "Smoke budget, 300 iterations, seeds 0, 1.  ",
             "Protocol: tiling official, routing gumbel, samples 1, seed 0, prompt_order raster, lr_route matlab,",
             "luma float, channels y, border 2, precision fp32.  ",
+            "Every interval stands alone: none is widened for the number of comparisons.  ",
             "Only the differences mean something: no score here is comparable with the paper's.",
             "",
         ]

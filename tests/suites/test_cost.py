@@ -12,29 +12,67 @@ from suites.spec import SpecError, Task
 SR = Task.parse("sr-x2")
 TINY = "mambairv2-tiny"
 
-# Traced with the official code and fvcore at full size; the parts in 1e9: conv, linear, matmul, einsum; scan.
+# Traced with the official code and fvcore at full size, light at a 720x1280 output: parameters, MACs as printed.
 OFFICIAL = {
-    "sr-x2": (774_092, 286_298_557_280, 44.485 + 95.263 + 118.175 + 4.974, 16.505),
-    "sr-x4": (789_680, 75_642_593_760, 12.560 + 24.851 + 30.828 + 1.298, 4.306),
+    "sr-x2": (774_092, 286_298_557_280, "286.3"),
+    "sr-x3": (780_587, 126_705_460_480, "126.7"),
+    "sr-x4": (789_680, 75_642_593_760, "75.6"),
 }
-PRINTED = {"sr-x2": "286.3", "sr-x4": "75.6"}
+NAMES = ["params", "macs_paper", "macs", "scan_flops"]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return measured.complexity()
+
+
+def one(frame, model: str, task: str, size: str, overrides: str = ""):
+    (row,) = frame[
+        (frame["model"] == model)
+        & (frame["task"] == task)
+        & (frame["size"] == size)
+        & (frame["overrides"] == overrides)
+    ].to_dict("records")
+    return row
+
+
+def test_light_is_the_official_count(committed):
+    counted = complexity("mambairv2-light", SR)
+    params, total, printed = OFFICIAL["sr-x2"]
+    assert counted["params"] == params
+    assert counted["macs_paper"] == pytest.approx(total, rel=1e-4)
+    assert f"{counted['macs_paper'] / 1e9:.1f}" == printed
+    assert (counted["input"], counted["padded"]) == ([360, 640], [368, 640])
+    pixels = 368 * 640
+    assert counted["macs"] == pytest.approx((44.485 + 95.263 + 118.175 + 4.974) * 1e9, rel=1e-4)  # fvcore's own parts
+    assert 20 * pixels * 48 * (9 * 8 + 1) == pytest.approx(16.505e9, rel=1e-4)
+    assert counted["scan_flops"] == 20 * pixels * 48 * (7 * 8 + 6)
+    assert counted["counters"]["agree"] and counted["counters"]["fvcore"] == counted["macs"]
+    stored = one(committed, "mambairv2-light", "sr-x2", "720x1280")
+    assert {name: stored[name] for name in NAMES} == {name: counted[name] for name in NAMES}
 
 
 @pytest.mark.parametrize("task", OFFICIAL)
-def test_light_is_the_official_count(task):
-    counted = complexity("mambairv2-light", Task.parse(task))
-    params, total, multiply_adds, scan = OFFICIAL[task]
-    assert counted["params"] == params
-    assert counted["macs_paper"] == pytest.approx(total, rel=1e-4)
-    assert f"{counted['macs_paper'] / 1e9:.1f}" == PRINTED[task]
-    assert counted["macs"] == pytest.approx(multiply_adds * 1e9, rel=1e-4)
-    height, width = counted["padded"]
-    assert 20 * height * width * 48 * (9 * 8 + 1) == pytest.approx(scan * 1e9, rel=1e-4)
-    assert counted["scan_flops"] == 20 * height * width * 48 * (7 * 8 + 6)
-    assert counted["counters"]["agree"] and counted["counters"]["fvcore"] == counted["macs"]
-    committed = measured.complexity().query("model == 'mambairv2-light' and overrides == '' and size == '720x1280'")
-    names = ["params", "macs_paper", "macs", "scan_flops"]
-    assert committed[committed["task"] == task][names].iloc[0].to_dict() == {name: counted[name] for name in names}
+def test_committed_counts_of_light_at_every_scale(committed, task):
+    params, total, printed = OFFICIAL[task]
+    row = one(committed, "mambairv2-light", task, "720x1280")
+    assert row["params"] == params and row["macs_paper"] == pytest.approx(total, rel=1e-4)
+    assert f"{row['macs_paper'] / 1e9:.1f}" == printed
+
+
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [
+        ("mambairv2-small", (9_621_935, 9_806_575, 9_769_647)),
+        ("mambairv2-base", (22_903_001, 23_087_641, 23_050_713)),
+        ("mambairv2-large", (34_090_523, 34_275_163, 34_238_235)),
+        ("mambair-light", (905_016, 913_131, 924_492)),
+        ("mambair", (20_421_863, 20_606_503, 20_569_575)),
+    ],
+)
+def test_parameters_of_every_published_variant(committed, model, params):
+    rows = [one(committed, model, task, "720x1280") for task in cost.SCALES]
+    assert tuple(row["params"] for row in rows) == params
 
 
 @pytest.mark.slow
@@ -107,9 +145,9 @@ def test_one_and_three_channels_without_a_head_that_enlarges():
     assert colour["macs"] - gray["macs"] == 256 * 9 * dim * 2 * 2  # first and last convolution, two channels fewer
 
 
-def test_committed_counts_are_the_official_networks():
+def test_committed_counts_are_the_official_networks(committed):
     """The whole grid: parameters exactly, MACs within the tolerance of counting or half of the last printed digit."""
-    frame, grid = measured.complexity(), published.load().tables["complexity"]
+    frame, grid = committed, published.load().tables["complexity"]
     keys = frame[["model", "overrides", "task"]].to_numpy()
     assert set(frame["counters"]) == {"the two counters agree"}
     for cell in grid.to_dict("records"):
