@@ -217,7 +217,9 @@ def restore(
 @app.command("import")
 def import_results(archive: Path, results: Results = STORE) -> int:
     """Merges results made on another machine (an archive or a folder) into the store."""
-    merged = Store(results).import_archive(archive)
+    from results.archive import import_into
+
+    merged = import_into(Store(results), archive)
     show(merged.lines())
     return 0 if merged.ok else 1
 

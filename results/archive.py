@@ -46,14 +46,14 @@ class ImportReport:
         return [counts, *conflicts, *(f"refused: {text}" for text in self.refused)]
 
 
-def import_into(store: Store, path: Path) -> ImportReport:
+def import_into(store: Store, path: str | Path) -> ImportReport:
     """Merges the archive or folder `path` into `store`.
 
     A finished cell replaces an unfinished one here; a cell that both have finished must agree in every score. Rows of
     an evaluation record are joined image by image. Raises StoreError when `path` is missing, no archive, cut off, or
     holds no results, and when the store cannot be written.
     """
-    report = ImportReport()
+    path, report = Path(path), ImportReport()
     with guarded(store.root):
         store.root.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".import-", dir=store.root, ignore_cleanup_errors=True)

@@ -6,20 +6,17 @@
 
 <hash> names the canonical configuration or key (`records.key_of`). Score tables have a row per image: dataset, image
 (stem), pixels (SHA-256 of the decoded ground truth), psnr, ssim, psnr_single, seconds. Tables and reports are pure
-functions of these files. A results folder may be archived, moved and merged with another as it is (`import_archive`).
+functions of these files. A results folder may be archived, moved and merged with another as it is (results.archive).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from results import locks, records
 from results.records import StoreError
-
-if TYPE_CHECKING:
-    from results.archive import ImportReport
 
 __all__ = ["STATES", "Store", "StoreError"]
 
@@ -310,15 +307,6 @@ class Store:
                 continue  # `evaluations()` names it and says why
             tables.append(("evaluation", folder.name, rows, {record["key"]["dataset"]: record["expected"]}))
         return tables
-
-    def import_archive(self, path: str | Path) -> "ImportReport":
-        """Merges the results in an archive (.zip, .tar, .tar.gz, .tgz) or folder into this store; see results.archive.
-
-        Raises StoreError when `path` is no such thing; what contradicts the store is listed in the report.
-        """
-        from results.archive import import_into  # it works on a Store, so it imports this module
-
-        return import_into(self, Path(path))
 
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:

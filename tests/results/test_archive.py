@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from results import locks
+from results.archive import import_into
 from results.store import Store, StoreError
 from tests.results.test_store import MACHINE, cell, finish, key, rows
 
@@ -44,7 +45,7 @@ def test_archive_of_any_form_arrives_whole(tmp_path, theirs, form):
     else:
         source = pack(theirs.root, tmp_path / form)
     store = Store(tmp_path / "ours")
-    report = store.import_archive(source)
+    report = import_into(store, source)
     assert report.ok and len(report.added) == (1 if form == "one-cell" else 6)
     if form == "one-cell":
         assert list(store.cells()["name"]) == ["base/sr-x2/seed-1"]
@@ -52,14 +53,14 @@ def test_archive_of_any_form_arrives_whole(tmp_path, theirs, form):
         assert store.cells().equals(theirs.cells()) and store.evaluations().equals(theirs.evaluations())
         assert store.scores().equals(theirs.scores())
     assert sorted(path.name for path in store.root.iterdir() if path.name.startswith(".")) == []
-    again = store.import_archive(source)
+    again = import_into(store, source)
     assert again.ok and len(again.present) == len(report.added) and not again.added
 
 
 def test_union_of_two_halves(tmp_path, theirs):
     store = Store(tmp_path / "ours")
     store.add_evaluation(key(), rows("baby", "bird", "butterfly", "head"), {**MACHINE, "threads": 8}, expected=5)
-    report = store.import_archive(theirs.root)
+    report = import_into(store, theirs.root)
     row = store.evaluations().set_index("dataset").loc["Set5"]
     assert report.ok and row["complete"] and row["images"] == 5
     assert len(report.merged) == 1 and len(report.added) == 5
@@ -78,7 +79,7 @@ def test_finished_replaces_unfinished_but_not_what_runs(tmp_path, theirs):
     running = store.open_cell(cell(seed=1).config())
     with locks.hold(running):
         store.write_status(running, "running", step=2)
-        report = store.import_archive(theirs.root)
+        report = import_into(store, theirs.root)
         states = store.cells().set_index("name")["state"]
         assert states["base/sr-x2/seed-0"] == "done" and states["base/sr-x2/seed-1"] == "running"
     assert len(report.conflicts) == 1 and "running already" in report.conflicts[0]
@@ -88,7 +89,7 @@ def test_finished_replaces_unfinished_but_not_what_runs(tmp_path, theirs):
 def test_unfinished_never_replaces_finished(tmp_path, theirs):
     store = Store(tmp_path / "ours")
     finish(store, cell("other"), rows("baby"), {"Set5": 1})
-    assert store.import_archive(theirs.root).ok
+    assert import_into(store, theirs.root).ok
     assert store.cells().set_index("name").loc["other/sr-x2/seed-0", "state"] == "done"
 
 
@@ -96,7 +97,7 @@ def test_conflicts_are_reported_ours_kept_and_the_rest_merged(tmp_path, theirs):
     store = Store(tmp_path / "ours")
     finish(store, cell(seed=0), rows("baby", "bird", shift=0.5), {"Set5": 2})
     store.add_evaluation(key(), rows("head", shift=0.5), MACHINE, expected=5)
-    report = store.import_archive(theirs.root)
+    report = import_into(store, theirs.root)
     assert not report.ok and len(report.conflicts) == 2
     text = "\n".join(report.lines())
     assert "base/sr-x2/seed-0" in text and "Set5/baby has psnr 34.5 here, not 34" in text
@@ -109,7 +110,7 @@ def test_conflicts_are_reported_ours_kept_and_the_rest_merged(tmp_path, theirs):
 def test_same_scores_from_other_weights_add_no_images(tmp_path, theirs):
     store = Store(tmp_path / "ours")
     finish(store, cell(seed=0), rows("baby"), {"Set5": 2}, weights="other")
-    report = store.import_archive(theirs.root)
+    report = import_into(store, theirs.root)
     assert len(report.conflicts) == 1 and "other weights" in report.conflicts[0]
     assert len(store.means().query("hash == @store.cell_folder(@cell(seed=0).config()).name")) == 1
 
@@ -119,17 +120,17 @@ def test_damaged_members_are_refused_and_the_rest_arrives(tmp_path, theirs):
     (folders[0] / "config.json").write_text("{")
     (folders[1] / "scores.parquet").write_bytes(b"nothing")
     folders[2].rename(theirs.root / ("a" * 16))
-    report = Store(tmp_path / "ours").import_archive(pack(theirs.root, tmp_path / "runs.tar.gz"))
+    report = import_into(Store(tmp_path / "ours"), pack(theirs.root, tmp_path / "runs.tar.gz"))
     assert len(report.refused) == 3 and len(report.added) == 3
     assert not any(".import-" in text for text in report.refused)
 
 
 def test_damage_of_ours_is_named_and_the_rest_arrives(tmp_path, theirs):
     store = Store(tmp_path / "ours")
-    store.import_archive(theirs.root)
+    import_into(store, theirs.root)
     (store.cell_folder(cell(seed=0).config()) / "status.json").write_text("{")
     shutil.rmtree(store.cell_folder(cell(seed=1).config()))
-    report = store.import_archive(theirs.root)
+    report = import_into(store, theirs.root)
     assert len(report.conflicts) == 1 and "damaged here" in report.conflicts[0] and len(report.added) == 1
 
 
@@ -142,14 +143,14 @@ def test_paths_out_of_the_archive_and_links_are_refused(tmp_path, theirs):
         archive.write(config, f"/{'c' * 16}/config.json")
         archive.write(config, f"runs/{name}/../../../evil")
         archive.write(config, f"runs/{name}/sitecustomize.py")
-    report = Store(tmp_path / "ours").import_archive(zipped)
+    report = import_into(Store(tmp_path / "ours"), zipped)
     assert len(report.refused) == 3 and len(report.added) == 6
     assert not (tmp_path / "evil").exists() and not list(tmp_path.rglob("sitecustomize.py"))
     assert {path.name for path in tmp_path.iterdir()} == {"theirs", "ours", "runs.zip"}
 
     (theirs.root / name / "weights.safetensors").unlink()
     (theirs.root / name / "weights.safetensors").symlink_to("/etc/hostname")
-    report = Store(tmp_path / "second").import_archive(pack(theirs.root, tmp_path / "runs.tgz"))
+    report = import_into(Store(tmp_path / "second"), pack(theirs.root, tmp_path / "runs.tgz"))
     assert any("link" in text for text in report.refused) and len(report.added) == 5
 
 
@@ -161,7 +162,7 @@ def test_what_is_no_archive_is_said(tmp_path, theirs):
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
     for path, said in (("nothing.zip", "not there"), ("text.zip", "no archive"), ("empty", "no results")):
         with pytest.raises(StoreError, match=said):
-            store.import_archive(tmp_path / path)
+            import_into(store, tmp_path / path)
     with pytest.raises(StoreError, match="cut off"):
-        store.import_archive(tmp_path / "cut.tar.gz")
+        import_into(store, tmp_path / "cut.tar.gz")
     assert store.cells().empty and not [path for path in store.root.iterdir() if path.name.startswith(".")]
