@@ -38,9 +38,13 @@ class StoreError(RuntimeError):
     """The store cannot be read, cannot be written, or would contradict itself. One line, and nothing was lost."""
 
 
+class WriteError(StoreError):
+    """The disk refused: full, read-only, or in the way. Whatever else is to be written there will fail too."""
+
+
 @contextmanager
 def guarded(path: Path) -> Iterator[None]:
-    """Turns an OSError met while writing at or under `path` into a StoreError that says what to do."""
+    """Turns an OSError met while writing at or under `path` into a WriteError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -52,7 +56,7 @@ def guarded(path: Path) -> Iterator[None]:
             errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder with --results",
             errno.EEXIST: "a file is in the way of the folder; choose another folder with --results",
         }.get(error.errno or 0, error.strerror or str(error))
-        raise StoreError(f"cannot write {path}: {advice}. Nothing stored before is lost.") from error
+        raise WriteError(f"cannot write {path}: {advice}. Nothing stored before is lost.") from error
 
 
 def canonical(value: Any, name: str = "") -> Any:

@@ -119,7 +119,8 @@ def run(
     environment.json gives as the command (default: this process's). program: what runs a cell.
 
     Ctrl-C and SIGTERM stop the cells, leave the store consistent and raise KeyboardInterrupt; the next run continues.
-    Raises EngineError, SpecError or DataError before anything starts, StoreError when the store cannot be written.
+    Raises EngineError, SpecError or DataError before anything starts, StoreError when the store cannot be written (then
+    too the other cells are stopped, and continue in the next run).
     """
     begun = time.monotonic()
     outcome = Outcome()
@@ -256,13 +257,15 @@ class _Engine:
             display.end(item.cell, "runs elsewhere", done=False, final=True)
         else:
             reason = self._record_failure(item, status)
-            again = item.attempts > 0 and status != worker.REFUSED
+            again = item.attempts > 0 and status not in (worker.REFUSED, worker.UNWRITABLE)
             if again:
                 self.queue.append((item.cell, item.attempts))
             else:
                 self.outcome.failed[name] = reason
             what = f"failed ({reason}){', to be tried again' if again else ''}"
             display.end(item.cell, what, done=False, final=not again)
+            if status == worker.UNWRITABLE:
+                raise StoreError(reason)
         self.running.remove(item)
         self.free.append(item.slot)
 

@@ -27,7 +27,8 @@ from suites.spec import Cell, SpecError
 if TYPE_CHECKING:
     from torch import nn
 
-DONE, CRASHED, REFUSED, BUSY = 0, 1, 2, 3  # exit status; REFUSED: it would say the same again
+# Exit status. REFUSED: it would say the same again. UNWRITABLE: so would every other cell of this store.
+DONE, CRASHED, REFUSED, BUSY, UNWRITABLE = range(5)
 ALIVE_S = 5  # how often a silent cell shows that it lives, and learns that its engine is gone
 STATUS_S = 30  # how often status.json gets the step
 REFUSALS = (
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
         return BUSY
     except (SpecError, StoreError) as error:
         report("failed", reason=str(error))
-        return REFUSED
+        return UNWRITABLE if isinstance(error, records.WriteError) else REFUSED
 
 
 def _run(cell: Cell, folder: Path, store: Store, options: Options, report: Report, work: Work) -> int:
@@ -144,6 +145,8 @@ def _run(cell: Cell, folder: Path, store: Store, options: Options, report: Repor
         traceback.print_exc()
         report("failed", reason=reason)
         store.write_status(folder, "failed", reason=reason, step=step)
+        if isinstance(error, records.WriteError):
+            return UNWRITABLE
         return REFUSED if refused else CRASHED
     report("done")
     return DONE

@@ -31,6 +31,8 @@ def work(cell, folder, store, options, report):
                 raise RuntimeError("broken pipe\nof thought")
             if behaviour == "refuse":
                 raise worker.SpecError("the loss is nan at step 2")
+            if behaviour == "full":
+                raise records.WriteError("cannot write x: no space is left there")
             if behaviour == "kill":
                 sys.stderr.write("about to be killed\n")
                 sys.stderr.flush()

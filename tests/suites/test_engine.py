@@ -237,6 +237,19 @@ def test_a_store_that_cannot_be_written_is_said_before_anything_starts(tmp_path,
     assert store.cells().empty or starts(store, suite("a").cells[0]) == 0
 
 
+def test_a_disk_that_fills_up_ends_the_run_and_stops_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_a", "full")
+    monkeypatch.setenv("FAKE_b", "hang")
+    store, which = Store(tmp_path), suite("a", "b", "c")
+    with pytest.raises(StoreError, match="no space is left"):
+        go(which, store)
+    assert not any(map(alive, running_pids(store, which))) and starts(store, which.cells[2]) == 0
+    assert dict(store.cells().set_index("variant")["state"]) == {"a": "failed", "b": "planned", "c": "planned"}
+    monkeypatch.delenv("FAKE_a")
+    monkeypatch.delenv("FAKE_b")
+    assert len(go(which, store)[0].done) == 3
+
+
 def test_options_that_make_no_sense(tmp_path):
     store = Store(tmp_path)
     with pytest.raises(EngineError, match=r"--gpus 2 needs --device cuda"):
