@@ -12,22 +12,21 @@ import typer
 from rich.console import Console
 from typer import Option
 
+from reports import page, render
+from reports import tables as drawn
 from results import records
+from results.archive import import_into
 from results.store import Store
+from suites import engine, verification
+from suites.data import check, listing
+from suites.progress import ScoreBar
 from suites.spec import Protocol, Task, check_choice
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
 out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
-Data = Annotated[
-    Path | None,
-    Option(
-        envvar="MAMBAIR_BENCH_DATA",
-        help="folder of <Dataset>/ folders; ./data when there is one",
-        callback=lambda value: value or (Path("data").resolve() if Path("data").is_dir() else None),
-    ),
-]
+Data = Annotated[Path | None, Option(envvar="MAMBAIR_BENCH_DATA", help="folder of <Dataset>/ folders, or ./data")]
 Results = Annotated[Path, Option("--results", help="the result store")]
 Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N; a GPU when there is one")]
 Backend = Annotated[str, Option(help="auto, or a scan backend that `doctor` lists")]
@@ -36,6 +35,7 @@ Tiles = Annotated[str, Option(help="official, none, or a number in place of 200"
 Precision = Annotated[str, Option(help="fp32, tf32, tf32x3 or bf16")]
 Json = Annotated[Path | None, Option("--json", help="also write the result to this file")]
 STORE = Path(__file__).resolve().parent / "results" / "runs"
+DATA = Path("data").resolve() if Path("data").is_dir() else None
 
 
 def main() -> int:
@@ -46,28 +46,19 @@ def main() -> int:
         err.print("stopped; everything finished so far is stored")
         return 130
     except Exception as error:
+        ours = type(error).__module__.partition(".")[0] in ("models", "suites", "results", "reports")
         if hasattr(error, "format_message"):  # typer's own
             message = f"{error.format_message()} (see runner.py --help)"
-        elif foreseen(error):
+        elif ours or isinstance(error, OSError):
             message = str(error)
         else:
-            raise  # a bug of ours, shown in full
+            raise  # a bug, shown in full: what users can mend has an exception class of ours
     err.print(f"error: {' '.join(message.split())}")
     return 2
 
 
-def foreseen(error: Exception) -> bool:
-    from reports.tables import TableError
-    from results.published import PublishedError
-    from suites.launch import EngineError
-    from suites.worker import refuses
-
-    return refuses(error) or isinstance(error, (OSError, EngineError, PublishedError, TableError))
-
-
 def show(lines: Iterable[str]) -> None:
-    for line in lines:
-        out.print(line)
+    out.print(*lines, sep="\n")
 
 
 def frame_lines(frame: Any) -> list[str]:
@@ -75,17 +66,14 @@ def frame_lines(frame: Any) -> list[str]:
 
 
 @app.command("list")
-def list_everything(data: Data = None, results: Results = STORE) -> None:
+def list_everything(data: Data = DATA, results: Results = STORE) -> None:
     """Suites, models, datasets found and missing, tables."""
     import models
-    from reports import tables
-    from suites.data import listing
     from suites.recipes import SUITES
 
     show(["suites:", *(f"  {name:16} {recipe.__doc__.splitlines()[0]}" for name, recipe in SUITES.items())])
-    show(["models:", f"  {', '.join(models.names())}; baselines bicubic, identity"])
-    show(["datasets:", *(f"  {line}" for line in frame_lines(listing(data)))])
-    show(["tables:", f"  {', '.join(tables.names(Store(results)))}"])
+    show([f"models: {', '.join(models.names())}; baselines bicubic, identity"])
+    show(["datasets:", *frame_lines(listing(data)), f"tables: {', '.join(drawn.names(Store(results)))}"])
 
 
 @app.command()
@@ -102,11 +90,11 @@ def run(
     jobs: Annotated[int | None, Option(help="cells at a time")] = None,
     backend: Backend = "auto",
     dry_run: Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")] = False,
-    data: Data = None,
+    data: Data = DATA,
     results: Results = STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
-    from suites import engine, environment, recipes
+    from suites import environment, recipes
 
     chosen = recipes.choose(suite, only=only, changes=changes or [], seeds=seeds, budget=budget)
     store, device = Store(results), environment.choose_device(device)
@@ -126,9 +114,6 @@ def tables(
     results: Results = STORE,
 ) -> None:
     """Every table: published, measured, difference, interval, verdict."""
-    from reports import render
-    from reports import tables as drawn
-
     store = Store(results)
     for name in names or drawn.names(store):
         print(render.render(drawn.table(name, store), format_, drawn.caption(name)))
@@ -155,12 +140,11 @@ def evaluate(
     backend: Backend = "auto",
     save_images: Annotated[Path | None, Option(help="folder for the restored images")] = None,
     json: Json = None,
-    data: Data = None,
+    data: Data = DATA,
     results: Results = STORE,
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
     from suites import environment, scoring
-    from suites.progress import ScoreBar
 
     parsed = Task.parse(task)
     choices = {"routing": routing, "samples": samples, "seed": seed, "prompt_order": prompt_order, "lr_route": lr}
@@ -217,18 +201,14 @@ def restore(
 @app.command("import")
 def import_results(archive: Path, results: Results = STORE) -> int:
     """Merges results made on another machine (an archive or a folder) into the store."""
-    from results.archive import import_into
-
     merged = import_into(Store(results), archive)
     show(merged.lines())
     return 0 if merged.ok else 1
 
 
 @app.command()
-def verify(cell: str, device: Device = None, data: Data = None, results: Results = STORE) -> int:
+def verify(cell: str, device: Device = None, data: Data = DATA, results: Results = STORE) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
-    from suites import verification
-
     result = verification.verify(cell, Store(results), device=device, data=data, console=out)
     show(result.lines())
     return 0 if result.ok else 1
@@ -239,8 +219,6 @@ def report(
     open_: Annotated[bool, Option("--open", help="show it when it is written")] = False, results: Results = STORE
 ) -> None:
     """Writes what the store holds as one Markdown page, report.md in the store."""
-    from reports import page
-
     path = page.write(Store(results))
     out.print(f"written: {path}")
     if open_:
@@ -248,10 +226,8 @@ def report(
 
 
 @app.command("data")
-def inspect_data(action: Annotated[str, typer.Argument(help="list or check")] = "list", data: Data = None) -> int:
+def inspect_data(action: Annotated[str, typer.Argument(help="list or check")] = "list", data: Data = DATA) -> int:
     """Datasets found and missing (list); whether they are the standard ones, by hash of decoded pixels (check)."""
-    from suites.data import check, listing
-
     check_choice("action", action, ("list", "check"))
     if action == "list":
         show(frame_lines(listing(data)))
