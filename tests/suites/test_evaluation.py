@@ -433,12 +433,16 @@ def test_noisy_images_score_what_the_noise_makes_them(shared):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("routing", "psnr", "tolerance"), [("argmax", 32.462, 0.005), ("gumbel", 32.502, 0.02)])
-def test_official_weights_score_what_the_official_network_scores(shared, routing, psnr, tolerance):
-    """Set5 x4, official tiles: the official code and weights on a GPU make 32.462, with samples 32.499 to 32.506."""
-    task = Task("sr", 4)
+@pytest.mark.parametrize(
+    ("scale", "routing", "psnr", "tolerance", "ssim"),
+    [(4, "argmax", 32.462, 0.005, None), (4, "gumbel", 32.502, 0.02, 0.8992), (2, "gumbel", 38.257, 0.02, 0.9615)],
+)
+def test_official_weights_score_what_the_official_network_scores(shared, scale, routing, psnr, tolerance, ssim):
+    """Set5 in official tiles, against the official code and weights on a GPU (samples: the mean of three seeds)."""
+    task = Task("sr", scale)
     model = models.build("mambairv2-light", **task.network, routing=routing)
-    models.load_weights(model, shared / "weights" / "mambairv2_lightSR_x4.pth")
+    models.load_weights(model, shared / "weights" / f"mambairv2_lightSR_x{scale}.pth")
     rows = evaluate(model, task, find("Set5", shared / "data"), Protocol.official(task, routing=routing))
     assert rows.psnr.mean() == pytest.approx(psnr, abs=tolerance)
-    assert rows.ssim.mean() == pytest.approx(0.8992, abs=0.0006)
+    if ssim is not None:  # not measured with argmax
+        assert rows.ssim.mean() == pytest.approx(ssim, abs=0.0004)
