@@ -173,12 +173,15 @@ def _trace(network: nn.Module, image: torch.Tensor) -> dict[str, int]:
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it lists every elementwise operation that it counts as free
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are small: on busy cores, waiting for each other takes longer than the work
     try:
         analysis = FlopCountAnalysis(network, image).set_op_handle(SCAN, _scan_by_the_paper)
         analysis.tracer_warnings("none").uncalled_modules_warnings(False).unsupported_ops_warnings(False)
         return {operator: int(count) for operator, count in analysis.by_operator().items()}
     finally:
         logger.setLevel(level)
+        torch.set_num_threads(threads)
 
 
 def _scan_by_the_paper(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
