@@ -129,17 +129,21 @@ def lines(counted: dict[str, Any]) -> list[str]:
     return [
         f"{counted['model']}, {counted['task']}, output {height}x{width}, padded input {padded[0]}x{padded[1]}",
         f"parameters          {counted['params']:,}",
-        f"MACs, as the paper  {counted['macs_paper'] / 1e9:,.2f}G (LayerNorm 5 per element, scan 9 per state update)",
-        f"MACs, multiply-adds {counted['macs'] / 1e9:,.2f}G",
-        f"scan                {counted['scan_flops'] / 1e9:,.2f} GFLOP beside them",
+        f"MACs, as the paper  {_scaled(counted['macs_paper'])} (LayerNorm 5 per element, scan 9 per state update)",
+        f"MACs, multiply-adds {_scaled(counted['macs'])}",
+        f"scan                {_scaled(counted['scan_flops'])} FLOPs beside them",
         "",
         f"{'component':<18}{'MACs':>12}{'parameters':>14}",
-        *(f"{name:<18}{row['macs'] / 1e9:>11,.2f}G{row['params']:>14,}" for name, row in counted["breakdown"].items()),
+        *(f"{name:<18}{_scaled(row['macs']):>12}{row['params']:>14,}" for name, row in counted["breakdown"].items()),
         "",
         f"fvcore {counters['fvcore']:,} and FlopCounterMode {counters['flop_counter_mode']:,} multiply-adds {verdict}"
         f" (relative difference {counters['difference']:.1e})",
         counted["how"],
     ]
+
+
+def _scaled(count: int) -> str:
+    return f"{count / 1e9:,.2f}G" if count >= 1e9 else f"{count / 1e6:,.2f}M"
 
 
 def _build(name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -175,6 +175,7 @@ def test_sizes_and_models_that_do_not_exist():
 
 def test_what_is_printed_says_whether_the_counters_agree():
     counted = complexity(TINY, SR, (64, 64))
+    assert f"MACs, multiply-adds {counted['macs'] / 1e6:,.2f}M" in cost.lines(counted)
     assert any("multiply-adds agree" in line for line in cost.lines(counted))
     counted["counters"]["agree"] = False
     assert any("multiply-adds DISAGREE" in line for line in cost.lines(counted))
