@@ -114,9 +114,10 @@ def run(
     """Brings every cell of `suite` to done, or says why not.
 
     jobs: cells at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread them
-    over this many GPUs. threads: per cell (default: the cores divided by jobs). deterministic: the same bits on one
-    machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see SubmititLauncher. command: what
-    environment.json gives as the command (default: this process's). program: what runs a cell.
+    over this many GPUs. threads: per cell (default: the cores divided by jobs; one at the smoke budget).
+    deterministic: the same bits on one machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see
+    SubmititLauncher. command: what environment.json gives as the command (default: this process's). program: what
+    runs a cell.
 
     Ctrl-C and SIGTERM stop the cells, leave the store consistent and raise KeyboardInterrupt; the next run continues.
     Raises EngineError, SpecError or DataError before anything starts, StoreError when the store cannot be written (then
@@ -171,10 +172,10 @@ def _launcher(
         raise EngineError(f"unknown launcher {launch!r}: choose from local, submitit")
     if gpus is not None and not device.startswith("cuda"):
         raise EngineError(f"--gpus {gpus} needs --device cuda, not {device}")
-    if jobs is None:
-        tiny = device == "cpu" and all(planned.cell.budget.name == "smoke" for planned in todo)
-        jobs = gpus or (min(cores(), len(todo)) if tiny else 1)
-    return LocalLauncher(jobs, gpus, threads)
+    if device == "cpu" and all(planned.cell.budget.name == "smoke" for planned in todo):
+        # Too small to gain from a second thread, and so the bits do not depend on how many run side by side.
+        threads, jobs = threads or 1, min(cores(), len(todo)) if jobs is None else jobs
+    return LocalLauncher(gpus or 1 if jobs is None else jobs, gpus, threads)
 
 
 def _arguments(

@@ -17,6 +17,7 @@ from results import locks
 from results.store import Store, StoreError
 from suites import engine
 from suites.engine import EngineError
+from suites.launch import LocalLauncher
 from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Task, Variant
 from suites.verification import verify
 
@@ -69,14 +70,16 @@ def test_cells_run_once_and_are_skipped_afterwards(tmp_path):
     assert not list(store.root.rglob(locks.NAME)) and not list(store.root.rglob("*.tmp"))
 
 
-def test_threads_are_divided_among_the_jobs(tmp_path):
+def test_threads_are_given_or_divided_among_the_jobs(tmp_path):
     store, which = Store(tmp_path), suite("a")
     go(which, store, jobs=1, threads=3, backend="chunked", data=Path("pictures"))
     row = json.loads((store.cell_folder(which.cells[0].config()) / "environment.json").read_text())
     assert (row["threads"], row["backend"]) == (3, "chunked")
     assert row["data"] == str(Path.cwd() / "pictures")  # whatever folder the cell's process works in
-    go(suite("b"), store, jobs=2)
-    assert store.cells().set_index("variant").loc["b", "threads"] == max(1, engine.cores() // 2)
+    go(suite("b"), store, jobs=1)
+    assert store.cells().set_index("variant").loc["b", "threads"] == 1  # the smoke budget's
+    assert LocalLauncher(2).threads == max(1, engine.cores() // 2) and LocalLauncher(1).threads == engine.cores()
+    assert LocalLauncher(10 * engine.cores()).threads == 1
 
 
 def test_a_crash_is_tried_again_from_where_it_stood_and_then_reported(tmp_path, monkeypatch):
