@@ -79,14 +79,10 @@ def describe(suite: Suite, store: Store, device: str = "cpu") -> list[str]:
         if row["hours"] is None:
             lines.append(f"{head}: {row['source']}")
         else:
-            each = f"{1000 * row['seconds_per_iteration']:.3g} ms each, {_hours(row['hours'])}"
+            each = f"{1000 * row['seconds_per_iteration']:.3g} ms each, {rates.hours(row['hours'])}"
             lines.append(f"{head}, {each} on {row['machine']} [{row['source']}]")
     return [*lines, f"in all: {rates.summary(costs)}"]
 
 
 def _plain(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"

@@ -14,6 +14,7 @@ import pandas as pd
 from results import records
 from results.store import Store
 from suites import environment
+from suites.progress import duration
 from suites.spec import Cell
 
 MEASURED = Path(__file__).resolve().parents[2] / "results" / "measured"
@@ -53,6 +54,11 @@ PUBLISHED = tuple(
         ("mambairv2-light", 32, "fp32", "NVIDIA H100 80GB HBM3", 334.1),
         ("mambairv2-light", 32, "tf32", "NVIDIA H100 80GB HBM3", 318.3),
     )
+)
+# So that the first dry run can say something: CPU time between 50 and 350 iterations of the smoke suite's base cell.
+SMOKE = Rate(
+    *("mambairv2-tiny", {}, "sr-x2", 4, 24, "fp32", "cpu", "AMD EPYC (Zen 4), 1 thread", 0.0291),
+    source="this code, CPU time of a step, torch 2.13, 2026-11-23",
 )
 
 
@@ -131,7 +137,7 @@ def estimate(cells: Sequence[Cell], store: Store, device: str = "cpu") -> pd.Dat
     Evaluation is not part of it.
     """
     machine = environment.describe(device, "")
-    rates = [*measured([store, *committed()]), *PUBLISHED]
+    rates = [*measured([store, *committed()]), SMOKE, *PUBLISHED]
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.variant.name, cell.task.name, cell.budget.name), []).append(cell)
@@ -163,7 +169,12 @@ def estimate(cells: Sequence[Cell], store: Store, device: str = "cpu") -> pd.Dat
 def summary(costs: pd.DataFrame) -> str:
     """One line on a frame of `estimate`: cells, iterations, and hours per machine that a rate comes from."""
     known = costs[costs["hours"].notna()]
-    hours = [f"{part['hours'].sum():.3g} h on {name}" for name, part in known.groupby("machine", sort=False)]
+    spent = [f"{hours(part['hours'].sum())} on {name}" for name, part in known.groupby("machine", sort=False)]
     unknown = int(costs.loc[costs["hours"].isna(), "cells"].sum())
-    parts = [f"{costs['cells'].sum():,} cells", f"{costs['iterations'].sum():,} iterations", *hours]
+    parts = [f"{costs['cells'].sum():,} cells", f"{costs['iterations'].sum():,} iterations", *spent]
     return ", ".join([*parts, *([f"{unknown} cells of unknown cost"] if unknown else [])])
+
+
+def hours(number: float) -> str:
+    """Device time as people plan it: hours, and less than one in minutes and seconds."""
+    return f"{number:.3g} h" if number >= 1 else duration(3600 * number)

@@ -27,7 +27,7 @@ def smoke(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Su
 
     Paper: none; a network this small, trained for seconds, says nothing about the paper's claims. It shows that
     training, evaluation, store, tables and report work here, and how long they take.
-    Cost: ten cells, about three minutes on two CPU cores. No download.
+    Cost: ten cells of 20 s on a core: about two minutes on two CPU cores. No download.
     Command: python runner.py run smoke
     """
     if budget not in (None, "smoke"):
