@@ -114,6 +114,8 @@ class Forecast:
         left = self.left(running, waiting, now)
         if left is None:
             return "time left: not measured yet"
+        if left[1] and left[0] < 1:
+            return "time left: scoring is not measured yet"
         return f"{'at least' if left[1] else 'about'} {duration(left[0])} left"
 
 
