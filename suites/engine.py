@@ -228,6 +228,9 @@ class _Engine:
                         self._attend(item, display)
                     display.tick()
                     time.sleep(POLL_S)
+            except KeyboardInterrupt:
+                display.say(f"stopping {len(self.running)} cells; what is finished is stored, the next run continues")
+                raise
             finally:
                 self._stop()
 

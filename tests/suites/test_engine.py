@@ -206,7 +206,7 @@ def test_interruption_stops_the_cells_and_the_next_run_continues(tmp_path, numbe
     time.sleep(0.3)
     process.send_signal(number)
     told, _ = process.communicate(timeout=30)
-    assert process.returncode != 0 and "KeyboardInterrupt" in told
+    assert process.returncode != 0 and "stopping 2 cells" in told and "KeyboardInterrupt" in told
     assert not any(map(alive, running_pids(store, which)))
     assert {status(store, cell)["state"] for cell in which.cells} == {"planned"}
     assert "interrupted at step" in status(store, which.cells[0])["reason"]
