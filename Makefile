@@ -12,8 +12,9 @@ smoke: setup
 	$(BIN)/python runner.py tables smoke --results $(RESULTS)
 	$(BIN)/python runner.py report --results $(RESULTS)
 
+# Two processes of one thread each: several threads per process spin on cores that another one needs.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .
