@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.attention import relative_position_index, shift_mask
 from models.errors import ModelError
 from models.frame import (
     Group,
@@ -60,9 +61,7 @@ from models.layers import (
     on_tokens,
     permute_pixels,
     pointwise,
-    relative_position_index,
     selective_scan,
-    shift_mask,
     without_autocast,
 )
 from models.noise import PhiloxGumbel

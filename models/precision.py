@@ -9,27 +9,44 @@ from models.errors import ModelError
 
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
 
+_products = "ieee"  # a plain global, which torch.compile guards
+
+
+def float32_products() -> str:
+    """How our own kernels multiply float32 matrices here: "ieee", or as the `precision` around says "tf32" or "tf32x3".
+
+    tf32x3 splits a factor into two TF32 numbers and adds three products: float32 accuracy on matrix units.
+    """
+    return _products
+
 
 @contextmanager
 def precision(name: str, device: torch.device | str) -> Iterator[None]:
     """Runs its body in a precision: "fp32" (TF32 off), "tf32" (matrix products and convolutions), "bf16" (autocast).
 
-    The scan and the routing compute in the parameters' type in every precision. Settings are put back at the end.
-    Raises ModelError where the device cannot do it, and for "tf32x3", which no backend offers.
+    "tf32x3" is "fp32" with window attention in kernels that multiply in three TF32 steps; whatever has no such kernel
+    stays plain float32. The scan and the routing compute in the parameters' type in every precision. Settings are put
+    back at the end. Raises ModelError where the device cannot do it.
     """
+    global _products
     device = torch.device(device)
     if name not in PRECISIONS:
         raise ModelError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
-    if name == "tf32x3":
-        raise ModelError("tf32x3 needs a backend with kernels of its own: choose fp32, tf32 or bf16")
     if name == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8):
         raise ModelError(f"tf32 needs a CUDA device of capability 8 or more, not {device}: choose fp32 or bf16")
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    if name == "tf32x3":
+        from models.attention import unavailable
+
+        if (reason := unavailable(device)) is not None:
+            raise ModelError(f"tf32x3 is a precision of Triton kernels: {reason}; choose fp32 or bf16")
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _products
     try:
         torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = name == "tf32"
+        _products = name if name in ("tf32", "tf32x3") else "ieee"
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
             yield
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+        _products = before[2]

@@ -1,8 +1,14 @@
 """What every test may use: the folder of reference material, when it is beside the checkout."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Without a GPU, kernels are tested in Triton's interpreter, which must be chosen before anything imports Triton.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 

@@ -150,55 +150,6 @@ def test_other_official_blocks_are_refused(changes, error, message):
 # --- parts against their definitions ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("window", [1, 2, 5, 8])
-def test_relative_position_bias_is_the_table_at_its_index(window):
-    table = torch.randn((2 * window - 1) ** 2, 3, dtype=torch.float64, requires_grad=True)
-    index = layers.relative_position_index(window)
-    for query in range(window**2):
-        for key in range(0, window**2, 3):
-            dy, dx = query // window - key // window, query % window - key % window
-            assert index[query, key] == (dy + window - 1) * (2 * window - 1) + dx + window - 1
-    bias, looked_up = layers.relative_position_bias(table, window), table[index].permute(2, 0, 1)
-    assert torch.equal(bias, looked_up)
-    weight = torch.randn_like(bias)
-    torch.testing.assert_close(
-        torch.autograd.grad((bias * weight).sum(), table)[0], torch.autograd.grad((looked_up * weight).sum(), table)[0]
-    )
-
-
-def whole_image_attention(attention, qkv: torch.Tensor, shift: int) -> torch.Tensor:
-    """Window attention of one image [H, W, 3C] by a mask over all pairs of pixels."""
-    height, width, _ = qkv.shape
-    window, heads = attention.window, attention.heads
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    ry, rx = ((y - shift) % height).flatten(), ((x - shift) % width).flatten()  # places after the roll
-    y, x = y.flatten(), x.flatten()
-    same_window = (ry[:, None] // window == ry // window) & (rx[:, None] // window == rx // window)
-    came_round = torch.stack([(y < shift), (x < shift)], 1)  # pixels that the roll carries to the far border
-    apart = (came_round[:, None] != came_round[None]).any(-1)  # inside a window: on two sides of the image's border
-    dy, dx = ry[:, None] % window - ry % window, rx[:, None] % window - rx % window
-    row = ((dy + window - 1) * (2 * window - 1) + dx + window - 1).clamp(min=0)
-    q, k, v = qkv.flatten(0, 1).unflatten(1, (3, heads, -1)).permute(1, 2, 0, 3)  # [heads, L, d] each
-    scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
-    scores = scores + attention.relative_position_bias_table[row].permute(2, 0, 1) - 100.0 * apart
-    weights = scores.masked_fill(~same_window, float("-inf")).softmax(-1)
-    return attention.proj((weights @ v).transpose(0, 1).flatten(1)).unflatten(0, (height, width))
-
-
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("size", [(12, 8), (4, 12), (4, 4)])
-def test_window_attention_is_masked_attention_of_the_whole_image(size, shifted, fused):
-    attention = layers.WindowAttention(6, 4, 2, shifted).double()
-    torch.nn.init.normal_(attention.relative_position_bias_table)
-    qkv = 3 * torch.randn(2, *size, 18, dtype=torch.float64)
-    with torch.no_grad():
-        output = attention(qkv, layers.shift_mask(4).double(), fused)
-        for b in range(2):
-            expected = whole_image_attention(attention, qkv[b], 2 if shifted else 0)
-            torch.testing.assert_close(output[b], expected, rtol=1e-10, atol=1e-10)
-
-
 def test_feed_forwards_compute_their_formulas():
     x = torch.randn(2, 5, 6, 8)
     conv, gated = layers.ConvFFN(8, 16, 5), layers.GatedFFN(8, 16)

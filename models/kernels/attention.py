@@ -1,0 +1,501 @@
+"""Window attention: shift, windows, bias and mask are index arithmetic. Between qkv and the output (or their gradients)
+nothing is stored but two numbers for each query and head, top and 1 / total. (Their sum in the logarithm would do, but
+p = exp(x - that) then is as inexact as that is large.)
+
+    x_qk = <q, k> / sqrt(d) + table[offset(q, k)] - 100 [q and k lie in different regions]
+    p_qk = exp(x_qk - top_q) / total_q        top_q = max_k x_qk, in the power of two: 2^(log2(e) x - log2(e) top)
+    out_q = sum_k p_qk v_k        dx_qk = p_qk (<dout_q, v_k> - delta_q)        delta_q = <dout_q, out_q>
+
+Letters: w window, T = w^2 tokens of one, d head_dim, P d padded to a power of two, C = heads d, n windows of the batch.
+Token t of a window is its pixel (t // w, t % w); windows are numbered image by image in raster order.
+
+A program holds BM rows (queries, or keys in `_keys`) of one window and head and walks through the other side BN tokens
+at a time. Sums run in a fixed order: no atomics. The gradient of the table is summed over windows in registers by
+`_queries`, which gives every program the same rows of several windows, and over groups and offsets by `_offsets`.
+
+Matrix products take two tricks. `_dot` makes float32 products of three TF32 ones (3xTF32): x = high + low with 11 bits
+each, of which only low low is dropped. And a product's result, whose columns 2c and 2c + 1 a thread holds, becomes the
+next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order:
+`_renumbered` columns on the left, `_renumbering` rows on the right. Nothing moves between threads.
+"""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+WINDOWS = (8, 16)
+MAX_HEAD_DIM = 64
+PROGRAMS = 256  # of `_queries`; fixed, so that the order of sums depends on shapes only
+NARROW = 2**31  # elements of an image from which offsets have 64 bits
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+LOG2E = tl.constexpr(1.4426950408889634)
+MASKED = tl.constexpr(-100.0)  # official
+
+
+@triton.jit
+def _high(x):
+    """x rounded to the 11 significant bits of TF32."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _split(x, PRECISION: tl.constexpr):
+    """(high, low) for `_dot`; low is read for tf32x3 only."""
+    if PRECISION == "tf32x3":
+        high = _high(x)
+        return high, x - high
+    elif PRECISION == "tf32":
+        return _high(x), x
+    else:
+        return x, x
+
+
+@triton.jit
+def _dot(a, b, PRECISION: tl.constexpr):
+    """a b for pairs of `_split`, small terms first: tensor cores round every partial sum towards zero."""
+    if PRECISION == "tf32x3":
+        small = tl.dot(a[1], b[0], input_precision="tf32")
+        small = tl.dot(a[0], b[1], small, input_precision="tf32")
+        return tl.dot(a[0], b[0], small, input_precision="tf32")
+    elif PRECISION == "tf32":
+        return tl.dot(a[0], b[0], input_precision="tf32")
+    else:
+        return tl.dot(a[0], b[0], input_precision="ieee")
+
+
+@triton.jit
+def _transposed(a):
+    return tl.trans(a[0]), tl.trans(a[1])
+
+
+@triton.jit
+def _left(x, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr):
+    """x [M, N], a result, as the left side of a product: split, columns 2c + j of every eight renumbered 4j + c."""
+    if PRECISION == "tf32x3" or PRECISION == "tf32":
+        x = tl.reshape(tl.permute(tl.reshape(x, [M, N // 8, 4, 2]), [0, 1, 3, 2]), [M, N])
+        return _split(x, PRECISION)
+    elif PRECISION == "bf16":
+        return x.to(tl.bfloat16), x
+    else:
+        return x, x
+
+
+@triton.jit
+def _right(x, N: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr):
+    """A pair of `_split`, [N, P], as the right side of a product with `_left`: its rows renumbered alike."""
+    if PRECISION == "tf32x3" or PRECISION == "tf32":
+        high = tl.reshape(tl.permute(tl.reshape(x[0], [N // 8, 4, 2, P]), [0, 2, 1, 3]), [N, P])
+        low = tl.reshape(tl.permute(tl.reshape(x[1], [N // 8, 4, 2, P]), [0, 2, 1, 3]), [N, P])
+        return high, low
+    else:
+        return x
+
+
+@triton.jit
+def _lookup(pointers, step):
+    """tl.load(pointers) as an elementwise operation, which takes the layout of the products around it.
+
+    `step` is not read: it changes from step to step, which keeps the compiler from loading everything beforehand.
+    """
+    if INTERPRETED:
+        return tl.load(pointers)
+    else:
+        return tl.inline_asm_elementwise(
+            "ld.global.nc.f32 $0, [$1];", "=f,l,r", [pointers.to(tl.int64), step], tl.float32, is_pure=True, pack=1
+        )
+
+
+@triton.jit
+def _window(index, height, width, SHIFT: tl.constexpr, W: tl.constexpr):
+    """Window `index`: (first pixel of its image, y and x of its corner, is in the last row, is in the last column)."""
+    columns = width // W
+    rows = height // W
+    x = index % columns
+    y = index // columns % rows
+    first = (index // columns // rows).to(tl.int64) * height * width
+    last_y = (y == rows - 1) & (SHIFT > 0)
+    last_x = (x == columns - 1) & (SHIFT > 0)
+    return first, y * W + SHIFT, x * W + SHIFT, last_y, last_x
+
+
+@triton.jit
+def _pixels(tokens, window, height, width, W: tl.constexpr, WIDE: tl.constexpr):
+    """Numbers of tokens' pixels in their image: counted from the window's corner, round its borders."""
+    _, y, x, _, _ = window
+    y = y + tokens // W
+    x = x + tokens % W
+    y = tl.where(y >= height, y - height, y)
+    x = tl.where(x >= width, x - width, x)
+    if WIDE:
+        return y.to(tl.int64) * width + x
+    else:
+        return y * width + x
+
+
+@triton.jit
+def _rows(pointer, pixels, STRIDE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, padding):
+    """[len(pixels), P]: D values of every pixel, then padding."""
+    d = tl.arange(0, P)[None, :]
+    return tl.load(pointer + (pixels[:, None] * STRIDE + d), mask=d < D, other=padding)
+
+
+@triton.jit
+def _scaled(x, factors):
+    """Rows of x, each times its factor, in the type of x."""
+    return (x * factors[:, None]).to(x.dtype)
+
+
+@triton.jit
+def _store_rows(pointer, pixels, values, STRIDE: tl.constexpr, D: tl.constexpr, P: tl.constexpr):
+    d = tl.arange(0, P)[None, :]
+    tl.store(pointer + (pixels[:, None] * STRIDE + d), values.to(pointer.dtype.element_ty), mask=d < D)
+
+
+@triton.jit
+def _offset(tokens, W: tl.constexpr):
+    """Row of the table for (query, key) = _offset(query) - _offset(key) + the table's middle, 2 w (w - 1)."""
+    return tokens // W * (2 * W - 1) + tokens % W
+
+
+@triton.jit
+def _masked(x, rows, columns, window, SHIFT: tl.constexpr, W: tl.constexpr):
+    """x [rows, columns] with -100 between tokens that the roll brought together from opposite borders."""
+    _, _, _, last_y, last_x = window
+    if last_y | last_x:
+        far_rows = (last_y & (rows // W >= W - SHIFT)) * 2 + (last_x & (rows % W >= W - SHIFT))
+        far_columns = (last_y & (columns // W >= W - SHIFT)) * 2 + (last_x & (columns % W >= W - SHIFT))
+        x = tl.where(far_rows[:, None] != far_columns[None, :], x + MASKED, x)
+    return x
+
+
+@triton.jit
+def _forward(
+    qkv,  # [pixels, 3C]
+    table,  # [heads, (2w - 1)^2]
+    out,  # [pixels, C]
+    softmax,  # [2, n, heads, T]: log2(e) top and 1 / total
+    height,
+    width,
+    rest,  # n heads T
+    scale,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    W: tl.constexpr,
+    SHIFT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    SAVE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    T: tl.constexpr = W * W
+    C: tl.constexpr = HEADS * D
+    program = tl.program_id(0)
+    block = program % (T // BM)
+    head = program // (T // BM) % HEADS
+    index = program // (T // BM) // HEADS
+    window = _window(index, height, width, SHIFT, W)
+    qkv += window[0] * (3 * C) + head * D
+    out += window[0] * C + head * D
+    queries = block * BM + tl.arange(0, BM)
+    pixels = _pixels(queries, window, height, width, W, WIDE)
+    q = _split(_rows(qkv, pixels, 3 * C, D, P, 0.0), PRECISION)
+    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) + _offset(queries, W)
+    top = tl.full([BM], float("-inf"), tl.float32)
+    total = tl.zeros([BM], tl.float32)
+    sums = tl.zeros([BM, P], tl.float32)
+    for start in tl.range(0, T, BN, num_stages=STAGES):
+        keys = start + tl.arange(0, BN)
+        at = _pixels(keys, window, height, width, W, WIDE)
+        k = _rows(qkv + C, at, 3 * C, D, P, 0.0)
+        x = _dot(q, _transposed(_split(k, PRECISION)), PRECISION)  # [BM, BN]
+        x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], start)
+        x = _masked(x, queries, keys, window, SHIFT, W)
+        new = tl.maximum(top, tl.max(x, 1) * LOG2E)
+        p = tl.exp2(x * LOG2E - new[:, None])
+        rescale = tl.exp2(top - new)
+        # Where d is padded, a padded column of ones on the right makes the products give the sum of p as well.
+        v = _right(_split(_rows(qkv + 2 * C, at, 3 * C, D, P, 1.0), PRECISION), BN, P, PRECISION)
+        sums = sums * rescale[:, None] + _dot(_left(p, BM, BN, PRECISION), v, PRECISION)
+        if D == P:
+            total = total * rescale + tl.sum(p, 1)
+        top = new
+    if D < P:
+        total = tl.sum(tl.where(tl.arange(0, P)[None, :] == D, sums, 0.0), 1)
+    _store_rows(out, pixels, sums / total[:, None], C, D, P)
+    if SAVE:
+        tokens = (index * HEADS + head).to(tl.int64) * T + queries
+        tl.store(softmax + tokens, top)
+        tl.store(softmax + rest + tokens, 1.0 / total)
+
+
+@triton.jit
+def _queries(
+    grad_out,  # [pixels, C]
+    qkv,
+    table,
+    out,
+    softmax,
+    delta,  # [n, heads, T]: delta / total, written for `_keys`
+    grad_qkv,  # [pixels, 3C]: the first C are written here
+    partial,  # [groups, heads, T, T]: dx summed over the windows of a group
+    height,
+    width,
+    rest,
+    windows,
+    groups,
+    scale,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    W: tl.constexpr,
+    SHIFT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    T: tl.constexpr = W * W
+    C: tl.constexpr = HEADS * D
+    program = tl.program_id(0)
+    block = program % (T // BM)
+    head = program // (T // BM) % HEADS
+    group = program // (T // BM) // HEADS
+    queries = block * BM + tl.arange(0, BM)
+    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) + _offset(queries, W)
+    grad_bias = ()
+    for _ in tl.static_range(T // BN):
+        grad_bias = grad_bias + (tl.zeros([BM, BN], tl.float32),)  # noqa: RUF005 Triton unpacks nothing
+    for index in range(group, windows, groups):
+        window = _window(index, height, width, SHIFT, W)
+        pixels = _pixels(queries, window, height, width, W, WIDE)
+        tokens = (index * HEADS + head).to(tl.int64) * T + queries
+        inputs = qkv + (window[0] * (3 * C) + head * D)
+        do = _rows(grad_out + (window[0] * C + head * D), pixels, C, D, P, 0.0)
+        o = _rows(out + (window[0] * C + head * D), pixels, C, D, P, 0.0)
+        top = tl.load(softmax + tokens)
+        share = tl.load(softmax + rest + tokens)
+        do = _scaled(do, share)
+        d = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+        tl.store(delta + tokens, d)
+        do = _split(do, PRECISION)
+        q = _split(_rows(inputs, pixels, 3 * C, D, P, 0.0), PRECISION)
+        dq = tl.zeros([BM, P], tl.float32)
+        updated = ()
+        for i in tl.static_range(T // BN):
+            keys = i * BN + tl.arange(0, BN)
+            at = _pixels(keys, window, height, width, W, WIDE)
+            k = _split(_rows(inputs + C, at, 3 * C, D, P, 0.0), PRECISION)
+            v = _split(_rows(inputs + 2 * C, at, 3 * C, D, P, 0.0), PRECISION)
+            x = _dot(q, _transposed(k), PRECISION)  # [BM, BN]
+            x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], index)
+            x = _masked(x, queries, keys, window, SHIFT, W)
+            p = tl.exp2(x * LOG2E - top[:, None])  # times total
+            dx = p * (_dot(do, _transposed(v), PRECISION) - d[:, None])
+            updated = updated + (grad_bias[i] + dx,)  # noqa: RUF005
+            dq += _dot(_left(dx, BM, BN, PRECISION), _right(k, BN, P, PRECISION), PRECISION)
+        grad_bias = updated
+        _store_rows(grad_qkv + (window[0] * (3 * C) + head * D), pixels, dq * scale, 3 * C, D, P)
+    for i in tl.static_range(T // BN):
+        cells = partial + ((group * HEADS + head) * T + queries[:, None]) * T + i * BN + tl.arange(0, BN)[None, :]
+        tl.store(cells, grad_bias[i])
+
+
+@triton.jit
+def _keys(
+    grad_out,
+    qkv,
+    table,
+    softmax,
+    delta,
+    grad_qkv,  # the last 2C of every pixel are written here
+    height,
+    width,
+    rest,
+    scale,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    W: tl.constexpr,
+    SHIFT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    T: tl.constexpr = W * W
+    C: tl.constexpr = HEADS * D
+    program = tl.program_id(0)
+    block = program % (T // BM)
+    head = program // (T // BM) % HEADS
+    index = program // (T // BM) // HEADS
+    window = _window(index, height, width, SHIFT, W)
+    qkv += window[0] * (3 * C) + head * D
+    grad_qkv += window[0] * (3 * C) + head * D
+    grad_out += window[0] * C + head * D
+    keys = block * BM + tl.arange(0, BM)
+    pixels = _pixels(keys, window, height, width, W, WIDE)
+    k = _split(_rows(qkv + C, pixels, 3 * C, D, P, 0.0), PRECISION)
+    v = _split(_rows(qkv + 2 * C, pixels, 3 * C, D, P, 0.0), PRECISION)
+    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) - _offset(keys, W)
+    dk = tl.zeros([BM, P], tl.float32)
+    dv = tl.zeros([BM, P], tl.float32)
+    for start in tl.range(0, T, BN, num_stages=STAGES):
+        queries = start + tl.arange(0, BN)
+        at = _pixels(queries, window, height, width, W, WIDE)
+        tokens = (index * HEADS + head).to(tl.int64) * T + queries
+        q = _split(_rows(qkv, at, 3 * C, D, P, 0.0), PRECISION)
+        do = _scaled(_rows(grad_out, at, C, D, P, 0.0), tl.load(softmax + rest + tokens))
+        do = _split(do, PRECISION)
+        x = _dot(k, _transposed(q), PRECISION)  # [BM keys, BN queries]
+        x = x * scale + _lookup(bias[:, None] + _offset(queries, W)[None, :], start)
+        x = _masked(x, keys, queries, window, SHIFT, W)
+        p = tl.exp2(x * LOG2E - tl.load(softmax + tokens)[None, :])  # times total
+        dv += _dot(_left(p, BM, BN, PRECISION), _right(do, BN, P, PRECISION), PRECISION)
+        dx = p * (_dot(v, _transposed(do), PRECISION) - tl.load(delta + tokens)[None, :])
+        dk += _dot(_left(dx, BM, BN, PRECISION), _right(q, BN, P, PRECISION), PRECISION)
+    _store_rows(grad_qkv + C, pixels, dk * scale, 3 * C, D, P)
+    _store_rows(grad_qkv + 2 * C, pixels, dv, 3 * C, D, P)
+
+
+@triton.jit
+def _offsets(
+    partial,  # [groups, heads, T, T]
+    grad_table,  # [(2w - 1)^2, heads]
+    groups,
+    HEADS: tl.constexpr,
+    W: tl.constexpr,
+):
+    """Sums dx over all pairs of tokens dy rows apart, a row of the table for one head in a program."""
+    T: tl.constexpr = W * W
+    head = tl.program_id(0) % HEADS
+    dy = tl.program_id(0) // HEADS - (W - 1)
+    y = tl.arange(0, W)[:, None, None]
+    xq = tl.arange(0, W)[None, :, None]
+    xk = tl.arange(0, W)[None, None, :]
+    cells = (y * W + xq) * T + (y - dy) * W + xk  # [query's y, query's x, key's x]
+    inside = (y >= dy) & (y < W + dy) & (xq >= 0) & (xk >= 0)
+    total = tl.zeros([W, W, W], tl.float32)
+    for group in range(groups):
+        total += tl.load(partial + (group * HEADS + head) * T * T + cells, mask=inside, other=0.0)
+    pairs = tl.sum(total, 0)[:, :, None]  # [query's x, key's x, 1]
+    dx = tl.arange(0, 2 * W)[None, None, :] - (W - 1)
+    apart = tl.arange(0, W)[:, None, None] - tl.arange(0, W)[None, :, None]
+    row = tl.sum(tl.sum(tl.where(apart == dx, pairs, 0.0), 0), 0)  # [2w]
+    dx = tl.arange(0, 2 * W)
+    tl.store(grad_table + ((dy + W - 1) * (2 * W - 1) + dx) * HEADS + head, row, mask=dx < 2 * W - 1)
+
+
+class Blocks(NamedTuple):
+    """How a kernel cuts its work: rows of a program, tokens of a step, warps, and steps loaded ahead (1: none)."""
+
+    rows: int
+    step: int
+    warps: int
+    stages: int = 1
+
+
+# Steps of 32 tokens keep sums on tensor cores short, as float32 accuracy needs; they are added up outside of them.
+FORWARD = {
+    "ieee": Blocks(64, 32, 4),
+    "tf32x3": Blocks(128, 32, 8),
+    "tf32": Blocks(128, 64, 8),
+    "bf16": Blocks(128, 64, 8),
+}
+QUERIES = KEYS = Blocks(64, 32, 4)
+
+
+def _on_device(x: Tensor) -> AbstractContextManager:
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+
+
+def _shape(qkv: Tensor, window: int, heads: int, shift: int, precision: str) -> tuple[int, dict]:
+    """(number of windows, arguments that all kernels share) of qkv [B, H, W, 3C]."""
+    batch, height, width, channels = qkv.shape
+    d = channels // 3 // heads
+    windows = batch * (height // window) * (width // window)
+    shared = {"height": height, "width": width, "rest": windows * heads * window**2, "scale": d**-0.5}
+    shared |= {"HEADS": heads, "D": d, "P": max(16, triton.next_power_of_2(d))}
+    shared |= {"W": window, "SHIFT": shift, "PRECISION": precision}
+    shared |= {"WIDE": height * width * channels >= NARROW}
+    return windows, shared
+
+
+def _cut(blocks: Blocks, tokens: int) -> dict:
+    return {"BM": min(blocks.rows, tokens), "BN": min(blocks.step, tokens), "num_warps": blocks.warps}
+
+
+def forward(
+    qkv: Tensor,
+    table: Tensor,
+    window: int,
+    heads: int,
+    shift: int,
+    precision: str,
+    save: bool,
+    blocks: Blocks | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(out [B, H, W, C] in the dtype of qkv, softmax [2, n, heads, T] float32 for `backward`, empty unless `save`)."""
+    qkv = qkv.contiguous()
+    windows, shared = _shape(qkv, window, heads, shift, precision)
+    tokens = window**2
+    out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+    softmax = qkv.new_empty((2, windows, heads, tokens) if save else (0,), dtype=torch.float32)
+    blocks = blocks or FORWARD[precision]
+    cut = _cut(blocks, tokens)
+    with _on_device(qkv):
+        _forward[(windows * heads * (tokens // cut["BM"]),)](
+            qkv, table.float().t().contiguous(), out, softmax, SAVE=save, STAGES=blocks.stages, **shared, **cut
+        )
+    return out, softmax
+
+
+def backward(
+    grad_out: Tensor,
+    qkv: Tensor,
+    table: Tensor,
+    out: Tensor,
+    softmax: Tensor,
+    window: int,
+    heads: int,
+    shift: int,
+    precision: str,
+    blocks: tuple[Blocks, Blocks] = (QUERIES, KEYS),
+) -> tuple[Tensor, Tensor]:
+    """Gradients of qkv, in its dtype, and of the table [(2w - 1)^2, heads], float32."""
+    grad_out, qkv = grad_out.contiguous(), qkv.contiguous()
+    windows, shared = _shape(qkv, window, heads, shift, precision)
+    tokens = window**2
+    table = table.float().t().contiguous()
+    cut = _cut(blocks[0], tokens)
+    programs = heads * (tokens // cut["BM"])  # of a group
+    groups = max(1, min(windows, PROGRAMS // programs))
+    partial = softmax.new_empty(groups, heads, tokens, tokens)
+    delta, grad_qkv, grad_table = (
+        torch.empty_like(softmax[0]),
+        torch.empty_like(qkv),
+        softmax.new_empty(table.shape[1], heads),
+    )
+    with _on_device(qkv):
+        _queries[(groups * programs,)](
+            *(grad_out, qkv, table, out, softmax, delta, grad_qkv, partial),
+            windows=windows,
+            groups=groups,
+            **shared,
+            **cut,
+        )
+        cut = _cut(blocks[1], tokens)
+        _keys[(windows * heads * (tokens // cut["BM"]),)](
+            *(grad_out, qkv, table, softmax, delta, grad_qkv), STAGES=blocks[1].stages, **shared, **cut
+        )
+        _offsets[((2 * window - 1) * heads,)](partial, grad_table, groups, HEADS=heads, W=window)
+    return grad_qkv, grad_table
