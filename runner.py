@@ -194,8 +194,7 @@ def restore(
 
     protocol = Protocol.official(Task.parse(task), tiling=tiles, precision=precision)
     where = {"device": environment.choose_device(device), "backend": backend, "console": out}
-    failed = restoration.restore(source, target, model, Task.parse(task), weights, protocol, **where)
-    return 1 if failed else 0
+    return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **where) > 0)
 
 
 @app.command("import")
