@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 from models.layers import conv3x3, on_tokens
+from models.operators import layer_norm
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images
 HEAD_FEATURES = 64  # channels of the pixelshuffle head
@@ -84,13 +85,14 @@ def add_frame(network: nn.Module, config: object, groups: list[Group]) -> None:
 
 def restore(network: nn.Module, image: Tensor, context: object) -> Tensor:
     """image [B, C, H, W] in 0..1 -> [B, C, sH, sW]: the way through a network that `add_frame` framed."""
-    config = network.config
+    config, fused = network.config, context.fused
     x = (image.to(network.conv_first.weight.dtype) - network.mean) * config.img_range
     shallow = network.conv_first(x.contiguous(memory_format=torch.channels_last))  # [B, C, H, W]
-    tokens = network.patch_embed["norm"](shallow.permute(0, 2, 3, 1))  # [B, H, W, C]
+    tokens = layer_norm(network.patch_embed["norm"], shallow.permute(0, 2, 3, 1), fused=fused)  # [B, H, W, C]
     for group in network.layers:
         tokens = group(tokens, context)
-    deep = network.conv_after_body(network.norm(tokens).permute(0, 3, 1, 2)) + shallow
+    deep = on_tokens(network.conv_after_body, layer_norm(network.norm, tokens, fused=fused))  # [B, H, W, C]
+    deep = deep.permute(0, 3, 1, 2) + shallow
     y = network.conv_last(network.upsample(network.conv_before_upsample(deep)))  # [B, C, sH, sW]
     if config.upsampler == "":
         y = y + x

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import window_attention
+from models.operators import convolve, layer_norm, recomputed
 from models.scan import Prompt, attentive_scan
 from models.scan.permutation import to_steps
 
@@ -32,6 +33,11 @@ def on_tokens(conv: nn.Module, x: Tensor) -> Tensor:
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution of tokens as the matrix product that it is: [..., C] -> [..., C']."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def normed(norm: nn.LayerNorm, linear: nn.Linear, x: Tensor, fused: bool) -> Tensor:
+    """linear(norm(x)) for x [..., C]; of it x alone is kept for the backward pass on a GPU."""
+    return recomputed(lambda x: linear(layer_norm(norm, x, fused=fused)), x, fused=fused)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
@@ -71,9 +77,13 @@ class ConvFFN(nn.Module):
         self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(depthwise(hidden, kernel), nn.GELU())})
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        u = F.gelu(self.fc1(x))  # [B, H, W, hidden]
-        return self.fc2(u + on_tokens(self.dwconv["depthwise_conv"], u))
+    def forward(self, x: Tensor, norm: nn.LayerNorm, fused: bool) -> Tensor:
+        """norm(x) through the network, x [B, H, W, C]."""
+        return recomputed(lambda v: self.mix(v, fused), normed(norm, self.fc1, x, fused), fused=fused)
+
+    def mix(self, v: Tensor, fused: bool) -> Tensor:
+        """What follows fc1, whose result is v [B, H, W, hidden]."""
+        return self.fc2(convolve(self.dwconv["depthwise_conv"][0], F.gelu(v), "gelu", fused=fused))
 
 
 class GatedFFN(nn.Module):
@@ -85,9 +95,15 @@ class GatedFFN(nn.Module):
         self.sg = nn.ModuleDict({"norm": nn.LayerNorm(hidden // 2), "conv": depthwise(hidden // 2, 5)})
         self.fc2 = nn.Linear(hidden // 2, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        u, v = F.gelu(self.fc1(x)).chunk(2, -1)  # [B, H, W, hidden / 2] each
-        return self.fc2(u * on_tokens(self.sg["conv"], self.sg["norm"](v)))
+    def forward(self, x: Tensor, norm: nn.LayerNorm, fused: bool) -> Tensor:
+        """norm(x) through the network, x [B, H, W, C]."""
+        return recomputed(lambda v: self.mix(v, fused), normed(norm, self.fc1, x, fused), fused=fused)
+
+    def mix(self, v: Tensor, fused: bool) -> Tensor:
+        """What follows fc1, whose result is v [B, H, W, hidden]."""
+        u, v = F.gelu(v).chunk(2, -1)  # [B, H, W, hidden / 2] each
+        v = layer_norm(self.sg["norm"], v, fused=fused)
+        return self.fc2(convolve(self.sg["conv"], v, "gate", u, fused=fused))
 
 
 # --- selective scan ----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from models.errors import ModelError
 from models.frame import Group, add_frame, as_counts, check_frame, check_image, restore
 from models.initial import initialise
 from models.layers import add_scan_parameters, column_major, conv3x3, depthwise, on_tokens, selective_scan
+from models.operators import convolve, layer_norm
 
 DIRECTIONS = 4
 SQUEEZE = 30  # of the channel attention
@@ -60,6 +61,10 @@ class Context:
     directions: Tensor
     backend: str
 
+    @property
+    def fused(self) -> bool:
+        return self.backend != "reference"
+
 
 class Scan2D(nn.Module):
     """SS2D: four scans of SiLU(depthwise(u)), summed at their pixels, gated by SiLU(z)."""
@@ -77,10 +82,10 @@ class Scan2D(nn.Module):
         """x [B, H, W, C] -> [B, H, W, C]."""
         batch, height, width, _ = x.shape
         u, z = self.in_proj(x).chunk(2, -1)  # [B, H, W, E] each
-        u = F.silu(on_tokens(self.conv2d, u)).reshape(batch, height * width, -1)  # [B, L, E]
+        u = convolve(self.conv2d, u, "silu", fused=context.fused).reshape(batch, height * width, -1)  # [B, L, E]
         order = context.directions.expand(batch, -1, -1)  # [B, 4, L]
         y = selective_scan(self, u, order=order, backend=context.backend).unflatten(1, (height, width))
-        return self.out_proj(self.out_norm(y) * F.silu(z))
+        return self.out_proj(layer_norm(self.out_norm, y, fused=context.fused) * F.silu(z))
 
 
 class ChannelAttention(nn.Module):
@@ -129,9 +134,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [B, H, W, C] -> [B, H, W, C]."""
-        scanned = drop_path(self.self_attention(self.ln_1(x), context), self.drop_rate if self.training else 0.0)
+        normed = layer_norm(self.ln_1, x, fused=context.fused)
+        scanned = drop_path(self.self_attention(normed, context), self.drop_rate if self.training else 0.0)
         a = torch.addcmul(scanned, x, self.skip_scale)
-        return torch.addcmul(self.conv_blk(self.ln_2(a)), a, self.skip_scale2)
+        return torch.addcmul(self.conv_blk(layer_norm(self.ln_2, a, fused=context.fused)), a, self.skip_scale2)
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:

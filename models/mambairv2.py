@@ -58,13 +58,15 @@ from models.layers import (
     add_scan_parameters,
     column_major,
     depthwise,
-    on_tokens,
+    normed,
     permute_pixels,
     pointwise,
     selective_scan,
     without_autocast,
 )
 from models.noise import PhiloxGumbel
+from models.operators import convolve, has_kernels, layer_norm
+from models.routing import by_class, route
 from models.scan import Prompt
 from models.scan.permutation import inverse
 
@@ -171,6 +173,7 @@ class Context:
     mask: of `shift_mask`. directions int64 [K, L]: pixels in the unsorted order of every direction; None: raster only.
     labels int64 [B, L]: sort key in place of the router's class. shared: N of the whole network.
     noise: source of the routing's noise, None for argmax. backend: of the scan; "reference" fuses nothing else either.
+    in_kernel: routing and its noise, of keys int64 [B] or [1] (None for argmax), are one kernel on the GPU.
     """
 
     mask: Tensor
@@ -180,6 +183,8 @@ class Context:
     noise: NoiseSource | None
     prompt_order: str
     backend: str
+    in_kernel: bool = False
+    keys: Tensor | None = None
 
     @property
     def fused(self) -> bool:
@@ -196,6 +201,7 @@ class AttentiveStateSpace(nn.Module):
         self.in_proj = nn.Sequential(nn.Conv2d(dim, d_inner, 1))
         self.CPE = nn.Sequential(depthwise(d_inner, 3))  # conditional positional encoding
         if config.ase == "on" or config.sgn == "on":
+            self.register_buffer("layer", torch.tensor(index), persistent=False)  # `index` where it is data
             self.route = nn.Sequential(
                 nn.Linear(dim, dim // 3), nn.GELU(), nn.Linear(dim // 3, config.num_tokens), nn.LogSoftmax(-1)
             )
@@ -210,7 +216,7 @@ class AttentiveStateSpace(nn.Module):
         """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C]."""
         batch, height, width, _ = x.shape
         u = pointwise(self.in_proj[0], x)
-        u = (u * on_tokens(self.CPE, u).sigmoid()).reshape(batch, height * width, -1)  # [B, L, E]
+        u = convolve(self.CPE[0], u, "sigmoid", fused=context.fused).reshape(batch, height * width, -1)  # [B, L, E]
         classes = soft = prompt = added = None
         if self.config.ase == "on" or (self.config.sgn == "on" and context.labels is None):
             classes, soft = self.assign(x.flatten(1, 2), context)
@@ -224,18 +230,22 @@ class AttentiveStateSpace(nn.Module):
         y = selective_scan(
             self.selectiveScan, u, order=order, prompt=prompt, added=added, backend=context.backend
         )  # [B, L, E]
-        return self.out_proj(self.out_norm(y)).unflatten(1, (height, width))
+        return normed(self.out_norm, self.out_proj, y, context.fused).unflatten(1, (height, width))
 
     def assign(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """tokens [B, L, C] -> classes int64 [B, L] and, where gradients flow, their probabilities [B, L, T].
 
         In the parameters' dtype, under autocast too: a class is a comparison of logits.
         """
+        learns = torch.is_grad_enabled() and self.config.ase == "on"
         with without_autocast(tokens):
-            logits = self.route(tokens.to(self.route[0].weight.dtype))  # [B, L, T]
+            tokens = tokens.to(self.route[0].weight.dtype)
+            if context.in_kernel:
+                last = self.route[2]
+                return route(self.route[:2](tokens), last.weight, last.bias, context.keys, self.layer, learns)
+            logits = self.route(tokens)  # [B, L, T]
             if context.noise is not None:
                 logits = logits + draw(context.noise, self.index, logits)
-            learns = torch.is_grad_enabled() and self.config.ase == "on"
             return logits.argmax(-1), logits.softmax(-1) if learns else None
 
     def table(self, factor: Tensor | None) -> Tensor:
@@ -255,11 +265,11 @@ class AttentiveStateSpace(nn.Module):
         if self.config.sgn == "off":
             return unsorted, unsorted
         if unsorted is None:
-            order = key.argsort(dim=-1, stable=True).unsqueeze(1)
+            order = by_class(key, self.config.num_tokens, context.fused).unsqueeze(1)
         else:
             forward = unsorted[:, ::2]  # [B, K / 2, L]: raster, columns
             keys = key.unsqueeze(1).expand_as(forward).gather(-1, forward)
-            order = forward.gather(-1, keys.argsort(dim=-1, stable=True))
+            order = forward.gather(-1, by_class(keys, self.config.num_tokens, context.fused))
             order = torch.stack([order, order.flip(-1)], 2).flatten(1, 2)  # [B, K, L]
         return order, order if context.prompt_order == "semantic" else unsorted
 
@@ -297,13 +307,14 @@ class AttentiveLayer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [B, H, W, C] -> [B, H, W, C]."""
-        a = x + self.win_mhsa(self.wqkv(self.norm1(x)), context.mask, context.fused)
-        y = torch.addcmul(a + self.convffn1(self.norm2(a)), x, self.scale1)
+        fused = context.fused
+        a = x + self.win_mhsa(normed(self.norm1, self.wqkv, x, fused), context.mask, fused)
+        y = torch.addcmul(a + self.convffn1(a, self.norm2, fused), x, self.scale1)
         c = y
         if self.scanned:
             factor = context.shared if self.embeddingA is None else self.embeddingA.weight
-            c = y + self.assm(self.norm3(y), factor, context)
-        return torch.addcmul(c + self.convffn2(self.norm4(c)), y, self.scale2)
+            c = y + self.assm(layer_norm(self.norm3, y, fused=fused), factor, context)
+        return torch.addcmul(c + self.convffn2(c, self.norm4, fused), y, self.scale2)
 
 
 class MambaIRv2(nn.Module):
@@ -353,14 +364,19 @@ class MambaIRv2(nn.Module):
             self.check_labels(labels, x)
             labels = flip_pad(labels.to(x.device), self.config.window_size).flatten(1)
         x = flip_pad(x, self.config.window_size)
+        noise = None if self.routing == "argmax" else self.noise or PhiloxGumbel([0])
+        known = noise is None or isinstance(noise, PhiloxGumbel)
+        in_kernel = known and self.backend != "reference" and has_kernels(self.conv_first.weight)
         context = Context(
             self.mask,
             self.directions(*x.shape[2:], x.device),
             labels,
             None if self.embeddingA is None else self.embeddingA.weight,
-            None if self.routing == "argmax" else self.noise or PhiloxGumbel([0]),
+            noise,
             self.prompt_order,
             self.backend,
+            in_kernel,
+            noise.on(x.device, len(x)) if in_kernel and noise else None,
         )
         y = restore(self, x, context)
         return y[..., : height * self.config.upscale, : width * self.config.upscale]

@@ -54,12 +54,11 @@ def gumbel(integers: Tensor) -> Tensor:
     return -torch.log(-torch.log(u))
 
 
-def integers(keys: Sequence[int], layer: int, shape: tuple[int, int, int], device: torch.device | str | None) -> Tensor:
-    """The words of `PhiloxGumbel.integers` in plain PyTorch, on any device; one key for each image."""
+def integers(keys: Tensor, layer: int, shape: tuple[int, int, int]) -> Tensor:
+    """The words of `PhiloxGumbel.integers` in plain PyTorch, on the device of `keys` int64 [B] or [1]."""
     batch, length, classes = shape
-    low, high = (
-        torch.tensor([key >> shift & MASK for key in keys], device=device).view(batch, 1, 1) for shift in (0, 32)
-    )
+    device = keys.device
+    low, high = ((keys >> shift & MASK).expand(batch).view(batch, 1, 1) for shift in (0, 32))
     pixel = torch.arange(length, device=device).view(1, length, 1)
     block = torch.arange((classes + 3) // 4, device=device).view(1, 1, -1)
     counter = pixel & MASK, block, torch.full_like(block, layer), pixel >> 32
@@ -71,12 +70,15 @@ class PhiloxGumbel:
     """A source of routing noise: call it with (layer, shape) for float32 noise of that shape [B, L, T].
 
     keys: one 64-bit key for each image of the batch (int64 tensors hold the same bits), or a single one for all images.
+    Keys that are a tensor on the device of the noise stay there: nobody waits for them.
     """
 
     def __init__(self, keys: Sequence[int] | Tensor):
-        self.keys = [int(key) & (2**64 - 1) for key in (keys.tolist() if isinstance(keys, Tensor) else keys)]
-        if not self.keys:
+        if not isinstance(keys, Tensor):
+            keys = torch.tensor([(int(key) + 2**63) % 2**64 - 2**63 for key in keys], dtype=torch.int64)
+        if not len(keys):
             raise ValueError("a noise source needs at least one key")
+        self.keys = keys
 
     def __call__(self, layer: int, shape: tuple[int, int, int], device: torch.device | str | None = None) -> Tensor:
         """Noise of one layer for B images, L pixels and T classes. Raises ValueError when there are not B keys."""
@@ -88,20 +90,23 @@ class PhiloxGumbel:
         """The 32-bit words behind the noise, as int64 [B, L, T] in 0..2^32-1."""
         if torch.device(device or "cpu").type == "cpu" and (kernels := _kernels()):
             return self._compiled(kernels.philox_integers, layer, shape, torch.int64)
-        return integers(self._keys(shape[0]), layer, shape, device)
+        return integers(self.on(device or "cpu", shape[0]), layer, shape)
 
     def _compiled(self, kernel, layer: int, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-        keys = (ctypes.c_uint64 * shape[0])(*self._keys(shape[0]))
+        keys = self.on("cpu", shape[0]).expand(shape[0]).tolist()
+        keys = (ctypes.c_uint64 * shape[0])(*(key % 2**64 for key in keys))
         sizes = [ctypes.c_int64(size) for size in shape]
         out = torch.empty(shape, dtype=dtype)
         threads = max(1, min(torch.get_num_threads(), out.numel() // GRAIN))
         kernel(keys, *sizes, ctypes.c_uint32(layer), ctypes.c_void_p(out.data_ptr()), ctypes.c_int(threads))
         return out
 
-    def _keys(self, batch: int) -> list[int]:
+    def on(self, device: torch.device | str, batch: int) -> Tensor:
+        """The keys of `batch` images, int64 [B] or [1]. Raises ValueError when there are not that many."""
         if len(self.keys) not in (1, batch):
             raise ValueError(f"the noise source has {len(self.keys)} keys for a batch of {batch} images")
-        return self.keys * batch if len(self.keys) == 1 else self.keys
+        self.keys = self.keys.to(device, non_blocking=torch.device(device).type == "cuda")
+        return self.keys
 
 
 @functools.cache

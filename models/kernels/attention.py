@@ -166,8 +166,8 @@ def _offset(tokens, W: tl.constexpr):
 @triton.jit
 def _masked(x, rows, columns, window, SHIFT: tl.constexpr, W: tl.constexpr):
     """x [rows, columns] with -100 between tokens that the roll brought together from opposite borders."""
-    _, _, _, last_y, last_x = window
-    if last_y | last_x:
+    if SHIFT > 0:
+        _, _, _, last_y, last_x = window
         far_rows = (last_y & (rows // W >= W - SHIFT)) * 2 + (last_x & (rows % W >= W - SHIFT))
         far_columns = (last_y & (columns // W >= W - SHIFT)) * 2 + (last_x & (columns % W >= W - SHIFT))
         x = tl.where(far_rows[:, None] != far_columns[None, :], x + MASKED, x)
@@ -411,7 +411,8 @@ FORWARD = {
     "tf32": Blocks(128, 64, 8),
     "bf16": Blocks(128, 64, 8),
 }
-QUERIES = KEYS = Blocks(64, 32, 4)
+QUERIES = Blocks(64, 32, 4)
+KEYS, KEYS_WIDE = Blocks(64, 32, 4), Blocks(128, 32, 8)  # heads padded to 16, and to more
 
 
 def _on_device(x: Tensor) -> AbstractContextManager:
@@ -469,22 +470,19 @@ def backward(
     heads: int,
     shift: int,
     precision: str,
-    blocks: tuple[Blocks, Blocks] = (QUERIES, KEYS),
+    blocks: tuple[Blocks | None, Blocks | None] = (None, None),
 ) -> tuple[Tensor, Tensor]:
     """Gradients of qkv, in its dtype, and of the table [(2w - 1)^2, heads], float32."""
     grad_out, qkv = grad_out.contiguous(), qkv.contiguous()
     windows, shared = _shape(qkv, window, heads, shift, precision)
     tokens = window**2
     table = table.float().t().contiguous()
-    cut = _cut(blocks[0], tokens)
+    cut = _cut(blocks[0] or QUERIES, tokens)
     programs = heads * (tokens // cut["BM"])  # of a group
     groups = max(1, min(windows, PROGRAMS // programs))
     partial = softmax.new_empty(groups, heads, tokens, tokens)
-    delta, grad_qkv, grad_table = (
-        torch.empty_like(softmax[0]),
-        torch.empty_like(qkv),
-        softmax.new_empty(table.shape[1], heads),
-    )
+    delta, grad_qkv = torch.empty_like(softmax[0]), torch.empty_like(qkv)
+    grad_table = softmax.new_empty(table.shape[1], heads)
     with _on_device(qkv):
         _queries[(groups * programs,)](
             *(grad_out, qkv, table, out, softmax, delta, grad_qkv, partial),
@@ -493,9 +491,10 @@ def backward(
             **shared,
             **cut,
         )
-        cut = _cut(blocks[1], tokens)
+        keys = blocks[1] or (KEYS if shared["P"] == 16 else KEYS_WIDE)
+        cut = _cut(keys, tokens)
         _keys[(windows * heads * (tokens // cut["BM"]),)](
-            *(grad_out, qkv, table, softmax, delta, grad_qkv), STAGES=blocks[1].stages, **shared, **cut
+            *(grad_out, qkv, table, softmax, delta, grad_qkv), STAGES=keys.stages, **shared, **cut
         )
         _offsets[((2 * window - 1) * heads,)](partial, grad_table, groups, HEADS=heads, W=window)
     return grad_qkv, grad_table

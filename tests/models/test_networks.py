@@ -152,17 +152,19 @@ def test_other_official_blocks_are_refused(changes, error, message):
 
 def test_feed_forwards_compute_their_formulas():
     x = torch.randn(2, 5, 6, 8)
+    norm = torch.nn.LayerNorm(8)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     conv, gated = layers.ConvFFN(8, 16, 5), layers.GatedFFN(8, 16)
 
     def nchw(module, t):
         return module(t.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
 
-    u = F.gelu(conv.fc1(x))
+    u = F.gelu(conv.fc1(norm(x)))
     expected = conv.fc2(u + F.gelu(nchw(conv.dwconv["depthwise_conv"][0], u)))
-    torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-5)
-    u, v = F.gelu(gated.fc1(x))[..., :8], F.gelu(gated.fc1(x))[..., 8:]
+    torch.testing.assert_close(conv(x, norm, True), expected, rtol=1e-4, atol=1e-5)
+    u, v = F.gelu(gated.fc1(norm(x))).split(8, -1)
     expected = gated.fc2(u * nchw(gated.sg["conv"], gated.sg["norm"](v)))
-    torch.testing.assert_close(gated(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gated(x, norm, True), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_permutation_and_its_gradient():

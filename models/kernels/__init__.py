@@ -1,0 +1,1 @@
+"""Triton kernels of everything around scan and attention: what they compute is defined by plain PyTorch beside them."""

@@ -1,0 +1,153 @@
+"""Operators on tokens that have a kernel of their own on a GPU (models/kernels), each beside its definition in PyTorch.
+
+A depthwise convolution comes with what follows it, c being its result:
+
+    gate      y = gate c            GatedFFN
+    sigmoid   y = x sigmoid(c)      conditional positional encoding
+    gelu      y = x + GELU(c)       ConvFFN
+    silu      y = SiLU(c)           MambaIR
+
+The kernels accumulate in float32 and store the type of x. They are custom operators, so torch.compile keeps them whole.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+@functools.cache
+def _triton() -> bool:
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        warnings.warn(f"no kernels for the GPU, so plain PyTorch runs there, slower: {error}", stacklevel=4)
+        return False
+    return True
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether the kernels take x: a CUDA tensor of float32 or less, and Triton is installed (if not, warned once)."""
+    return x.is_cuda and x.dtype != torch.float64 and _triton()
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, *, fused: bool = True) -> Tensor:
+    """function(x), of whose intermediate results a GPU keeps none for the backward pass: it computes them again.
+
+    That stops at the last of them, so a matrix product at the end is not repeated: what is left is norms, activations
+    and depthwise convolutions, which cost little beside their memory. A compiler decides for itself what to keep.
+    """
+    if fused and torch.is_grad_enabled() and has_kernels(x) and not torch.compiler.is_compiling():
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
+    return function(x)
+
+
+# --- depthwise convolution and what follows it -------------------------------------------------------------------
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None, *, fused: bool = True) -> Tensor:
+    """x [B, H, W, C] through a depthwise convolution (odd square kernel, same size) and what `then` names."""
+    if fused and has_kernels(x) and conv.dilation == (1, 1):
+        if torch.is_autocast_enabled(x.device.type):  # as convolutions do
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return torch.ops.mambair_bench.depthwise(x, conv.weight, conv.bias, gate, then)
+    c = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    if then == "gate":
+        return gate * c
+    if then == "sigmoid":
+        return x * c.sigmoid()
+    return x + F.gelu(c) if then == "gelu" else F.silu(c)
+
+
+@torch.library.custom_op("mambair_bench::depthwise", mutates_args=())
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, then: str) -> Tensor:
+    from models.kernels import depthwise as kernels
+
+    return kernels.forward(x, weight, bias, gate, then)
+
+
+@torch.library.custom_op("mambair_bench::depthwise_backward", mutates_args=())
+def _depthwise_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, then: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from models.kernels import depthwise as kernels
+
+    return kernels.backward(dy, x, weight, bias, gate, then)
+
+
+@_depthwise.register_fake
+def _(x, weight, bias, gate, then):
+    return x.new_empty(x.shape)
+
+
+@_depthwise_backward.register_fake
+def _(dy, x, weight, bias, gate, then):
+    dgate = x.new_empty(0) if gate is None else torch.empty_like(gate, memory_format=torch.contiguous_format)
+    return x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(bias), dgate
+
+
+def _depthwise_gradients(ctx, dy):
+    x, weight, bias, gate = ctx.saved_tensors
+    *grads, dgate = torch.ops.mambair_bench.depthwise_backward(dy, x, weight, bias, gate, ctx.then)
+    return *grads, None if gate is None else dgate, None
+
+
+def _depthwise_context(ctx, inputs, output) -> None:
+    *tensors, ctx.then = inputs
+    ctx.save_for_backward(*tensors)
+
+
+_depthwise.register_autograd(_depthwise_gradients, setup_context=_depthwise_context)
+
+
+# --- layer norm --------------------------------------------------------------------------------------------------
+
+
+def layer_norm(norm: nn.LayerNorm, x: Tensor, *, fused: bool = True) -> Tensor:
+    """LayerNorm of x [..., C]. A compiler fuses PyTorch's own with its surroundings, so it is left to that."""
+    if fused and has_kernels(x) and not torch.compiler.is_compiling():
+        if torch.is_autocast_enabled(x.device.type):  # as PyTorch's own
+            x = x.float()
+        return torch.ops.mambair_bench.layer_norm(x.contiguous(), norm.weight, norm.bias, norm.eps)
+    return norm(x)
+
+
+@torch.library.custom_op("mambair_bench::layer_norm", mutates_args=())
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    from models.kernels import norm as kernels
+
+    return kernels.forward(x, weight, bias, eps)
+
+
+@torch.library.custom_op("mambair_bench::layer_norm_backward", mutates_args=())
+def _layer_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    from models.kernels import norm as kernels
+
+    return kernels.backward(dy, x, weight, eps)
+
+
+@_layer_norm.register_fake
+def _(x, weight, bias, eps):
+    return torch.empty_like(x)
+
+
+@_layer_norm_backward.register_fake
+def _(dy, x, weight, eps):
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _layer_norm_gradients(ctx, dy):
+    x, weight = ctx.saved_tensors
+    return *torch.ops.mambair_bench.layer_norm_backward(dy, x, weight, ctx.eps), None
+
+
+def _layer_norm_context(ctx, inputs, output) -> None:
+    x, weight, _, ctx.eps = inputs
+    ctx.save_for_backward(x, weight)
+
+
+_layer_norm.register_autograd(_layer_norm_gradients, setup_context=_layer_norm_context)

@@ -1,0 +1,91 @@
+"""Routing: the class of every pixel, what its gradient needs, and the order of pixels by class.
+
+    z = W hidden + b        logits of T classes
+    class = argmax(z + g)   g the Gumbel noise of (key, layer, pixel, class), or 0
+    soft = softmax(z + g)   what the gradient goes through (straight-through)
+
+LogSoftmax, which the official router applies to z first, subtracts the same number from all logits of a pixel, so class
+and softmax are the same without it. On a GPU the noise of models.noise is made in registers, in the forward pass and
+again in the backward one: neither it nor z nor soft is kept.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.operators import has_kernels
+
+
+def route(
+    hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor, learns: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(classes int64 [B, L], carrier [B, L, T] or None unless `learns`) on a GPU.
+
+    hidden [B, L, R], weight [T, R], bias [T]; keys int64 [B] or [1] on the same device, or None for no noise; layer
+    int64 []. The carrier holds zeros, of which one is stored, and takes the gradient of `soft`.
+    """
+    classes, carrier = torch.ops.mambair_bench.route(hidden, weight, bias, keys, layer)
+    return classes, carrier if learns else None
+
+
+@torch.library.custom_op("mambair_bench::route", mutates_args=())
+def _route(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor) -> tuple[Tensor, Tensor]:
+    from models.kernels import routing as kernels
+
+    classes = kernels.assign(F.linear(hidden, weight, bias), keys, layer)
+    return classes, hidden.new_zeros(()).expand(*classes.shape, len(weight))
+
+
+@torch.library.custom_op("mambair_bench::route_backward", mutates_args=())
+def _route_backward(
+    dsoft: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    from models.kernels import routing as kernels
+
+    dz = kernels.gradient(F.linear(hidden, weight, bias), keys, layer, dsoft)  # [B, L, T]
+    rows = dz.flatten(0, 1)
+    return dz @ weight, rows.t() @ hidden.flatten(0, 1), rows.sum(0)
+
+
+@_route.register_fake
+def _(hidden, weight, bias, keys, layer):
+    classes = hidden.new_empty(hidden.shape[:2], dtype=torch.int64)
+    return classes, hidden.new_empty(()).expand(*classes.shape, weight.shape[0])
+
+
+@_route_backward.register_fake
+def _(dsoft, hidden, weight, bias, keys, layer):
+    return hidden.new_empty(hidden.shape), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _gradients(ctx, dclasses, dsoft):
+    if dsoft is None:
+        return (None,) * 5
+    return *torch.ops.mambair_bench.route_backward(dsoft, *ctx.saved_tensors), None, None
+
+
+def _context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.set_materialize_grads(False)
+
+
+_route.register_autograd(_gradients, setup_context=_context)
+
+
+def by_class(classes: Tensor, tokens: int, fused: bool) -> Tensor:
+    """Pixels int64 [..., L] by ascending class 0..tokens-1 of `classes` int64 [..., L], stable."""
+    if fused and has_kernels(classes):
+        return torch.ops.mambair_bench.by_class(classes.flatten(0, -2), tokens).view(classes.shape)
+    return classes.argsort(dim=-1, stable=True)
+
+
+@torch.library.custom_op("mambair_bench::by_class", mutates_args=())
+def _by_class(classes: Tensor, tokens: int) -> Tensor:
+    from models.kernels import sorting as kernels
+
+    return kernels.order(classes.contiguous(), tokens)
+
+
+@_by_class.register_fake
+def _(classes, tokens):
+    return classes.new_empty(classes.shape)

@@ -1,0 +1,187 @@
+"""Depthwise convolutions, LayerNorm and recomputation in kernels: against float64, and in a whole network.
+
+Kernels run on a GPU where there is one, else in Triton's interpreter.
+"""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import models
+from models import layers
+from models.noise import PhiloxGumbel
+from models.operators import convolve, layer_norm
+
+pytest.importorskip("triton", reason="needs Triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a CUDA device or Triton's interpreter (TRITON_INTERPRET=1)", allow_module_level=True)
+
+THEN = {
+    "gate": lambda x, c, gate: gate * c,
+    "sigmoid": lambda x, c, gate: x * c.sigmoid(),
+    "gelu": lambda x, c, gate: x + F.gelu(c),
+    "silu": lambda x, c, gate: F.silu(c),
+}
+KERNELS = {"gate": 5, "sigmoid": 3, "gelu": 5, "silu": 3}
+
+
+@pytest.fixture
+def in_kernels(monkeypatch):
+    """Kernels also for tensors on a CPU, in the interpreter; fresh memory holds values no test would pass with."""
+    for module in ("models.operators", "models.routing", "models.mambairv2"):
+        monkeypatch.setattr(f"{module}.has_kernels", lambda x: x.dtype != torch.float64)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(DEVICE)
+
+
+def errors(found, exact) -> list[float]:
+    pairs = zip(found, exact, strict=True)
+    return [float((f.detach().double() - e.detach()).abs().max() / e.detach().abs().max()) for f, e in pairs]
+
+
+@pytest.mark.parametrize("then", THEN)
+@pytest.mark.parametrize("shape", [(2, 9, 10, 24), (1, 11, 6, 12), (1, 3, 17, 7), (1, 1, 1, 3)], ids=str)
+def test_depthwise_and_every_gradient(shape, then, in_kernels):
+    channels, kernel = shape[-1], KERNELS[then]
+    conv = layers.depthwise(channels, kernel).to(DEVICE)
+    wide = normal(*shape[:3], 2 * channels)  # x and gate are halves of it, as in the network: rows have gaps
+    x, gate = wide.chunk(2, -1)
+    inputs = [x, conv.weight, conv.bias] + ([gate] if then == "gate" else [])
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    conv.weight, conv.bias = (nn.Parameter(t) for t in inputs[1:3])
+    inputs[1:3] = conv.weight, conv.bias
+    dy = normal(*shape, seed=1)
+    y = convolve(conv, inputs[0], then, inputs[3] if then == "gate" else None)
+    grads = torch.autograd.grad(y, inputs, dy)
+
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    c = F.conv2d(exact[0].permute(0, 3, 1, 2), exact[1], exact[2], padding=kernel // 2, groups=channels)
+    expected = THEN[then](exact[0], c.permute(0, 2, 3, 1), exact[-1])
+    truths = torch.autograd.grad(expected, exact, dy.double())
+    assert y.is_contiguous() and [g.shape for g in grads] == [t.shape for t in truths]
+    assert max(errors([y, *grads], [expected, *truths])) < 2e-6
+
+
+@pytest.mark.parametrize("then", THEN)
+def test_depthwise_in_bfloat16_rounds_once(then, in_kernels):
+    """Inputs and output are bfloat16, everything in between is float32; gradients have the types of their inputs."""
+    conv = layers.depthwise(10, 3).to(DEVICE)
+    x, gate = (normal(1, 7, 9, 10, seed=s).bfloat16().requires_grad_() for s in (0, 1))
+    y = convolve(conv, x, then, gate if then == "gate" else None)
+    c = conv(x.float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(
+        y.float(), THEN[then](x.float(), c, gate.float()).bfloat16().float(), rtol=0.01, atol=1e-6
+    )
+    y.float().sum().backward()
+    assert (x.grad.dtype, conv.weight.grad.dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 48), (67, 174), (1, 12), (2, 348), (700, 7)], ids=str)
+def test_layer_norm_and_every_gradient(shape, in_kernels):
+    norm = nn.LayerNorm(shape[-1]).to(DEVICE)
+    norm.weight, norm.bias = (nn.Parameter(normal(shape[-1], seed=s)) for s in (0, 1))
+    x = (normal(*shape) * 2 + 3).requires_grad_()
+    dy = normal(*shape, seed=2)
+    y = layer_norm(norm, x)
+    found = [y, *torch.autograd.grad(y, [x, norm.weight, norm.bias], dy)]
+    exact = [t.detach().double().requires_grad_() for t in (x, norm.weight, norm.bias)]
+    expected = F.layer_norm(exact[0], shape[-1:], exact[1], exact[2])
+    assert max(errors(found, [expected, *torch.autograd.grad(expected, exact, dy.double())])) < 2e-6
+
+
+def test_the_operators_are_well_formed():
+    x, gate, dy = (normal(1, 5, 6, 4, seed=s) for s in range(3))
+    weight, bias = normal(4, 1, 3, 3), normal(4)
+    operators, checks = torch.ops.mambair_bench, ("test_schema", "test_faketensor")
+    for then, side in (("gate", gate), ("gelu", None)):
+        torch.library.opcheck(operators.depthwise, (x, weight, bias, side, then), test_utils=checks)
+        torch.library.opcheck(operators.depthwise_backward, (dy, x, weight, bias, side, then), test_utils=checks)
+    torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5), test_utils=checks)
+    torch.library.opcheck(operators.layer_norm_backward, (dy, x, bias, 1e-5), test_utils=checks)
+
+
+def kept(function) -> int:
+    """Bytes that autograd keeps for the backward pass of function(), parameters apart."""
+    storages = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        if not isinstance(t, nn.Parameter):
+            storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = function()
+    assert result.requires_grad
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("kind", [layers.GatedFFN, lambda dim, hidden: layers.ConvFFN(dim, hidden, 3)])
+def test_a_feed_forward_keeps_its_input_and_one_tensor_more(kind, in_kernels):
+    x = normal(1, 8, 8, 12).requires_grad_()
+    ffn, norm = kind(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE)
+    assert kept(lambda: ffn(x, norm, True)) == 2 * x.numel() * 4
+    assert kept(lambda: ffn(x, norm, False)) > 5 * x.numel() * 4
+
+
+def run(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    """Output and the gradient of every parameter."""
+    network.noise = PhiloxGumbel([3, 2**63 + 9])
+    y = network(image)
+    weights = torch.linspace(-1, 1, y.numel(), device=DEVICE).view_as(y)
+    return [y.detach(), *torch.autograd.grad((y * weights).sum(), list(network.parameters()), allow_unused=True)]
+
+
+VARIANTS = [
+    {},
+    {"ffn": "conv", "prompt_order": "semantic"},
+    {"scans": 2, "routing": "argmax"},
+    {"prompt_target": "delta"},
+]
+
+
+@pytest.mark.parametrize("overrides", VARIANTS, ids=str)
+def test_a_network_in_kernels_is_the_network(overrides, in_kernels, monkeypatch):
+    """Output and all gradients of the fused path, the router's among them, equal those of the plain one."""
+    compare(models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), **overrides), monkeypatch)
+
+
+def test_the_first_mambair_in_kernels_is_the_network(in_kernels, monkeypatch):
+    compare(models.build("mambair-light", upscale=2, depths=(1,)).eval(), monkeypatch)
+
+
+def compare(network: nn.Module, monkeypatch) -> None:
+    """The network as it is, in kernels, and then without them."""
+    for name, parameter in network.named_parameters():
+        if ".route." in name or "embedding" in name:
+            parameter.data *= 8  # classes that rounding does not decide, prompts that matter
+    network.backend = "chunked"
+    network.to(DEVICE)
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    found = run(network, image)
+    for module in ("models.operators", "models.routing", "models.mambairv2"):
+        monkeypatch.setattr(f"{module}.has_kernels", lambda x: False)
+    expected = run(network, image)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("backend, dtype", [("reference", torch.float32), ("chunked", torch.float64)])
+def test_the_reference_and_float64_are_plain_pytorch(backend, dtype, in_kernels):
+    """No operator of ours but the scan computes there (sorting, which rounds nothing, may)."""
+    network = models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), backend=backend)
+    network.to(DEVICE, dtype)
+    with torch.profiler.profile() as profile, torch.no_grad():
+        network(torch.rand(1, 3, 8, 8, device=DEVICE))
+    ours = {event.name for event in profile.events() if event.name.startswith("mambair_bench::")}
+    assert ours - {"mambair_bench::by_class"} == {"mambair_bench::attentive_scan"}
