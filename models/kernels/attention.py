@@ -164,13 +164,19 @@ def _offset(tokens, W: tl.constexpr):
 
 
 @triton.jit
-def _masked(x, rows, columns, window, SHIFT: tl.constexpr, W: tl.constexpr):
-    """x [rows, columns] with -100 between tokens that the roll brought together from opposite borders."""
-    if SHIFT > 0:
-        _, _, _, last_y, last_x = window
-        far_rows = (last_y & (rows // W >= W - SHIFT)) * 2 + (last_x & (rows % W >= W - SHIFT))
-        far_columns = (last_y & (columns // W >= W - SHIFT)) * 2 + (last_x & (columns % W >= W - SHIFT))
-        x = tl.where(far_rows[:, None] != far_columns[None, :], x + MASKED, x)
+def _regions(tokens, window, SHIFT: tl.constexpr, W: tl.constexpr):
+    """0 to 3: whether tokens came round from the other border, by rows and by columns."""
+    _, _, _, last_y, last_x = window
+    return (last_y & (tokens // W >= W - SHIFT)) * 2 + (last_x & (tokens % W >= W - SHIFT))
+
+
+@triton.jit
+def _masked(x, rows, columns, window, SHIFT: tl.constexpr, W: tl.constexpr, BRANCH: tl.constexpr):
+    """x [rows, columns] with -100 between regions; BRANCH: skips windows that have only one."""
+    if SHIFT > 0:  # noqa: SIM102 known when compiling, the other is not
+        if not BRANCH or (window[3] | window[4]):
+            apart = _regions(rows, window, SHIFT, W)[:, None] != _regions(columns, window, SHIFT, W)[None, :]
+            x = tl.where(apart, x + MASKED, x)
     return x
 
 
@@ -218,7 +224,7 @@ def _forward(
         k = _rows(qkv + C, at, 3 * C, D, P, 0.0)
         x = _dot(q, _transposed(_split(k, PRECISION)), PRECISION)  # [BM, BN]
         x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], start)
-        x = _masked(x, queries, keys, window, SHIFT, W)
+        x = _masked(x, queries, keys, window, SHIFT, W, True)
         new = tl.maximum(top, tl.max(x, 1) * LOG2E)
         p = tl.exp2(x * LOG2E - new[:, None])
         rescale = tl.exp2(top - new)
@@ -297,7 +303,7 @@ def _queries(
             v = _split(_rows(inputs + 2 * C, at, 3 * C, D, P, 0.0), PRECISION)
             x = _dot(q, _transposed(k), PRECISION)  # [BM, BN]
             x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], index)
-            x = _masked(x, queries, keys, window, SHIFT, W)
+            x = _masked(x, queries, keys, window, SHIFT, W, False)
             p = tl.exp2(x * LOG2E - top[:, None])  # times total
             dx = p * (_dot(do, _transposed(v), PRECISION) - d[:, None])
             updated = updated + (grad_bias[i] + dx,)  # noqa: RUF005
@@ -358,7 +364,7 @@ def _keys(
         do = _split(do, PRECISION)
         x = _dot(k, _transposed(q), PRECISION)  # [BM keys, BN queries]
         x = x * scale + _lookup(bias[:, None] + _offset(queries, W)[None, :], start)
-        x = _masked(x, keys, queries, window, SHIFT, W)
+        x = _masked(x, keys, queries, window, SHIFT, W, True)
         p = tl.exp2(x * LOG2E - tl.load(softmax + tokens)[None, :])  # times total
         dv += _dot(_left(p, BM, BN, PRECISION), _right(do, BN, P, PRECISION), PRECISION)
         dx = p * (_dot(v, _transposed(do), PRECISION) - tl.load(delta + tokens)[None, :])
@@ -432,7 +438,9 @@ def _shape(qkv: Tensor, window: int, heads: int, shift: int, precision: str) -> 
 
 
 def _cut(blocks: Blocks, tokens: int) -> dict:
-    return {"BM": min(blocks.rows, tokens), "BN": min(blocks.step, tokens), "num_warps": blocks.warps}
+    """Arguments of a launch; num_stages is of loops that do not say their own (over windows: load nothing ahead)."""
+    cut = {"BM": min(blocks.rows, tokens), "BN": min(blocks.step, tokens)}
+    return cut | {"num_warps": blocks.warps, "num_stages": 1}
 
 
 def forward(

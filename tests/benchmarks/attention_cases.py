@@ -162,8 +162,8 @@ def block_rows(cases: dict[str, Case], device: torch.device) -> Iterator[dict]:
                 kinds = {"forward": partial(kernels.forward, x, table, *shape, True, blocks)}
                 if case.trains:
                     backward = partial(kernels.backward, grad.to(x.dtype), x, table, *reference, *shape)
-                    kinds["queries"] = partial(backward, (blocks, kernels.KEYS))
-                    kinds["keys"] = partial(backward, (kernels.QUERIES, blocks))
+                    kinds["queries"] = partial(backward, (blocks, None))
+                    kinds["keys"] = partial(backward, (None, blocks))
                 for kind, function in kinds.items():
                     row = {"case": name, "kernel": kind, "precision": products, "blocks": list(blocks)}
                     try:

@@ -2,6 +2,9 @@
 
 import importlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -278,6 +281,40 @@ def test_three_products_have_the_exactness_of_float32_and_one_has_not(tensor_cor
     assert (three < np.array([1.25, 2, 2, 2, 2]) * float32).all()  # output, gradients; sums rounded to nearest: below 1
     one = errors(in_kernels(case, False, "tf32", scale), exact)
     assert (one > 100 * float32).all() and (one < 1e-2).all()
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from models.kernels import attention as kernels
+
+def shared_memory(kernel, blocks, **more):
+    constants = {"HEADS": 6, "D": 29, "P": 32, "W": 16, "SHIFT": 8, "PRECISION": "tf32x3", "WIDE": False, **more}
+    constants |= kernels._cut(blocks, 256)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    constants |= {"STAGES": blocks.stages} if "STAGES" in kernel.arg_names else {}
+    types = dict.fromkeys(("height", "width", "rest", "windows", "groups"), "i32") | {"scale": "fp32"}
+    types |= dict.fromkeys(constants, "constexpr")
+    source = ASTSource(kernel, {name: types.get(name, "*fp32") for name in kernel.arg_names}, constants)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).metadata.shared
+
+print(shared_memory(kernels._forward, kernels.FORWARD["tf32x3"], SAVE=True))
+print(shared_memory(kernels._queries, kernels.QUERIES))
+print(shared_memory(kernels._keys, kernels.KEYS_WIDE))
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_a_gpu_and_fit_it_twice(tmp_path):
+    """Each uses at most half of the 227 KiB of shared memory that an H100 gives to programs."""
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(1024 < int(line) <= 227 * 1024 // 2 for line in done.stdout.split()) and len(done.stdout.split()) == 3
 
 
 def test_operator_is_registered_as_pytorch_wants_it(kernels):
