@@ -15,8 +15,8 @@ at a time. Sums run in a fixed order: no atomics. The gradient of the table is s
 
 Matrix products take two tricks. `_dot` makes float32 products of three TF32 ones (3xTF32): x = high + low with 11 bits
 each, of which only low low is dropped. And a product's result, whose columns 2c and 2c + 1 a thread holds, becomes the
-next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order:
-`_renumbered` columns on the left, `_renumbering` rows on the right. Nothing moves between threads.
+next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order, in `_left`
+and `_right` alike. Nothing moves between threads.
 """
 
 import os
@@ -180,7 +180,7 @@ def _masked(x, rows, columns, window, SHIFT: tl.constexpr, W: tl.constexpr, BRAN
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "rest"])
 def _forward(
     qkv,  # [pixels, 3C]
     table,  # [heads, (2w - 1)^2]
@@ -243,7 +243,7 @@ def _forward(
         tl.store(softmax + rest + tokens, 1.0 / total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "rest", "windows", "groups"])
 def _queries(
     grad_out,  # [pixels, C]
     qkv,
@@ -315,7 +315,7 @@ def _queries(
         tl.store(cells, grad_bias[i])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "rest"])
 def _keys(
     grad_out,
     qkv,
@@ -373,7 +373,7 @@ def _keys(
     _store_rows(grad_qkv + 2 * C, pixels, dv, 3 * C, D, P)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups"])
 def _offsets(
     partial,  # [groups, heads, T, T]
     grad_table,  # [(2w - 1)^2, heads]
