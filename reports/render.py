@@ -5,6 +5,7 @@ holds the whole frame, provenance and all.
 """
 
 import textwrap
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -29,6 +30,15 @@ def render(frame: pd.DataFrame, form: str, caption: str) -> str:
     if form not in ("md", "tex"):
         raise TableError(f"unknown format {form!r}: choose from md, csv, tex")
     return (markdown if form == "md" else latex)(frame, caption)
+
+
+def render_all(frames: Sequence[tuple[pd.DataFrame, str]], form: str) -> str:
+    """Several tables with their captions in one format: one CSV with one header, else one table after the other."""
+    if form != "csv":
+        return "\n".join(render(frame, form, caption) for frame, caption in frames)
+    if len({tuple(frame.columns) for frame, _ in frames}) > 1:
+        raise TableError("tables with different columns do not make one CSV")
+    return "".join(to_csv(frame, header=number == 0) for number, (frame, _) in enumerate(frames))
 
 
 def markdown(frame: pd.DataFrame, caption: str, level: int = 2) -> str:
@@ -90,9 +100,9 @@ def _escape(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def to_csv(frame: pd.DataFrame) -> str:
+def to_csv(frame: pd.DataFrame, header: bool = True) -> str:
     """Every column and row of the frame; what is not there is empty."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    return frame.to_csv(index=False, header=header, lineterminator="\n")
 
 
 def _name(frame: pd.DataFrame) -> str:

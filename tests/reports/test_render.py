@@ -122,3 +122,15 @@ def test_csv_is_the_whole_frame(store, make):
 def test_an_unknown_format_is_refused(store):
     with pytest.raises(TableError, match="unknown format 'html': choose from md, csv, tex"):
         render.render(tables.table("tableA2", store), "html", "")
+
+
+def test_several_tables(store):
+    """Several tables are one CSV under one header; as Markdown and LaTeX they follow each other after a blank line."""
+    frames = [(tables.table(name, store), tables.caption(name)) for name in ("table5", "tableA2")]
+    rows = list(csv.DictReader(io.StringIO(render.render_all(frames, "csv"))))
+    assert len(rows) == sum(len(frame) for frame, _ in frames)
+    assert list(dict.fromkeys(row["table"] for row in rows)) == ["table5", "tableA2"]
+    for form in ("md", "tex"):
+        assert render.render_all(frames, form) == "\n".join(render.render(frame, form, text) for frame, text in frames)
+    with pytest.raises(TableError, match="different columns"):
+        render.render_all([frames[0], (frames[1][0].drop(columns="study"), "")], "csv")
