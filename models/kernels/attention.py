@@ -15,8 +15,8 @@ at a time. Sums run in a fixed order: no atomics. The gradient of the table is s
 
 Matrix products take two tricks. `_dot` makes float32 products of three TF32 ones (3xTF32): x = high + low with 11 bits
 each, of which only low low is dropped. And a product's result, whose columns 2c and 2c + 1 a thread holds, becomes the
-next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order, in `_left`
-and `_right` alike. Nothing moves between threads.
+next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order, in
+`_left` and `_right` alike. Nothing moves between threads.
 """
 
 import os
