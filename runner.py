@@ -41,10 +41,7 @@ DATA = Path("data").resolve() if Path("data").is_dir() else None
 def main() -> int:
     """Runs the command line; every mistake that was foreseen is one line on stderr."""
     try:
-        return app(standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        err.print("stopped; everything finished so far is stored")
-        return 130
+        return app(standalone_mode=False) or 0  # 130 after Ctrl-C
     except Exception as error:
         ours = type(error).__module__.partition(".")[0] in ("models", "suites", "results", "reports")
         if hasattr(error, "format_message"):  # typer's own
@@ -129,13 +126,13 @@ def evaluate(
     weights: Annotated[Path | None, Option(help=".pth or .safetensors")] = None,
     network: Annotated[Path | None, Option(help="official option file whose network_g to build")] = None,
     images: Annotated[str | None, Option(help="glob of stems")] = None,
-    tiles: Tiles = "official",
-    routing: Annotated[str, Option(help="gumbel or argmax")] = "gumbel",
-    samples: Annotated[int, Option(help="draws of the routing noise to average over")] = 1,
-    prompt_order: Annotated[str, Option(help="raster (code) or semantic (paper)")] = "raster",
+    tiles: Annotated[str | None, Option(help="official, none, or a number in place of 200")] = None,
+    routing: Annotated[str | None, Option(help="gumbel (as the official code) or argmax")] = None,
+    samples: Annotated[int | None, Option(help="draws of the routing noise to average over; 1")] = None,
+    prompt_order: Annotated[str | None, Option(help="raster (as the official code) or semantic (paper)")] = None,
     lr: Annotated[str | None, Option(help="how the LR image is made: matlab, once or pil")] = None,
-    seed: Annotated[int, Option(help="of the routing noise")] = 0,
-    precision: Precision = "fp32",
+    seed: Annotated[int | None, Option(help="of the routing noise; 0")] = None,
+    precision: Annotated[str | None, Option(help="fp32, tf32, tf32x3 or bf16")] = None,
     device: Device = None,
     backend: Backend = "auto",
     save_images: Annotated[Path | None, Option(help="folder for the restored images")] = None,
@@ -146,18 +143,20 @@ def evaluate(
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
     from suites import environment, scoring
 
-    parsed = Task.parse(task)
-    choices = {"routing": routing, "samples": samples, "seed": seed, "prompt_order": prompt_order, "lr_route": lr}
-    protocol = Protocol.official(parsed, tiling=tiles, precision=precision, **choices)
+    parsed, route = Task.parse(task), {"routing": routing, "prompt_order": prompt_order, "lr_route": lr}
+    choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, **route}
+    protocol = scoring.protocol_for(model, parsed, **choices)
     files = {"weights": weights, "network": network, "data": data, "images": images, "save": save_images}
     where = {"backend": backend, "device": environment.choose_device(device), "store": Store(results)}
     with ScoreBar(err) as progress:
         result = scoring.score(model, parsed, sets.split(","), protocol, progress=progress, **files, **where)
-    if json:
-        records.write_json(json, result.to_json())
     show(result.lines())
     for reason in result.refused:
         err.print(f"not stored: {reason}")
+    if json:
+        records.write_json(json, result.to_json())
+    if result.stopped:
+        raise result.stopped
     return 1 if result.refused else 0
 
 

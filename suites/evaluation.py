@@ -60,10 +60,33 @@ def evaluate(
     time of restoring, all samples together. Raises SpecError, DataError, MetricError, ModelError or
     EvaluationError.
     """
+    rows: list[dict[str, Any]] = []
+    for row in scored(model, task, dataset, protocol, device=device, labels=labels, pattern=pattern, save=save):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows), len(dataset.stems(pattern)), row["image"])
+    return frame_of(rows)
+
+
+def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The frame of `evaluate` from rows of `scored`."""
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"psnr": float, "ssim": float, "psnr_single": float})
+
+
+def scored(
+    model: nn.Module | str,
+    task: Task,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    device: str | torch.device = "cpu",
+    labels: str = "learned",
+    pattern: str | None = None,
+    save: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of `evaluate`, each as soon as its image is scored."""
     if isinstance(model, str):
         _check_baseline(model, task, protocol)
-    rows: list[dict[str, Any]] = []
-    stems = dataset.stems(pattern)
     for picture in dataset.images(pattern):
         name = f"{dataset.name}/{picture.stem}"
         try:
@@ -87,10 +110,7 @@ def evaluate(
             save_picture(metrics.quantise(output), Path(save) / dataset.name / f"{picture.stem}.png")
         psnr_single = None if None in single else float(np.mean(single))
         values = dataset.name, picture.stem, picture.sha256, psnr, ssim, psnr_single, seconds
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
-        if progress is not None:
-            progress(len(rows), len(stems), picture.stem)
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"psnr": float, "ssim": float, "psnr_single": float})
+        yield dict(zip(COLUMNS, values, strict=True))
 
 
 def samples(

@@ -16,7 +16,7 @@ from models.scan import resolve
 from results.store import Store, StoreError
 from suites import environment
 from suites.data import Dataset, find
-from suites.evaluation import BASELINES, evaluate
+from suites.evaluation import BASELINES, frame_of, scored
 from suites.spec import Protocol, SpecError, Task
 
 
@@ -25,7 +25,8 @@ class Scoring:
     """Scores of one model: a mean per dataset, a row per image, and what they were measured on.
 
     `refused` says which datasets the store did not take, for example because it holds other scores of their images;
-    `notes` what a reader must know, such as pictures that are not those of the standard set.
+    `notes` what a reader must know, such as pictures that are not those of the standard set. `stopped` is what ended
+    the scoring early; the images before it are here and in the store.
     """
 
     rows: list[dict[str, Any]]
@@ -33,6 +34,7 @@ class Scoring:
     environment: dict[str, Any]
     refused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stopped: BaseException | None = None
 
     def lines(self) -> list[str]:
         """What `evaluate` prints: scores with their protocol, and what they were measured on."""
@@ -42,6 +44,9 @@ class Scoring:
             psnr, ssim = ("-" if row[n] is None else f"{row[n]:.{d}f}" for n, d in (("psnr", 3), ("ssim", 4)))
             single = "" if row["psnr_single"] is None else f" (single samples {row['psnr_single']:.3f})"
             lines.append(f"{row['dataset']:10} {psnr} dB{single}  {ssim}  {count} {row['expected']} images")
+            if row["images"] != row["expected"]:
+                part = self.images[self.images["dataset"] == row["dataset"]]
+                lines += [f"  {image.image:20} {image.psnr:.3f} dB  {image.ssim:.4f}" for image in part.itertuples()]
         protocol = self.rows[0]["protocol"] if self.rows else {}
         backend = "" if self.environment["backend"] == "none" else f", backend {self.environment['backend']}"
         return [
@@ -125,9 +130,23 @@ def summarise(model: str, task: Task, dataset: str, rows: pd.DataFrame, expected
 
 
 def nonstandard(dataset: Dataset, rows: pd.DataFrame) -> list[str]:
-    """Stems of scored pictures whose pixels are not those of the set's manifest."""
+    """A note when pixels of scored pictures are not those of the set's manifest, else nothing."""
     entries = ((row.image, row.pixels, dataset.entries.get(row.image)) for row in rows.itertuples())
-    return [stem for stem, pixels, entry in entries if entry is not None and entry.sha256 != pixels]
+    odd = [stem for stem, pixels, entry in entries if entry is not None and entry.sha256 != pixels]
+    names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+    return (
+        [f"{len(odd)} pictures are not those of the standard {dataset.name} ({names}): see `data check`"] if odd else []
+    )
+
+
+def protocol_for(name: str, task: Task, **choices: Any) -> Protocol:
+    """The official protocol with the choices that are not None. Raises SpecError for a choice of a baseline's."""
+    given = {key: value for key, value in choices.items() if value is not None}
+    if name not in BASELINES:
+        return Protocol.official(task, **given)
+    if given:
+        raise SpecError(f"{name} is no network and has a protocol of its own: leave out {', '.join(given)}")
+    return Protocol.baseline(task)
 
 
 def score(
@@ -146,15 +165,24 @@ def score(
     device: str = "cpu",
     progress: Callable[[str, int, int, str], None] | None = None,
 ) -> Scoring:
-    """Scores `name` (a catalogue model, or a baseline) on every set, filing each set in `store` as soon as it is done.
+    """Scores `name` (a catalogue model, or a baseline) on every set, filing each set in `store` as soon as it ends.
+
+    What ends it early (a damaged picture, Ctrl-C) is in `Scoring.stopped`, with all images scored before it filed.
 
     images: glob of stems; parts of a set are parts of one record. progress: (dataset, done, total, stem).
-    Raises SpecError, DataError, ModelError, BackendError or EvaluationError before the first image where it can.
+    Raises SpecError, DataError, ModelError, BackendError or EvaluationError when nothing could be scored.
     """
-    datasets = [find(each.strip(), data) for each in sets]
+    names = list(dict.fromkeys(each.strip() for each in sets if each.strip()))
+    if not names:
+        raise SpecError("no dataset was named: --sets Set5,Set14")
+    datasets = [find(each, data) for each in names]
+    for dataset in datasets:
+        dataset.stems(images)  # a glob that fits nothing is said before the first image
     key: dict[str, Any] = {"model": name, "weights": "none"}
     if name in BASELINES:
-        model, used, protocol = name, "none", Protocol.baseline(task)
+        if weights or network:
+            raise SpecError(f"{name} is no network: leave out --weights and --network")
+        model, used = name, "none"
     else:
         model, protocol = load_model(name, task, weights, protocol, network=network, backend=backend, device=device)
         used = resolve(backend, torch.device(device))
@@ -162,22 +190,30 @@ def score(
         key |= {"weights": models.weights_hash(model), "overrides": overrides}
     key |= {"task": task.name, "protocol": protocol.to_dict()}
     measured_on = environment.describe(device, used)
-    rows, frames, refused, notes = [], [], [], []
+    rows, frames, refused, notes, stopped = [], [], [], [], None
     for dataset in datasets:
-        report = None if progress is None else lambda *done, of=dataset.name: progress(of, *done)
-        frame = evaluate(model, task, dataset, protocol, device=device, pattern=images, save=save, progress=report)
-        expected, whole = len(dataset), frame
-        if odd := nonstandard(dataset, frame):
-            names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
-            notes.append(
-                f"{len(odd)} pictures are not those of the standard {dataset.name} ({names}): see `data check`"
-            )
-        if store is not None:
-            try:
-                record = Store.evaluation_key(**key, dataset=dataset.name)
-                whole = store.add_evaluation(record, frame, measured_on, expected=expected)
-            except StoreError as error:
-                refused.append(str(error))
-        rows.append(summarise(name, task, dataset.name, whole, expected, protocol))
-        frames.append(frame)
-    return Scoring(rows, pd.concat(frames, ignore_index=True), measured_on, refused, notes)
+        done: list[dict[str, Any]] = []
+        try:
+            for row in scored(model, task, dataset, protocol, device=device, pattern=images, save=save):
+                done.append(row)
+                if progress is not None:
+                    progress(dataset.name, len(done), len(dataset.stems(images)), row["image"])
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = error
+        if done:
+            frame, expected = frame_of(done), len(dataset)
+            notes += nonstandard(dataset, frame)
+            whole = frame
+            if store is not None:
+                try:
+                    record = Store.evaluation_key(**key, dataset=dataset.name)
+                    whole = store.add_evaluation(record, frame, measured_on, expected=expected)
+                except StoreError as error:
+                    refused.append(str(error))
+            rows.append(summarise(name, task, dataset.name, whole, expected, protocol))
+            frames.append(frame)
+        if stopped is not None:
+            break
+    if stopped is not None and not rows:
+        raise stopped
+    return Scoring(rows, pd.concat(frames, ignore_index=True), measured_on, refused, notes, stopped)

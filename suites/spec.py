@@ -5,7 +5,7 @@ engine runs them, the store files them under the hash of their canonical form. A
 """
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 RESTORATION_LEVELS = {"sr": (2, 3, 4), "denoise": (15, 25, 50), "jpeg": (10, 20, 30, 40)}
@@ -97,8 +97,8 @@ class Protocol:
         check_choice("prompt order", self.prompt_order, (*PROMPT_ORDERS, None))
         check_choice("LR route", self.lr_route, (*LR_ROUTES, None))
         check_choice("precision", self.precision, PRECISIONS)
-        if self.samples < 1:
-            raise SpecError(f"samples is {self.samples}: at least 1 is needed")
+        if self.samples < 1 or self.seed < 0 or self.border < 0:
+            raise SpecError(f"samples {self.samples}, seed {self.seed}, border {self.border}: at least 1, 0 and 0")
 
     @classmethod
     def official(cls, task: Task, **changes: Any) -> "Protocol":
@@ -164,6 +164,14 @@ class Budget:
         for name in ("iterations", "batch", "patch", "accumulate", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        if self.lr <= 0 or not 0 < self.gamma <= 1 or self.charbonnier_eps <= 0:
+            raise SpecError(
+                f"lr {self.lr}, gamma {self.gamma}, eps {self.charbonnier_eps}: over 0, and gamma at most 1"
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise SpecError(f"betas {self.betas}: two numbers from 0 to below 1")
+        if any(milestone < 1 for milestone in self.milestones):
+            raise SpecError(f"milestones {self.milestones}: iterations count from 1")
         if self.batch % self.accumulate:
             raise SpecError(f"a batch of {self.batch} does not split into {self.accumulate} equal parts")
         check_choice("precision", self.precision, PRECISIONS)
@@ -180,6 +188,10 @@ class Cell:
     train_sets: tuple[str, ...]
     test_sets: tuple[str, ...]
     protocol: Protocol
+
+    def __post_init__(self) -> None:
+        if not self.train_sets or not self.test_sets:
+            raise SpecError(f"{self.name}: train_sets or test_sets names no dataset, and a cell needs both")
 
     @property
     def name(self) -> str:
@@ -216,9 +228,6 @@ class Cell:
             tuple(config["test_sets"]),
             Protocol(**config["protocol"]),
         )
-
-    def with_seed(self, seed: int) -> "Cell":
-        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from PIL import Image
 
 import models
 import runner
+from suites import scoring
+from suites.evaluation import COLUMNS
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -100,6 +102,8 @@ def test_option_values_that_do_not_exist_are_refused(command: Command, tiny_weig
     refused(command(*score, "--task", "denoise-15", "--lr", "pil"), "super-resolution")
     refused(command("run", "smoke", "--set", "iteration=3", "--dry-run"), "iteration", "iterations")
     refused(command("run", "smoke", "--seeds", "one", "--dry-run"), "one")
+    for change in ("lr=-1", "gamma=2", "betas=2,3", "milestones=-5", "iterations=0", "test_sets="):
+        refused(command("run", "smoke", "--set", change, "--dry-run"), change.split("=")[0])
     refused(command("tables", "table3", "--format", "docx"), "docx", "tex")
     refused(command("evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "embedded"), "--weights")
 
@@ -180,6 +184,33 @@ def test_evaluate_prints_stores_and_writes_json(command: Command, tmp_path: Path
     assert [image["image"] for image in made["images"]] == ["baby"] and 0 < made["images"][0]["psnr"] < 60
     assert made["environment"]["backend"] in ("cpu", "chunked", "triton")
     assert command(*score, "--data", data, "--results", tmp_path / "store")[0] == 0  # the same again is no conflict
+
+
+def test_a_set_that_fails_half_way_keeps_what_was_scored(command: Command, tmp_path: Path, monkeypatch) -> None:
+    data, store = data_set(tmp_path / "data"), tmp_path / "store"
+    (data / "Set5" / "bird.png").write_text("not a picture")
+    score = ["evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", data, "--results", store]
+    status, out, err = command(*score)
+    assert status == 2 and "bird.png" in err and "  baby " in out and "1 of 5 images" in out
+    assert len(list(store.glob("evaluations/*/scores.parquet"))) == 1
+
+    def interrupted(*_, **__):
+        yield {**dict.fromkeys(COLUMNS, 1.0), "dataset": "Set5", "image": "baby", "pixels": "0"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "scored", interrupted)
+    status, out, _ = command(*score[:-1], tmp_path / "other")
+    assert status == 130 and "  baby " in out
+    assert len(list(tmp_path.glob("other/evaluations/*/scores.parquet"))) == 1
+
+
+def test_a_baseline_refuses_the_options_of_networks(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    data = data_set(tmp_path / "data")
+    score = ["evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", data]
+    for option, value in (("--tiles", "64"), ("--samples", "2"), ("--routing", "argmax"), ("--lr", "pil")):
+        refused(command(*score, option, value), "protocol of its own")
+    refused(command(*score, "--weights", tiny_weights), "--weights")
+    refused(command(*score[:4], "--sets", ",", "--data", data), "--sets")
 
 
 def test_identical_images_are_null_in_json(command: Command, tmp_path: Path) -> None:
