@@ -2,7 +2,8 @@
 
 A key is a field of the budget, of the protocol, an argument of the network, `train_sets` or `test_sets`. A plain key
 that several of them have (`precision`: budget and protocol; `routing`, `prompt_order`: protocol and network) is set in
-all of them; `budget.KEY`, `protocol.KEY` or `network.KEY` sets one.
+all of them; `budget.KEY`, `protocol.KEY` or `network.KEY` sets one. Another network is another variant and is called
+so: `scans=4` makes `base,scans=4` of `base`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from suites.spec import Budget, Cell, Protocol, SpecError, Suite
+from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Variant
 
 # What may change without a published schedule ceasing to be one.
 UNLABELLED = ("accumulate", "checkpoint_every")
@@ -25,12 +26,31 @@ def apply(suite: Suite, settings: Sequence[str]) -> Suite:
     an unknown key (naming all keys), a value of another type, and for a network argument in which the suite's variants
     differ.
     """
+    before = suite.cells
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise SpecError(f"--set {setting}: give KEY=VALUE")
         suite = _apply(suite, key.strip(), text.strip())
-    return suite
+    pairs = zip(suite.cells, before, strict=True)
+    return replace(suite, cells=tuple(replace(cell, variant=_named(cell.variant, old.variant)) for cell, old in pairs))
+
+
+def _named(variant: Variant, before: Variant) -> Variant:
+    """`variant` with the network arguments in which it is no longer the one `before` added to its name."""
+    old = before.overrides
+    changed = [
+        f"{name}={_text(value)}"
+        for name, value in sorted(variant.overrides.items())
+        if name not in old or old[name] != value
+    ]
+    return replace(variant, name=",".join([before.name, *changed]))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    return "none" if value is None else str(value)
 
 
 def keys() -> list[str]:

@@ -103,6 +103,24 @@ def test_a_plain_key_sets_every_part_that_has_it_and_a_dotted_one_its_own():
     models.build("mambairv2-tiny", **cell.variant.overrides)
 
 
+def test_another_network_has_another_name():
+    def name(*changes: str, only: str = "base/*") -> str:
+        return change(*changes, only=only)[0].name
+
+    assert name("scans=4") == "base,scans=4/sr-x2/seed-0" and name() == "base/sr-x2/seed-0"
+    assert name("scans=4", only="scans-2/*") == "scans-2,scans=4/sr-x2/seed-0"
+    assert name("scans=2", only="scans-2/*") == "scans-2/sr-x2/seed-0"  # it has two anyway
+    assert name("scans=2", "iterations=9", "scans=4") == name("scans=4")
+    assert name("routing=argmax") == name("network.routing=argmax") == "base,routing=argmax/sr-x2/seed-0"
+    assert name("protocol.routing=argmax", "batch=2", "samples=8", "precision=bf16") == name()
+    assert name("num_heads=2,2", "inner_rank=none", "depths=2,2").startswith(
+        "base,depths=2,2,inner_rank=none,num_heads=2,2/"
+    )
+    assert name("sgn=off", "ase=off") == name("ase=off", "sgn=off") == "base,ase=off,sgn=off/sr-x2/seed-0"
+    names = [cell.name for cell in (*change(), *change("mlp_ratio=2"))]
+    assert len(set(names)) == len(names)
+
+
 def test_a_changed_paper_schedule_is_no_longer_called_paper():
     assert change("iterations=1000", suite="paper-light-x2")[0].budget.name == "reduced"
     assert change("precision=bf16", suite="paper-light-x2")[0].budget.name == "reduced"
