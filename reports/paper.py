@@ -59,7 +59,8 @@ def rows(frame: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
 
 def _count(cell: dict[str, str], counts: pd.DataFrame) -> dict[str, Any]:
     wanted = ["model", "overrides", "task", *(["size"] if cell["metric"] == "macs" else [])]
-    fits = counts[(counts[wanted] == [cell[name] for name in wanted]).all(axis=1)]
+    looked_for = [cell[name] for name in wanted]
+    fits = counts.loc[[list(entry) == looked_for for entry in counts[wanted].itertuples(index=False, name=None)]]
     if fits.empty:
         return {"verdict": "not counted"}
     if cell["metric"] == "params":

@@ -1,9 +1,9 @@
 """Rows of what was trained here: every variant against the base of its study, paired by seed.
 
 Cells form a study when their configurations differ in variant and seed only; how a variant routes and orders its
-prompts belongs to it, though the protocol says it too. The base of a study is the variant of that name, else the one
-with the fewest overrides. `better` and `worse`: the interval of the difference from the base excludes zero; else
-`undecided`. Such rows carry their budget, and are never compared with published scores.
+prompts belongs to it, though the protocol says it too. The base of a study is the variant of that name; without it
+nothing is compared, and the verdict is `no base`. `better` and `worse`: the interval of the difference from the base
+excludes zero; else `undecided`. Such rows carry their budget, and are never compared with published scores.
 """
 
 import json
@@ -18,6 +18,8 @@ from results import measured, records
 from results.store import Store, StoreError
 
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
+BASE = "base"
+UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
 
 
 def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
@@ -30,6 +32,7 @@ def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
         for dataset in dict.fromkeys(name for sets in study["test_sets"] for name in sets):
             base = None
             for variant, count in zip(variants, counts, strict=True):
+                is_base = base is None and variant["variant"].iloc[0] == BASE
                 here = variant.merge(means[means["dataset"] == dataset], on="hash", how="left")
                 common = _common(variant, dataset)
                 yield common | {"metric": "params"} | count
@@ -37,10 +40,12 @@ def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
                 for metric, values in scores.items():
                     row = common | {"metric": metric}
                     if values:
-                        yield row | _score(values, base and base[metric], metric, variant)
+                        verdict = {"verdict": "base"} if is_base else _against(base and base[metric], values, metric)
+                        yield row | _score(values, variant) | verdict
                     else:
                         yield row | {"verdict": _absence(here)}
-                base = base or scores
+                if is_base:
+                    base = scores
 
 
 def _study(config: dict[str, Any]) -> str:
@@ -55,7 +60,7 @@ def _variant(config: dict[str, Any]) -> str:
 
 def _base_first(key: str) -> tuple[Any, ...]:
     variant, *_ = json.loads(key)
-    return (variant["name"] != "base", len(variant["overrides"]), variant["labels"] != "learned", variant["name"])
+    return (variant["name"] != BASE, len(variant["overrides"]), variant["labels"] != "learned", variant["name"])
 
 
 def _by_seed(here: pd.DataFrame, metric: str) -> dict[int, float]:
@@ -76,8 +81,13 @@ def _common(variant: pd.DataFrame, dataset: str) -> dict[str, Any]:
         "study": first["study"],
         "dataset": dataset,
         "protocol": protocol_text(first["protocol"]),
-        "note": _missing(variant),
+        "note": "; ".join(filter(None, (_untrained(first["overrides"]), _missing(variant)))),
     }
+
+
+def _untrained(overrides: dict[str, Any]) -> str:
+    """The label of a network with SGN but without ASE; empty for others."""
+    return UNTRAINED if overrides.get("ase") == "off" and overrides.get("sgn") != "off" else ""
 
 
 def _parameters(variant: pd.DataFrame, store: Store) -> dict[str, Any]:
@@ -90,24 +100,28 @@ def _parameters(variant: pd.DataFrame, store: Store) -> dict[str, Any]:
     return {"verdict": _absence(variant)}
 
 
-def _score(values: dict[int, float], base: dict[int, float] | None, metric: str, variant: pd.DataFrame) -> dict:
-    """Mean over seeds, and the paired difference from the base; `base` None: this is the base."""
+def _score(values: dict[int, float], variant: pd.DataFrame) -> dict[str, Any]:
+    """Mean over seeds."""
     iterations, budget = variant[["iterations", "budget"]].iloc[0]
-    row: dict[str, Any] = {
+    return {
         "measured": mean_interval(list(values.values())).mean,
         "interval": seeds(len(values)),
         "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}",
     }
+
+
+def _against(base: dict[int, float] | None, values: dict[int, float], metric: str) -> dict[str, Any]:
+    """The paired difference from the base, and its verdict; `base` None: the study has none."""
     if base is None:
-        return row | {"verdict": "base"}
+        return {"verdict": "no base"}
     difference = paired_interval(values, base)
     if difference is None:
-        return row | {"verdict": "no seed in common with the base"}
+        return {"verdict": "no seed in common with the base"}
     if difference.low is None or difference.covers_zero:
         verdict = "undecided"
     else:
         verdict = "better" if difference.mean > 0 else "worse"
-    return row | interval_fields(difference, metric) | {"verdict": verdict}
+    return interval_fields(difference, metric) | {"verdict": verdict}
 
 
 def _absence(cells: pd.DataFrame) -> str:

@@ -54,6 +54,7 @@ def test_trained_table_in_markdown(store, make):
             "| ase-off |  1,200 | **31.205** |   _0.9000_ |  +1.005 | [+0.941, +1.069] n=2 | better    |",
             "| sgn-off |  1,000 |   _30.250_ | **0.9500** |  +0.050 | [-3.127, +3.227] n=2 | undecided |",
             "",
+            "ase-off: untrained routing.  ",
             "Smoke budget, 300 iterations, seeds 0, 1.  ",
             "Protocol: tiling official, routing gumbel, samples 1, seed 0, prompt_order raster, lr_route matlab,",
             "luma float, channels y, border 2, precision fp32.  ",
@@ -66,7 +67,7 @@ def test_trained_table_in_markdown(store, make):
 
 def test_trained_table_in_latex(store, make):
     text = render.render(smoke(store, make), "tex", "A & B")
-    assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. Smoke budget, 300 iterations" in text
+    assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. ase-off: untrained routing. Smoke budget, 300" in text
     assert (
         "\n".join(
             [

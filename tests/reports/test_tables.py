@@ -209,6 +209,25 @@ def test_only_shared_seeds_are_paired(store, make):
     assert other["difference"] is None and other["verdict"] == "no seed in common with the base"
 
 
+def test_without_a_base_nothing_is_compared(store, make):
+    for seed in (0, 1):
+        make.train(store, make.cell("ase-off", seed, ase="off"), 30.0 + seed)
+        make.train(store, make.cell("sgn-off", seed, sgn="off", num_tokens=4), 31.0 + seed / 2)
+    frame = trained(store)
+    scores = frame[frame["metric"].isin(("psnr", "ssim"))]
+    assert set(scores["verdict"]) == {"no base"} and scores["difference"].isna().all() and len(scores) == 4
+    assert row(frame, method="ase-off", dataset="embedded")["measured"] == pytest.approx(30.5)
+
+
+def test_routing_that_nothing_trains_is_labelled(store, make):
+    make.train(store, make.cell("base", 0), 30.0)
+    make.train(store, make.cell("ase-off", 0, ase="off"), 30.0)
+    make.train(store, make.cell("sgn-off", 0, sgn="off"), 30.0)
+    make.train(store, make.cell("both-off", 0, ase="off", sgn="off"), 30.0)
+    notes = trained(store).groupby("method")["note"].first()
+    assert notes.to_dict() == {"base": "", "ase-off": "untrained routing", "sgn-off": "", "both-off": ""}
+
+
 def test_cells_without_scores_say_why(store, make):
     make.train(store, make.cell("base", 0), 30.0)
     failed = store.open_cell(make.cell("failed", 0, sgn="off").config())
