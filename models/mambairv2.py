@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import relative_position_index, shift_mask
+from models.compilation import compiled
 from models.errors import ModelError
 from models.frame import (
     Group,
@@ -174,6 +175,7 @@ class Context:
     labels int64 [B, L]: sort key in place of the router's class. shared: N of the whole network.
     noise: source of the routing's noise, None for argmax. backend: of the scan; "reference" fuses nothing else either.
     in_kernel: routing and its noise, of keys int64 [B] or [1] (None for argmax), are one kernel on the GPU.
+    compiled: layers run as torch.compile made them.
     """
 
     mask: Tensor
@@ -185,6 +187,7 @@ class Context:
     backend: str
     in_kernel: bool = False
     keys: Tensor | None = None
+    compiled: bool = False
 
     @property
     def fused(self) -> bool:
@@ -307,6 +310,10 @@ class AttentiveLayer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [B, H, W, C] -> [B, H, W, C]."""
+        return compiled(AttentiveLayer.compute, self, x, context) if context.compiled else self.compute(x, context)
+
+    def compute(self, x: Tensor, context: Context) -> Tensor:
+        """What `forward` returns, as it is written here."""
         fused = context.fused
         a = x + self.win_mhsa(normed(self.norm1, self.wqkv, x, fused), context.mask, fused)
         y = torch.addcmul(a + self.convffn1(a, self.norm2, fused), x, self.scale1)
@@ -322,7 +329,8 @@ class MambaIRv2(nn.Module):
 
     Attributes that may be changed at any time: `routing` and `prompt_order` (as in `Config`), `noise` (a source called
     with (layer, (B, L, T)), or None for `PhiloxGumbel` of key 0) and `backend` (of the scan; "reference" also means
-    plain, countable attention and prompts in place of fused operators).
+    plain, countable attention and prompts in place of fused operators), `compiled` (see models.compilation; off at
+    first, because small images and short runs do not win back what it costs).
     """
 
     def __init__(self, config: Config, backend: str = "auto") -> None:
@@ -330,6 +338,7 @@ class MambaIRv2(nn.Module):
         self.config = config
         self.routing, self.prompt_order, self.backend = config.routing, config.prompt_order, backend
         self.noise: NoiseSource | None = None
+        self.compiled = False
         layers, groups = 0, []
         for depth, heads in zip(config.depths, config.num_heads, strict=True):
             members = [AttentiveLayer(config, layers + j, heads, shifted=j % 2 == 1) for j in range(depth)]
@@ -367,6 +376,11 @@ class MambaIRv2(nn.Module):
         noise = None if self.routing == "argmax" else self.noise or PhiloxGumbel([0])
         known = noise is None or isinstance(noise, PhiloxGumbel)
         in_kernel = known and self.backend != "reference" and has_kernels(self.conv_first.weight)
+        if self.compiled and noise and not in_kernel:
+            raise ModelError(
+                "compiled layers draw their routing noise in a kernel, which needs a GPU and a PhiloxGumbel source: "
+                "set compiled = False, or routing = 'argmax'"
+            )
         context = Context(
             self.mask,
             self.directions(*x.shape[2:], x.device),
@@ -377,6 +391,7 @@ class MambaIRv2(nn.Module):
             self.backend,
             in_kernel,
             noise.on(x.device, len(x)) if in_kernel and noise else None,
+            self.compiled,
         )
         y = restore(self, x, context)
         return y[..., : height * self.config.upscale, : width * self.config.upscale]
@@ -395,7 +410,8 @@ class MambaIRv2(nn.Module):
         expected = (x.shape[0], *x.shape[2:])
         if labels.dtype != torch.int64 or tuple(labels.shape) != expected:
             raise ModelError(f"labels must be int64 {list(expected)}, not {labels.dtype} {list(labels.shape)}")
-        if labels.min() < 0 or labels.max() >= self.config.num_tokens:
+        on_host = labels.device.type == "cpu"  # a GPU's answer is waited for, but not in every step of a training
+        if (on_host or not self.training) and (labels.min() < 0 or labels.max() >= self.config.num_tokens):
             raise ModelError(
                 f"labels must lie in 0..{self.config.num_tokens - 1}, num_tokens being {self.config.num_tokens}"
             )

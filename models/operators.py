@@ -39,9 +39,9 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, *, fused: bool =
     """function(x), of whose intermediate results a GPU keeps none for the backward pass: it computes them again.
 
     That stops at the last of them, so a matrix product at the end is not repeated: what is left is norms, activations
-    and depthwise convolutions, which cost little beside their memory. A compiler decides for itself what to keep.
+    and depthwise convolutions, which cost little beside their memory.
     """
-    if fused and torch.is_grad_enabled() and has_kernels(x) and not torch.compiler.is_compiling():
+    if fused and torch.is_grad_enabled() and has_kernels(x):
         return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
     return function(x)
 

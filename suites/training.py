@@ -159,6 +159,7 @@ class Run:
         self.circumstances = {
             "device": device.type,
             "backend": backend,
+            "compiled": getattr(model, "compiled", False),
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
@@ -178,10 +179,10 @@ class Run:
         state = checkpointing.load(self.folder)
         if state:
             check_identity(state["identity"], self.identity, self.folder)
-            changed = [k for k, v in self.circumstances.items() if state["circumstances"][k] != v]
+            changed = [k for k, v in self.circumstances.items() if state["circumstances"].get(k) != v]
             if changed:
                 told = ", ".join(
-                    f"{k} {state['circumstances'][k]} before, {self.circumstances[k]} now" for k in changed
+                    f"{k} {state['circumstances'].get(k)} before, {self.circumstances[k]} now" for k in changed
                 )
                 warnings.warn(
                     f"{self.folder} goes on under other circumstances, so not bit for bit: {told}", stacklevel=2
@@ -311,6 +312,7 @@ def train(
     device: str | torch.device = "cpu",
     backend: str = "auto",
     deterministic: bool = True,
+    compiled: bool = False,
     on_progress: Progress | None = None,
 ) -> Path:
     """Trains a cell on `images` (uint8 [H, W, 3]) and returns the path of its weights, `folder`/weights.safetensors.
@@ -318,6 +320,7 @@ def train(
     A folder where it was started before is taken up at its last checkpoint, and a finished one is returned as it is.
     In the folder besides: train.jsonl, a line every `log_every` steps (step, lr, loss: mean since the last line,
     seconds, images_per_second, peak_mib), and checkpoint.pt until the end.
+    compiled: MambaIRv2's layers run as torch.compile makes them (models.compilation); the first step waits for it.
     on_progress(step, iterations, loss, images per second, seconds left) is called with every line.
 
     Raises TrainingError (bad images, a foreign checkpoint, a loss that is not finite or diverges), ModelError for what
@@ -337,6 +340,10 @@ def train(
         model = models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
         models.initialise(model, cell.seed)
         model.to(device).train()
+        if compiled:
+            if not hasattr(model, "compiled"):
+                raise TrainingError(f"{cell.name}: {variant.model} has no layers to compile; train it without")
+            model.compiled = True
         run = Run(cell, model, identity, folder, device, resolve(backend, device))
         run.restore()
         labels = None if variant.labels == "learned" else variant.labels
