@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,14 +19,14 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from results import locks, records
+from results import locks
 from results.store import Store, StoreError
 from suites import worker
 from suites.launch import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
 from suites.progress import Display, duration
 from suites.spec import Cell, SpecError, Suite
 
-__all__ = ["EngineError", "Outcome", "Planned", "plan", "run"]
+__all__ = ["EngineError", "Outcome", "Planned", "check_cells", "plan", "run"]
 
 PROGRAM = (sys.executable, "-m", "suites.engine")
 POLL_S = 0.1
@@ -48,6 +49,7 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)  # finished before
     failed: dict[str, str] = field(default_factory=dict)
     busy: dict[str, str] = field(default_factory=dict)  # another engine works on it
+    partial: dict[str, str] = field(default_factory=dict)  # done, but some test images are not there
     seconds: float = 0.0
 
     @property
@@ -57,7 +59,7 @@ class Outcome:
     def lines(self) -> list[str]:
         counts = [(self.done, "done"), (self.skipped, "done before"), (self.failed, "failed"), (self.busy, "elsewhere")]
         summary = ", ".join(f"{len(cells)} {word}" for cells, word in counts if cells) or "no cells"
-        reasons = [f"{name}: {reason}" for name, reason in {**self.failed, **self.busy}.items()]
+        reasons = [f"{name}: {reason}" for name, reason in {**self.failed, **self.busy, **self.partial}.items()]
         return [f"{summary} in {duration(self.seconds)}", *reasons]
 
 
@@ -86,12 +88,39 @@ def plan(suite: Suite, store: Store) -> list[Planned]:
 def _look(cell: Cell, store: Store) -> Planned:
     folder = store.cell_folder(cell.config())
     try:
-        status = store.status(folder)
-        if status["state"] == "done":
-            records.read_frame(folder / "scores.parquet")
-        return Planned(cell, status["state"], status.get("reason"))
+        status = _stands(store, folder)
+        reason = _partial(store, folder) if status["state"] == "done" else status.get("reason")
+        return Planned(cell, status["state"], reason)
     except StoreError as error:
         return Planned(cell, "failed", str(error))
+
+
+def _stands(store: Store, folder: Path) -> dict[str, Any]:
+    """The cell's status; of one that was cut off with the step that its log tells (status.json lags behind)."""
+    status = store.status(folder)
+    if status["state"] == "planned" and status["reason"]:
+        step = max(status.get("step", 0), worker.training_cost(folder).get("train_steps", 0))
+        status |= {"step": step, "reason": f"interrupted at step {step}; it will continue"}
+    return status
+
+
+def _partial(store: Store, folder: Path) -> str | None:
+    """What a finished cell has not scored, in words."""
+    short = worker.missing(store, folder)
+    parts = [f"{scored} of {count} images of {name}" for name, (scored, count) in short.items()]
+    return f"scored on {', '.join(parts)}" if parts else None
+
+
+def _more_to_score(cell: Cell, store: Store, data: Path | None) -> bool:
+    """Whether test images of a finished cell have turned up since."""
+    from suites.data import DataError, find
+
+    folder = store.cell_folder(cell.config())
+    for name in worker.missing(store, folder):
+        with suppress(DataError):
+            if find(name, data).files.keys() - worker.scored(folder, name):
+                return True
+    return False
 
 
 def run(
@@ -120,15 +149,17 @@ def run(
     runs a cell.
 
     Ctrl-C and SIGTERM stop the cells, leave the store consistent and raise KeyboardInterrupt; the next run continues.
-    Raises EngineError, SpecError or DataError before anything starts, StoreError when the store cannot be written (then
-    too the other cells are stopped, and continue in the next run).
+    Raises EngineError, DataError or what `check_cells` does before anything starts, StoreError when the store cannot be
+    written (then too the other cells are stopped, and continue in the next run).
     """
     begun = time.monotonic()
     outcome = Outcome()
     todo: list[Planned] = []
     for planned in plan(suite, store):
-        if planned.state == "done":
+        if planned.state == "done" and not (planned.reason and _more_to_score(planned.cell, store, data)):
             outcome.skipped.append(planned.cell.name)
+            if planned.reason:
+                outcome.partial[planned.cell.name] = planned.reason
         elif planned.state == "running":
             holder = locks.holder(store.cell_folder(planned.cell.config()))
             outcome.busy[planned.cell.name] = f"is running already: {holder}"
@@ -136,8 +167,10 @@ def run(
             todo.append(planned)
     if todo:
         check_data([planned.cell for planned in todo], data)
-        folders = {planned.cell.name: store.open_cell(planned.cell.config()) for planned in todo}
         launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
+        # The nodes of a cluster are other machines than this one.
+        check_cells([planned.cell for planned in todo], backend, "meta" if launch == "submitit" else device)
+        folders = {planned.cell.name: store.open_cell(planned.cell.config()) for planned in todo}
         options = _arguments(store, device, data, backend, deterministic, launcher, command)
         _Engine(store, launcher, list(program), options, outcome, console or Console()).work(todo, folders)
     outcome.seconds = time.monotonic() - begun
@@ -152,6 +185,33 @@ def check_data(cells: Sequence[Cell], data: Path | None) -> None:
         find(name, data)
     for name in sorted({name for cell in cells for name in cell.train_sets}):
         find_training(name, data)
+
+
+def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
+    """Builds every distinct network without memory, and looks for the scan backend and the precisions on `device`
+    ("meta": on none in particular). Raises ModelError, BackendError or SpecError for what no process could run."""
+    import torch
+
+    import models
+    from models.scan import resolve
+
+    with warnings.catch_warnings():  # the cells say it
+        warnings.simplefilter("ignore")
+        resolve(backend, torch.device(device))
+    if device != "meta":
+        for name in sorted({name for cell in cells for name in (cell.budget.precision, cell.protocol.precision)}):
+            with models.precision(name, device):
+                pass
+    seen = []
+    for cell in cells:
+        variant = cell.variant
+        if (variant, cell.task, cell.protocol) in seen:
+            continue
+        seen.append((variant, cell.task, cell.protocol))
+        with torch.device("meta"):
+            worker.scored_network(cell, backend)
+            if cell.protocol.routing is not None:  # then it trains with another
+                models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
 
 
 def _launcher(
@@ -215,6 +275,7 @@ class _Engine:
         self.queue: deque[tuple[Cell, int]] = deque()  # with the attempts that are left
         self.running: list[_Running] = []
         self.free = list(range(launcher.capacity))
+        self.told: set[str] = set()  # notes of cells
 
     def work(self, todo: Sequence[Planned], folders: dict[str, Path]) -> None:
         # A cell that failed in an earlier run has had its first attempt there.
@@ -249,13 +310,18 @@ class _Engine:
         for event in item.job.events():
             if event["event"] in ("failed", "busy"):
                 item.failure = event["reason"]
+            elif event["event"] == "note" and event["text"] not in self.told:
+                self.told.add(event["text"])
+                display.say(f"{item.cell.name}: {event['text']}")
             display.see(item.cell, event)
         if status is None:
             return
         name = item.cell.name
         if status == worker.DONE and worker.finished(self.store, item.folder):
             self.outcome.done.append(name)
-            display.end(item.cell, "done", done=True, final=True)
+            if partial := _partial(self.store, item.folder):
+                self.outcome.partial[name] = partial
+            display.end(item.cell, f"done, {partial}," if partial else "done", done=True, final=True)
         elif status == worker.BUSY:
             self.outcome.busy[name] = item.failure or "is running already"
             display.end(item.cell, "runs elsewhere", done=False, final=True)
@@ -282,7 +348,8 @@ class _Engine:
                 stored = self.store.status(item.folder)
             except StoreError:
                 stored = {}
-            self.store.write_status(item.folder, "failed", reason=reason, step=stored.get("step", 0), stderr=tail)
+            where = {name: stored[name] for name in ("step", "loss") if name in stored}
+            self.store.write_status(item.folder, "failed", reason=reason, **where, stderr=tail)
         return reason
 
     def _stop(self) -> None:
@@ -290,7 +357,7 @@ class _Engine:
         stop_all(item.job for item in self.running)
         for item in self.running:
             with suppress(StoreError):
-                stored = self.store.status(item.folder)
+                stored = _stands(self.store, item.folder)
                 if stored["state"] == "planned" and stored["reason"]:
                     with locks.hold(item.folder):
                         self.store.write_status(item.folder, **stored)

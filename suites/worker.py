@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,28 @@ class Reporter:
         threading.Thread(target=beat, name="alive", daemon=True).start()
 
 
+class Notes(list[str]):
+    """The warnings of this process, once each: for the engine as they come, for environment.json at the end."""
+
+    def __init__(self, report: "Report") -> None:
+        super().__init__()
+        self._report, self._show = report, warnings.showwarning
+        warnings.showwarning = self._see
+
+    def _see(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        self._show(message, category, *where, **more)
+        text = " ".join(str(message).split())
+        if text not in self and not issubclass(category, (DeprecationWarning, FutureWarning)):
+            self.append(text)
+            self._report("note", text=text)
+
+    def file(self, folder: Path) -> None:
+        """Adds them to the cell's environment.json, where there is one."""
+        path = folder / "environment.json"
+        if self and path.exists():
+            records.write_json(path, records.read_json(path) | {"notes": list(self)})
+
+
 Report = Callable[..., None]  # report(event, **details)
 Work = Callable[[Cell, Path, Store, Options, Report], dict[str, Any]]
 
@@ -101,6 +124,7 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
 
     report = Reporter(os.dup(1))
     os.dup2(2, 1)  # a library that prints must not break the engine's lines
+    notes = Notes(report)
     report.keep_alive()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -108,7 +132,7 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
         store = Store(given.results)
         folder = store.open_cell(cell.config())
         with locks.hold(folder):
-            return _run(cell, folder, store, options, report, work or train_and_evaluate)
+            return _run(cell, folder, store, options, report, notes, work or train_and_evaluate)
     except locks.LockedError as error:
         report("busy", reason=str(error))
         return BUSY
@@ -117,9 +141,9 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
         return UNWRITABLE if isinstance(error, records.WriteError) else REFUSED
 
 
-def _run(cell: Cell, folder: Path, store: Store, options: Options, report: Report, work: Work) -> int:
+def _run(cell: Cell, folder: Path, store: Store, options: Options, report: Report, notes: Notes, work: Work) -> int:
     """With the lock held: from any state of the folder to done or failed."""
-    if finished(store, folder):  # by another engine, since ours looked
+    if finished(store, folder) and not missing(store, folder):  # by another engine, since ours looked
         report("done")
         return DONE
     step, told = 0, time.monotonic()
@@ -137,6 +161,7 @@ def _run(cell: Cell, folder: Path, store: Store, options: Options, report: Repor
             leftover.unlink(missing_ok=True)
         store.write_status(folder, "running")
         outcome = work(cell, folder, store, options, tell)
+        notes.file(folder)
         store.write_status(folder, "done", step=cell.budget.iterations, **outcome)
     except Exception as error:
         refused = refuses(error)
@@ -144,7 +169,10 @@ def _run(cell: Cell, folder: Path, store: Store, options: Options, report: Repor
         reason = " ".join(reason.split())
         traceback.print_exc()
         report("failed", reason=reason)
-        store.write_status(folder, "failed", reason=reason, step=step)
+        with suppress(StoreError):
+            notes.file(folder)
+        where = {"step": step} | getattr(error, "record", {})  # of a TrainingError: the step, and its loss
+        store.write_status(folder, "failed", reason=reason, **where)
         if isinstance(error, records.WriteError):
             return UNWRITABLE
         return REFUSED if refused else CRASHED
@@ -159,6 +187,14 @@ def finished(store: Store, folder: Path) -> bool:
         return done and len(records.read_frame(folder / "scores.parquet")) > 0
     except StoreError:
         return False
+
+
+def missing(store: Store, folder: Path) -> dict[str, tuple[int, int]]:
+    """Datasets of a finished cell of which it has not scored every image: (images scored, images expected)."""
+    expected = store.status(folder).get("expected") or {}
+    counts = records.read_frame(folder / "scores.parquet")["dataset"].value_counts()
+    have = {name: int(counts.get(name, 0)) for name in expected}
+    return {name: (have[name], count) for name, count in expected.items() if have[name] < count}
 
 
 def refuses(error: Exception) -> bool:
@@ -212,12 +248,14 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
     set_aside_unreadable(folder / "scores.parquet", records.read_frame)
     with determinism(True) if options.deterministic else nullcontext():
         for dataset in sets:
-            if scored(folder, dataset.name) == len(dataset.files):
-                continue  # before an interruption
+            before = scored(folder, dataset.name)  # before an interruption, or when fewer images were there
+            rest = {stem: path for stem, path in dataset.files.items() if stem not in before}
+            if not rest:
+                continue
             rows = evaluate(
                 model,
                 cell.task,
-                dataset,
+                replace(dataset, files=rest),
                 cell.protocol,
                 device=device,
                 labels=cell.variant.labels,
@@ -277,10 +315,13 @@ def training_cost(folder: Path) -> dict[str, Any]:
     return {"train_steps": last["step"], "train_seconds": last["seconds"], "peak_mib": last.get("peak_mib")}
 
 
-def scored(folder: Path, dataset: str) -> int:
-    """How many images of `dataset` the cell's table holds."""
+def scored(folder: Path, dataset: str) -> set[str]:
+    """The images (stems) of `dataset` that the cell's table holds."""
     path = folder / "scores.parquet"
-    return int((records.read_frame(path)["dataset"] == dataset).sum()) if path.exists() else 0
+    if not path.exists():
+        return set()
+    rows = records.read_frame(path)
+    return set(rows.loc[rows["dataset"] == dataset, "image"])
 
 
 def set_aside_unreadable(path: Path, read: Callable[[Path], Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -31,6 +32,12 @@ def work(cell, folder, store, options, report):
                 raise RuntimeError("broken pipe\nof thought")
             if behaviour == "refuse":
                 raise worker.SpecError("the loss is nan at step 2")
+            if behaviour == "diverge":
+                error = worker.SpecError("the loss is nan")
+                error.record = {"step": 2, "loss": "nan"}  # as a TrainingError has it
+                raise error
+            if behaviour == "warn":
+                warnings.warn("it goes on\nanother way", stacklevel=1)
             if behaviour == "full":
                 raise records.WriteError("cannot write x: no space is left there")
             if behaviour == "kill":
@@ -38,16 +45,20 @@ def work(cell, folder, store, options, report):
                 sys.stderr.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
             if behaviour == "hang":
+                (folder / "train.jsonl").write_text('{"step": 2, "seconds": 1}\n')
                 time.sleep(600)
         time.sleep(float(os.environ.get("FAKE_SLEEP", "0")))
     if behaviour != "nothing":
         pixels = "0" * 64
         row = {"dataset": "Set5", "image": "baby", "pixels": pixels, "psnr": 30.0 + cell.seed, "ssim": 0.9}
-        store.write_scores(folder, pd.DataFrame([row | {"psnr_single": row["psnr"], "seconds": 0.1}]))
+        rows = [row | {"psnr_single": row["psnr"], "seconds": 0.1}]
+        if behaviour == "partial" and starts > 1:  # another image has turned up
+            rows.append(rows[0] | {"image": "bird"})
+        store.write_scores(folder, pd.DataFrame(rows))
     (folder / "weights.safetensors").write_bytes(b"weights")
     machine = {"device": "fake", "device_type": options.device, "threads": options.threads, "backend": options.backend}
     records.write_json(folder / "environment.json", machine | {"command": options.command, "data": str(options.data)})
-    return {"weights": f"w{cell.seed}", "expected": {"Set5": 1}}
+    return {"weights": f"w{cell.seed}", "expected": {"Set5": 3 if behaviour == "partial" else 1}}
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from models import ModelError
+from models.scan import BackendError
 from results import locks
 from results.store import Store, StoreError
 from suites import engine
@@ -108,6 +112,56 @@ def test_a_cell_that_ends_well_without_results_has_failed(tmp_path, monkeypatch)
     monkeypatch.setenv("FAKE_a", "nothing")
     outcome, _ = go(suite("a"), Store(tmp_path))
     assert list(outcome.failed) == ["a/sr-x2/seed-0"]
+
+
+def test_warnings_of_cells_are_said_once_and_filed(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_a", "warn")
+    monkeypatch.setenv("FAKE_b", "warn")
+    store, which = Store(tmp_path), suite("a", "b")
+    _, told = go(which, store, jobs=1)
+    assert [line for line in told.splitlines() if "another way" in line] == ["a/sr-x2/seed-0: it goes on another way"]
+    for cell in which.cells:
+        content = json.loads((store.cell_folder(cell.config()) / "environment.json").read_text())
+        assert content["notes"] == ["it goes on another way"]
+
+
+def test_a_cell_scored_on_part_of_a_set_goes_on_when_more_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_a", "partial")
+    there = ["baby"]
+    monkeypatch.setattr("suites.data.find", lambda name, data: SimpleNamespace(files=dict.fromkeys(there)))
+    store, which = Store(tmp_path), suite("a")
+    (cell,) = which.cells
+    outcome, told = go(which, store)
+    assert outcome.done == [cell.name] and "done, scored on 1 of 3 images of Set5, after" in told
+    outcome, _ = go(which, store)
+    assert outcome.skipped == [cell.name] and "1 of 3 images of Set5" in outcome.lines()[1] and starts(store, cell) == 1
+    there.append("bird")
+    outcome, told = go(which, store)
+    assert outcome.done == [cell.name] and "2 of 3 images" in told and starts(store, cell) == 2
+    assert engine.plan(which, store)[0] == (cell, "done", "scored on 2 of 3 images of Set5")
+
+
+def test_where_a_loss_diverged_is_filed(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_a", "diverge")
+    store, which = Store(tmp_path), suite("a")
+    go(which, store)
+    stored = status(store, which.cells[0])
+    assert (stored["state"], stored["step"], stored["loss"]) == ("failed", 2, "nan") and "stderr" in stored
+
+
+def test_what_no_process_could_run_is_refused_before_any_starts(tmp_path):
+    store, which = Store(tmp_path / "runs"), suite("a")
+    with pytest.raises(BackendError, match="unknown scan backend 'foo'"):
+        go(which, store, backend="foo")
+    (cell,) = which.cells
+    for changed, error, words in (
+        ({"variant": replace(cell.variant, overrides={"scans": 3})}, ModelError, "scans must be"),
+        ({"variant": replace(cell.variant, overrides={"scan": 1})}, SpecError, "no argument 'scan'"),
+        ({"budget": replace(cell.budget, precision="tf32")}, ModelError, "tf32 needs a CUDA device"),
+    ):
+        with pytest.raises(error, match=words):
+            go(replace(which, cells=(cell, replace(cell, seed=1, **changed))), store)
+    assert not store.root.exists()
 
 
 def test_damaged_cells_are_made_good(tmp_path):
@@ -209,7 +263,8 @@ def test_interruption_stops_the_cells_and_the_next_run_continues(tmp_path, numbe
     assert process.returncode != 0 and "stopping 2 cells" in told and "KeyboardInterrupt" in told
     assert not any(map(alive, running_pids(store, which)))
     assert {status(store, cell)["state"] for cell in which.cells} == {"planned"}
-    assert "interrupted at step" in status(store, which.cells[0])["reason"]
+    stored = status(store, which.cells[0])
+    assert stored["step"] == 2 and stored["reason"].startswith("interrupted at step 2;")  # of the log
     outcome, _ = go(which, store)
     assert len(outcome.done) == 2
 
