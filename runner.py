@@ -112,8 +112,8 @@ def tables(
 ) -> None:
     """Every table: published, measured, difference, interval, verdict."""
     store = Store(results)
-    for name in names or drawn.names(store):
-        print(render.render(drawn.table(name, store), format_, drawn.caption(name)))
+    frames = [(drawn.table(name, store), drawn.caption(name)) for name in names or drawn.names(store)]
+    print(render.render_all(frames, format_))
     for problem in drawn.problems():
         err.print(f"left out: {problem}")
 
