@@ -166,7 +166,9 @@ def _not_measured(own: pd.DataFrame) -> Iterator[Block]:
 
 def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
     budget = part["budget"].iloc[0]
-    block = Block(f"{task} on {dataset}, {budget} budget", VARIANTS, left=(0, 6))
+    setting = part["setting"].iloc[0]
+    heading = f"{task} on {dataset}, {budget} budget{f' ({setting})' if setting else ''}"
+    block = Block(heading, VARIANTS, left=(0, 6))
     variants = {key: {row["metric"]: row for row in rows.to_dict("records")} for key, rows in _by_variant(part)}
     marks = {metric: _marks({key: rows[metric]["measured"] for key, rows in variants.items()}) for metric in SCORES}
     for key, rows in variants.items():

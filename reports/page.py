@@ -117,7 +117,7 @@ def _environment_text(environment: Mapping[str, Any]) -> str:
 
 def _failures(cells: pd.DataFrame, evaluations: pd.DataFrame, store: Store) -> list[str]:
     broken = [
-        f"cell {row['name'] or row['hash']}: {row['problem'] or row['reason'] or 'failed'}"
+        f"cell {_named(row)}: {row['problem'] or row['reason'] or 'failed'}"
         for row in cells.to_dict("records")
         if row["problem"] or row["state"] == "failed"
     ]
@@ -126,3 +126,8 @@ def _failures(cells: pd.DataFrame, evaluations: pd.DataFrame, store: Store) -> l
     ]
     broken += [f"published numbers: {problem}" for problem in tables.problems()]
     return [" ".join(line.split()).replace(f"{store.root}/", "") for line in broken]
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """A cell by its name and hash; by its hash alone when its configuration cannot be read."""
+    return f"{row['name']} ({row['hash']})" if row["name"] else row["hash"]

@@ -47,7 +47,7 @@ def rows(frame: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
     counts, found = measured.complexity(), _Found(store)
     for cell in frame.to_dict("records"):
         row = {name: value for name, value in cell.items() if name in COLUMNS}
-        row |= {"published": cell["value"], "budget": "", "study": ""}
+        row |= {"published": cell["value"], "budget": "", "study": "", "setting": ""}
         if not cell["model"]:
             yield row | {"verdict": "published only"}
         elif cell["metric"] in ("params", "macs"):

@@ -11,8 +11,9 @@ class TableError(ValueError):
 
 
 # study: hash of what cells trained here must share to be compared; empty for a paper's table
+# setting: in what a study differs from the others of its table; empty for the only one
 COLUMNS = (
-    *("table", "method", "model", "overrides", "task", "budget", "study", "dataset", "size", "metric"),
+    *("table", "method", "model", "overrides", "task", "budget", "study", "setting", "dataset", "size", "metric"),
     *("published", "measured", "difference", "low", "high", "interval", "verdict", "evidence", "protocol"),
     *("provenance", "source", "note"),
 )

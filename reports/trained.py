@@ -26,7 +26,8 @@ def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
     """The rows of `cells` (of `store.cells()`), study by study, dataset by dataset, the base first."""
     means = store.means()
     cells = cells.assign(study=cells["config"].map(_study), key=cells["config"].map(_variant))
-    for _, study in sorted(cells.groupby("study"), key=lambda item: (item[1]["task"].iloc[0], item[0])):
+    settings = _settings(cells)
+    for name, study in sorted(cells.groupby("study"), key=lambda item: (item[1]["task"].iloc[0], item[0])):
         variants = [study[study["key"] == key] for key in sorted(study["key"].unique(), key=_base_first)]
         counts = [_parameters(variant, store) for variant in variants]
         for dataset in dict.fromkeys(name for sets in study["test_sets"] for name in sets):
@@ -34,7 +35,7 @@ def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
             for variant, count in zip(variants, counts, strict=True):
                 is_base = base is None and variant["variant"].iloc[0] == BASE
                 here = variant.merge(means[means["dataset"] == dataset], on="hash", how="left")
-                common = _common(variant, dataset)
+                common = _common(variant, dataset) | {"setting": settings[name]}
                 yield common | {"metric": "params"} | count
                 scores = {metric: _by_seed(here, metric) for metric in ("psnr", "ssim")}
                 for metric, values in scores.items():
@@ -52,6 +53,27 @@ def _study(config: dict[str, Any]) -> str:
     protocol = {**config["protocol"], **dict.fromkeys(OF_THE_VARIANT)}
     shared = {name: value for name, value in config.items() if name not in ("variant", "seed")}
     return records.key_of({**shared, "protocol": protocol})[:8]
+
+
+def _settings(cells: pd.DataFrame) -> dict[str, str]:
+    """By study: the fields in which the studies of its task differ, as in "batch 8, lr 0.001"; empty for only one."""
+    fields: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in cells.to_dict("records"):
+        config = row["config"]
+        protocol = {key: value for key, value in config["protocol"].items() if key not in OF_THE_VARIANT}
+        protocol = {f"protocol {key}": value for key, value in protocol.items()}
+        sets = {"trained on": config["train_sets"], "scored on": config["test_sets"]}
+        fields.setdefault(config["task"], {}).setdefault(row["study"], {**config["budget"], **sets, **protocol})
+    result = {}
+    for studies in fields.values():
+        for name, own in studies.items():
+            differ = [key for key in own if any(own[key] != other.get(key) for other in studies.values())]
+            result[name] = ", ".join(f"{key} {_text(own[key])}" for key in differ)
+    return result
+
+
+def _text(value: Any) -> str:
+    return ("+".join(map(_text, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _variant(config: dict[str, Any]) -> str:

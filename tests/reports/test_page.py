@@ -26,9 +26,10 @@ def test_empty_store_says_what_to_do(store):
 
 def test_everything_is_there(store, make):
     text = page.markdown(filled(store, make))
+    broken = store.cell_folder(make.cell("broken", 0, ase="off").config()).name
     for part in (
         "Trained cells: 4 done, 1 failed.",
-        "- cell broken/sr-x2/seed-0: the loss is not finite at step 17",
+        f"- cell broken/sr-x2/seed-0 ({broken}): the loss is not finite at step 17",
         "## table3",
         "| Set5 PSNR     |     38.26 |   38.258 |     -0.002 |        1 seed | reproduced |",
         "## smoke",

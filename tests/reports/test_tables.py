@@ -1,8 +1,11 @@
 """Tables from stores whose expected numbers are known: matching, verdicts, blanks with their reasons."""
 
+from dataclasses import replace
+
 import pytest
 
 from reports import paper, tables
+from reports.blocks import blocks
 from reports.rows import COLUMNS
 from results import measured
 from suites.spec import Budget, Protocol, Task
@@ -254,6 +257,22 @@ def test_studies_are_not_mixed(store, make):
     differences = frame[(frame["method"] == "off") & (frame["metric"] == "psnr")].set_index("evidence")["difference"]
     assert differences["smoke budget, 300 iterations, seeds 0"] == pytest.approx(0.5)
     assert differences["smoke budget, 600 iterations, seeds 0"] == pytest.approx(0.1)
+
+
+def test_studies_of_a_table_have_headings_of_their_own(store, make):
+    def headings() -> list[str]:
+        return [block.heading for block in blocks(tables.table("smoke", store))]
+
+    make.train(store, make.cell("base", 0), 30.0)
+    assert headings() == ["sr-x2 on embedded, smoke budget"]
+    make.train(store, make.cell("base", 0, Budget("smoke", 300, batch=8, milestones=(100, 200))), 31.0)
+    assert sorted(headings()) == [
+        "sr-x2 on embedded, smoke budget (batch 32, milestones none)",
+        "sr-x2 on embedded, smoke budget (batch 8, milestones 100+200)",
+    ]
+    which = make.cell("base", 0)
+    make.train(store, replace(which, protocol=replace(which.protocol, samples=8)), 31.0)
+    assert "sr-x2 on embedded, smoke budget (batch 32, milestones none, protocol samples 8)" in headings()
 
 
 def test_parameters_of_damaged_weights_are_a_store_error(tmp_path):
