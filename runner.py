@@ -96,6 +96,7 @@ def run(
     chosen = recipes.choose(suite, only=only, changes=changes or [], seeds=seeds, budget=budget)
     store, device = Store(results), environment.choose_device(device)
     if dry_run:
+        engine.check_cells(chosen.cells, backend, device)
         show(recipes.describe(chosen, store, device))
         return 0
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}

@@ -13,8 +13,6 @@ other backend offers; plain on a CPU with gradients; fused otherwise, so also fo
 kernels do not take.
 """
 
-import importlib.util
-
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -22,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from models.errors import ModelError
+from models.kernels import unavailable
 from models.precision import float32_products
 
 BACKENDS = ("plain", "fused", "triton")
@@ -108,18 +107,6 @@ def resolve(backend: str, qkv: Tensor, window: int, heads: int) -> str:
     if backend == "triton" and (reason := unavailable(qkv.device) or _refusal(qkv, window, heads)):
         raise ModelError(f"attention in Triton kernels: {reason}; take 'fused'")
     return backend
-
-
-def unavailable(device: torch.device | str) -> str | None:
-    """Why the kernels cannot run on a device, or None."""
-    device = torch.device(device)
-    if device.type != "cuda" or torch.version.hip:
-        return f"they run on NVIDIA's GPUs, not on {'ROCm' if torch.version.hip else device.type}"
-    if torch.cuda.get_device_capability(device)[0] < 8:
-        return f"they need compute capability 8 or more, and {torch.cuda.get_device_name(device)} has less"
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install triton)"
-    return None
 
 
 def _refusal(qkv: Tensor, window: int, heads: int) -> str | None:

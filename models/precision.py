@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from models.errors import ModelError
+from models.kernels import unavailable
 
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
 
@@ -34,11 +35,8 @@ def precision(name: str, device: torch.device | str) -> Iterator[None]:
         raise ModelError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
     if name == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8):
         raise ModelError(f"tf32 needs a CUDA device of capability 8 or more, not {device}: choose fp32 or bf16")
-    if name == "tf32x3":
-        from models.attention import unavailable
-
-        if (reason := unavailable(device)) is not None:
-            raise ModelError(f"tf32x3 is a precision of Triton kernels: {reason}; choose fp32 or bf16")
+    if name == "tf32x3" and (reason := unavailable(device)) is not None:
+        raise ModelError(f"tf32x3 is a precision of Triton kernels: {reason}; choose fp32 or bf16")
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _products
     try:
         torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")

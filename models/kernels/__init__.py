@@ -1,1 +1,17 @@
 """Triton kernels of everything around scan and attention: what they compute is defined by plain PyTorch beside them."""
+
+import importlib.util
+
+import torch
+
+
+def unavailable(device: torch.device | str) -> str | None:
+    """Why the kernels cannot run on a device, or None."""
+    device = torch.device(device)
+    if device.type != "cuda" or torch.version.hip:
+        return f"they run on NVIDIA's GPUs, not on {'ROCm' if torch.version.hip else device.type}"
+    if torch.cuda.get_device_capability(device)[0] < 8:
+        return f"they need compute capability 8 or more, and {torch.cuda.get_device_name(device)} has less"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    return None

@@ -1,7 +1,7 @@
 """The scan in Triton kernels: float32, parallel over the sequence too, the same bits on every run.
 
-Every chunk is scanned from a zero state, the states at the borders are carried on, every chunk is scanned again from its
-true state; backward likewise. Decays only ever multiply. Kernels: triton_forward.py, triton_backward.py.
+Every chunk is scanned from a zero state, the states at the borders are carried on, every chunk is scanned again from
+its true state; backward likewise. Decays only ever multiply. Kernels: triton_forward.py, triton_backward.py.
 """
 
 import functools

@@ -5,7 +5,7 @@ BLOCKS times WIDTH channels: lane = (chunk, channel), and every lane runs throug
 states in registers, ROWS steps at a time. Tiles are [LANES, ROWS], and a lane holds whole rows, so what runs along them
 stays in registers; nothing but sums over channels crosses lanes.
 
-Steps are 32-bit, offsets 64-bit. A decay is 2^(x A log2 e). Row strides are compile-time constants: addresses are cheap.
+Steps are 32-bit, offsets 64-bit. A decay is 2^(x A log2 e). Row strides are compile-time constants: cheap addresses.
 """
 
 import inspect
@@ -87,9 +87,11 @@ def lanes(S, K, E: tl.constexpr, BLOCKS: tl.constexpr):
 
 @triton.jit
 def steps_from(first, L, DOWN: tl.constexpr):
-    """ROWS steps of every lane from `first`, rows in reverse if DOWN; step 0 for those past the end, and which are not."""
+    """ROWS steps of every lane from `first`, rows in reverse if DOWN; step 0 past the end, and which are inside."""
     rows = tl.arange(0, ROWS)[None, :]
-    steps = (first[:, None] + (ROWS - 1 - rows if DOWN else rows)) ^ tl.program_id(1)  # hides that steps lie side by side
+    steps = (first[:, None] + (ROWS - 1 - rows if DOWN else rows)) ^ tl.program_id(
+        1
+    )  # hides that steps lie side by side
     return tl.where(steps < L, steps, 0), steps < L
 
 

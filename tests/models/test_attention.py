@@ -115,7 +115,7 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 def test_tf32x3_is_of_the_kernels_and_is_put_back(monkeypatch):
-    monkeypatch.setattr(attention, "unavailable", lambda device: None)
+    monkeypatch.setattr(precision, "unavailable", lambda device: None)
     assert precision.float32_products() == "ieee"
     with models.precision("tf32x3", "cpu"):
         assert precision.float32_products() == "tf32x3"
