@@ -195,6 +195,9 @@ def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
     import models
     from models.scan import resolve
 
+    for cell in cells:
+        if not cell.train_sets or not cell.test_sets:
+            raise SpecError(f"{cell.name}: train_sets or test_sets names no dataset, and a run needs both")
     with warnings.catch_warnings():  # the cells say it
         warnings.simplefilter("ignore")
         resolve(backend, torch.device(device))

@@ -189,10 +189,6 @@ class Cell:
     test_sets: tuple[str, ...]
     protocol: Protocol
 
-    def __post_init__(self) -> None:
-        if not self.train_sets or not self.test_sets:
-            raise SpecError(f"{self.name}: train_sets or test_sets names no dataset, and a cell needs both")
-
     @property
     def name(self) -> str:
         """What `--only` matches and progress shows: variant/task/seed-N."""
