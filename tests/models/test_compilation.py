@@ -34,12 +34,12 @@ def run(made: torch.nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_training_is_the_same_and_compiles_plain_and_shifted_layers_once():
-    made, image = network(routing="argmax"), torch.rand(2, 3, 16, 8)
+    made, image = network(routing="argmax"), torch.rand(2, 3, 16, 8, generator=torch.Generator().manual_seed(0))
     expected = run(made, image)
     assert graphs() == 0  # nothing is compiled unasked
     made.compiled = True
     for a, b in zip(run(made, image), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))  # entries near zero round too
     assert graphs() == 2
     run(made, image)
     assert graphs() == 2
