@@ -1,0 +1,195 @@
+"""What networks cost in time and memory: candidates that take turns in one process, each checked before it is timed.
+
+A point is a mode, an input size and a batch. At every point the candidates (a model in a precision, with a scan
+backend, compiled or not) are compared (`suites.comparison`): first each is called, checked and warmed up, then they are
+timed in rounds, A B C A B C, so that a machine that slows down slows all of them, and at the end checked once more.
+Ratios are taken within rounds, to the first candidate.
+"""
+
+import gc
+import itertools
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from models import scan
+from results.published import parse_overrides
+from suites import environment
+from suites.comparison import WARM, Candidate, Comparison, Entry, Plan, Point
+from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
+from suites.timing import StopWatch
+
+PEERS = {"mamba_ssm": "models.scan.mamba_ssm"}  # scan backends that are only measured
+MODES = ("inference", "training")
+Progress = Callable[[str, int, int, str], None]  # (what is done now, readings taken, readings in all, time left)
+
+
+def plan(
+    variants: str,
+    *,
+    sizes: str,
+    modes: str,
+    batches: str,
+    precisions: str,
+    backends: str,
+    compiled: str,
+    task: Task,
+    routing: str,
+    rounds: int,
+    device: str,
+) -> Plan:
+    """Every combination of the comma-separated choices, as typed. The first candidate is the one ratios refer to.
+
+    backends: names, "auto" (the one that networks choose here), "all" (every one that can run here). compiled: "off",
+    "on" or both. Raises SpecError or ModelError for what does not exist; what cannot run here is found by running it.
+    """
+    torch_device = torch.device(device)
+    for mode in (names := _split("--mode", modes)):
+        check_choice("mode", mode, MODES)
+    for precision in (kinds := _split("--precision", precisions)):
+        check_choice("precision", precision, PRECISIONS)
+    for switch in (switches := _split("--compiled", compiled)):
+        check_choice("value of --compiled", switch, ("off", "on"))
+    check_choice("routing", routing, ROUTINGS)
+    if rounds < 1:
+        raise SpecError(f"--rounds is {rounds}: at least 1 is needed")
+    if not all(batch.isdecimal() and int(batch) for batch in _split("--batch", batches)):
+        raise SpecError(f"--batch is {batches!r}: give whole numbers of at least 1, for example 1,8")
+    chosen = _backends(_split("--backends", backends), torch_device)
+    candidates = [
+        Candidate(variant, precision, backend, switch == "on")
+        for variant, precision, backend, switch in itertools.product(_variants(variants, task), kinds, chosen, switches)
+    ]
+    points = itertools.product(names, map(_size, _split("--sizes", sizes)), map(int, _split("--batch", batches)))
+    unique = tuple(dict.fromkeys(candidates)), tuple(dict.fromkeys(Point(*point) for point in points))
+    return Plan(*unique, task, routing, rounds, torch_device)
+
+
+def _split(option: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise SpecError(f"{option} is empty: give at least one value")
+    return names
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise SpecError(f"{text!r} is no size: give HEIGHTxWIDTH of the network's input, for example 64x64")
+    return int(height), int(width)
+
+
+def _variants(text: str, task: Task) -> list[str]:
+    variants = [" ".join(variant.split()) for variant in _split("--models", text)]
+    for variant in variants:
+        name, *changes = variant.split()
+        if not all("=" in change for change in changes):
+            raise SpecError(f"{variant!r}: write overrides as NAME=VALUE after the model, separated by spaces")
+        try:
+            with torch.device("meta"):
+                models.build(name, **{**task.network, **parse_overrides(" ".join(changes))})
+        except TypeError as error:
+            raise SpecError(f"{variant!r}: {error}") from error
+    return variants
+
+
+def _backends(names: Sequence[str], device: torch.device) -> list[str]:
+    """Names of scan backends without "auto" and "all". Those that cannot run here stay, when they were asked for."""
+    scan.BACKENDS.update(PEERS)
+    chosen = []
+    for name in names:
+        if name == "auto":
+            chosen.append(scan.resolve("auto", device))
+        elif name == "all":
+            modules = {other: scan.load(other) for other in scan.BACKENDS}
+            fitting = [n for n, m in modules.items() if m.DEVICES is None or device.type in m.DEVICES]
+            chosen += [n for n in fitting if modules[n].unavailable() is None]
+        else:
+            scan.load(name)  # raises for an unknown one
+            chosen.append(name)
+    return chosen
+
+
+def run(plan: Plan, on_progress: Progress | None = None) -> dict[str, Any]:
+    """{"rows": a row per candidate and point, "environment": what they were measured on}, JSON-able."""
+    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()
+    forecast, rows = Forecast(plan), []
+    watch = StopWatch(plan.device)
+    counts: dict[tuple, tuple[int | None, str | None]] = {}
+
+    def macs(candidate: Candidate, point: Point) -> tuple[int | None, str | None]:
+        key = candidate.variant, point.size
+        if key not in counts:
+            counts[key] = count(candidate, plan.task, point.size)
+        number, reason = counts[key]
+        return None if number is None else number * point.batch, reason
+
+    def tell(text: str) -> None:
+        if on_progress:
+            on_progress(text, forecast.done, forecast.total, forecast.text())
+
+    for point in plan.points:
+        name = f"{point.mode} {point.size[0]}x{point.size[1]} x{point.batch}"
+        comparison = Comparison(plan, point, watch)
+        for entry in comparison.entries:
+            tell(f"{name}: checking {' '.join(map(str, entry.candidate.how[:2]))}")
+            comparison.prepare(entry)
+        for number in range(plan.rounds):
+            for entry in comparison.entries:
+                tell(f"{name}: round {number + 1}")
+                comparison.read(entry)
+                forecast.read(point, entry)
+        comparison.finish()
+        tell(f"{name}: counting")
+        rows += comparison.rows(macs)
+        del comparison
+        gc.collect()
+    backends = ", ".join(dict.fromkeys(candidate.backend for candidate in plan.candidates))
+    record = environment.describe(plan.device, backends)
+    record |= {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": started}
+    record |= {"load_before": load, "load_after": os.getloadavg(), "machine": environment.examine()}
+    return {"rows": rows, "environment": record}
+
+
+def count(candidate: Candidate, task: Task, size: tuple[int, int]) -> tuple[int | None, str | None]:
+    """(multiply-adds of one image forward, None), or (None, why there is no count)."""
+    try:
+        from suites import cost
+    except ImportError as error:
+        return None, f"{error.name} is not installed"
+    output = tuple(side * task.scale for side in size)
+    return cost.complexity(candidate.model, task, output, **candidate.overrides)["macs"], None
+
+
+class Forecast:
+    """Time left of a plan, from readings of it: a candidate's time per input pixel at the latest point of its mode."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.done = plan, 0
+        self.total = len(plan.points) * len(plan.candidates) * plan.rounds
+        self.rates: dict[tuple[str, Candidate], float] = {}  # seconds per input pixel of one reading
+
+    def read(self, point: Point, entry: Entry) -> None:
+        self.done += 1
+        spent = entry.times[-1] * entry.calls / 1e3 if entry.status == "ok" else 0.0
+        self.rates[point.mode, entry.candidate] = spent / point.pixels
+
+    def text(self) -> str:
+        each = len(self.plan.candidates)
+        seconds, known = 0.0, True
+        for number, point in enumerate(self.plan.points):
+            taken = self.done // each - number * self.plan.rounds
+            rounds = self.plan.rounds - max(0, min(self.plan.rounds, taken))
+            for candidate in self.plan.candidates:
+                rate = self.rates.get((point.mode, candidate))
+                known = known and (rate is not None or rounds == 0)
+                warming = 2 * WARM + 2 if rounds == self.plan.rounds else 2  # calls for checks and warm-up
+                seconds += (rate or 0.0) * point.pixels * (rounds + warming if rounds else 0)
+        return f"{'about' if known else 'at least'} {seconds:.0f} s left" if self.rates else "time left not known yet"
