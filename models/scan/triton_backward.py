@@ -4,26 +4,31 @@ import triton
 import triton.language as tl
 
 from models.scan.triton_tiles import (
+    BLOCK,
     LANES,
     LN2,
     LOG2E,
+    PAIR,
     ROWS,
     STAGES,
     WIDTH,
-    channels,
-    column,
-    existing,
+    border_offsets,
+    decay_rates,
     flip,
     kernel,
     lanes,
     parameter,
     pick,
     pixels_of,
-    prompt_rows,
+    prompts_of,
     put,
+    read_channels,
+    read_states,
+    saved_offsets,
     softplus,
-    state_offsets,
-    steps_from,
+    spread,
+    tile_steps,
+    write_channels,
 )
 
 
@@ -40,20 +45,25 @@ def _compose_back(decay, decays, passed, own, next_decay, next_decays, next_pass
 
 
 @triton.jit
+def _across(tile, distance: tl.constexpr):
+    """The tile [LANES, .] of the lane that many lanes away, by exclusive or."""
+    lane = tl.arange(0, LANES)[:, None]
+    return tl.gather(tile, tl.broadcast_to(lane ^ distance, tile.shape), 0)
+
+
+@triton.jit
 def _halve(tile, stage: tl.constexpr):
     """Adds pairs of values [LANES, ., 2] over pairs of lanes: one keeps the first of every pair, one the second."""
     first, second = tl.split(tile)
-    lane = tl.arange(0, LANES)[:, None]
-    odd = (lane >> stage) % 2 == 1
-    given = tl.where(odd, first, second)
-    return tl.where(odd, second, first) + tl.gather(given, tl.broadcast_to(lane ^ (1 << stage), given.shape), 0)
+    odd = (tl.arange(0, LANES)[:, None] >> stage) % 2 == 1
+    return tl.where(odd, second, first) + _across(tl.where(odd, first, second), 1 << stage)
 
 
 @triton.jit
 def _sum_over_channels(dB, dC):
     """[LANES]: for w = lane % WIDTH, the sum over the chunk's lanes of row w // 2 of dB (w even) or of dC (odd).
 
-    Every stage halves the number of values and adds two lanes; sums one by one would take four shuffles each, not one.
+    Every stage halves the number of values and adds two lanes; sums one by one would take a shuffle for every stage.
     """
     tile = _halve(tl.join(dB, dC), 0)
     for stage in tl.static_range(1, STAGES):
@@ -61,11 +71,18 @@ def _sum_over_channels(dB, dC):
     return tl.reshape(tile, [LANES])
 
 
+@triton.jit
+def _sum_over_chunks(tile):
+    """[LANES, .]: the sum over the chunks of a program, in every lane."""
+    tile += _across(tile, WIDTH)
+    return tile + _across(tile, 2 * WIDTH)
+
+
 @kernel
 def adjoint_kernel(
     u,
     delta,
-    scaled_A,  # A log2 e [K, N, E]
+    A,
     B,
     C,
     D,
@@ -74,17 +91,18 @@ def adjoint_kernel(
     table,
     classes,
     dy,
-    ends,  # [B K, S, N, E], gradients of the states before the chunks, carried; None if there is one chunk
+    ends,  # [B K, N, E, S], gradients of the states before the chunks, carried; None if there is one chunk
     saved,
     du,  # [B, K, L, E]
     ddelta,  # [B, K, L, E]
-    dB,  # [channel blocks, B, K, L, N]
+    dB,  # [teams, B, K, L, N]
     dC,
-    partial,  # [B, pairs of chunks, N + 2, K, E]: dA, dD, dbias of every program
+    partial,  # [B, groups of chunks, N + 2, K, E]: dA, dD, dbias of every program
     L,
     S,
     chunk,
     K,
+    teams,  # of channel blocks: a program takes one block of a team after the other, and adds to dB and dC
     u_batch,
     delta_batch,
     delta_direction,
@@ -96,20 +114,18 @@ def adjoint_kernel(
     dy_direction,
     E: tl.constexpr,
     N: tl.constexpr,
-    PADDED: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    WHOLE: tl.constexpr,
+    PART: tl.constexpr,
     U_ROW: tl.constexpr,
     DELTA_ROW: tl.constexpr,
     B_ROW: tl.constexpr,
     C_ROW: tl.constexpr,
     DY_ROW: tl.constexpr,
+    WIDE: tl.constexpr,
+    PAIRED: tl.constexpr,
 ):
     """All gradients, chunk by chunk from the end: ROWS steps forward from their saved state, then back."""
-    sequence, b, k, pair, channel, index = lanes(S, K, E, BLOCKS)
-    blocks, pairs = tl.cdiv(E, BLOCKS * WIDTH), tl.cdiv(S, LANES // WIDTH)
-    block = (tl.program_id(0) % blocks).to(tl.int64)
-    sequences = tl.num_programs(0) // (blocks * pairs)
+    sequence, b, k, group, team, index, first_channel = lanes(S, K, teams)
+    groups = tl.cdiv(S, LANES // WIDTH)
     u += b * u_batch
     delta += b * delta_batch + k * delta_direction
     B += b * B_batch + k * B_direction
@@ -117,135 +133,172 @@ def adjoint_kernel(
     dy += b * dy_batch + k * dy_direction
     du += sequence * L * E
     ddelta += sequence * L * E
-    dB += (block * sequences + sequence) * L * N
-    dC += (block * sequences + sequence) * L * N
+    partial += (b * groups + group) * ((N + 2) * K * E) + k * E
+    sequences = tl.num_programs(0) // (teams * groups)
+    dB += (team.to(tl.int64) * sequences + sequence) * L * N
+    dC += (team.to(tl.int64) * sequences + sequence) * L * N
     if order is not None:
         order += sequence * L
     if classes is not None:
         classes += sequence * L
     lane = tl.arange(0, LANES)
     rows = tl.arange(0, ROWS)[None, :]
+    columns = tl.arange(0, PART)[None, :]
     ones = tl.full([LANES, ROWS], 1.0, tl.float32)
     zeros = tl.zeros([LANES, ROWS], tl.float32)
-    grads = ()
-    dAs = ()
-    dDs = ()
-    dbiases = ()
-    for j in tl.static_range(BLOCKS):
-        entering = tl.zeros([LANES, PADDED], tl.float32)
-        if ends is not None:
-            before_one = index + 1 < S
-            offsets, mask = state_offsets(sequence * S + index + 1, j, channel, before_one, N, E, PADDED)
-            entering = tl.load(ends + offsets, mask=mask, other=0.0)
-        grads = grads + (entering,)
-        dAs = dAs + (tl.zeros([LANES, PADDED], tl.float32),)
-        dDs = dDs + (tl.zeros([LANES], tl.float32),)
-        dbiases = dbiases + (tl.zeros([LANES], tl.float32),)
 
-    for done in range(0, chunk, ROWS):
-        first = index * chunk + chunk - ROWS - done
-        steps, alive = steps_from(first, L, False)
-        pixels = pixels_of(steps, order)
-        u_rows = u + pixels * U_ROW + channel[:, None]
-        delta_rows = delta + pixels * DELTA_ROW + channel[:, None]
-        dy_rows = dy + pixels * DY_ROW + channel[:, None]
-        B_rows = B + pixels * B_ROW
-        C_rows = C + pixels * C_ROW
-        prompts = prompt_rows(steps, table, classes, N)
-        saved_row = saved + (sequence * tl.cdiv(L, ROWS) + first // ROWS) * (N * E) + channel
-        xs = ()
-        back_xs = ()
-        inputs = ()
-        dys = ()
-        back_dys = ()
-        dxs = ()  # by way of the decays, over ln 2
-        dinputs = ()
-        for j in tl.static_range(BLOCKS):
-            offset = parameter(bias + k * E, j, channel, E)[:, None]
-            x = tl.where(alive, softplus(channels(delta_rows, j, channel, E, WHOLE) + offset), 0.0)
-            dy_j = tl.where(alive, channels(dy_rows, j, channel, E, WHOLE), 0.0)
-            xs = xs + (x,)
-            back_xs = back_xs + (flip(x),)
-            inputs = inputs + (tl.where(alive, channels(u_rows, j, channel, E, WHOLE), 0.0) * x,)
-            dys = dys + (dy_j,)
-            back_dys = back_dys + (flip(dy_j),)
-            dxs = dxs + (zeros,)
-            dinputs = dinputs + (zeros,)
-        dB_tile = tl.zeros([LANES, PADDED], tl.float32)  # of dC in every second lane
-        for n in tl.static_range(N):
-            b_n = tl.load(B_rows + n)
-            c_n = column(C_rows, prompts, n)
-            back_c = flip(c_n)
-            new_grads = ()
-            new_dAs = ()
-            new_dxs = ()
-            new_dinputs = ()
-            dB_n = zeros
-            dC_n = zeros
-            for j in tl.static_range(BLOCKS):
-                rate = parameter(scaled_A + (k * N + n) * E, j, channel, E)[:, None]
-                decay = tl.exp2(xs[j] * rate)
-                inside = (first < L) & (channel + j * WIDTH < E)
-                state = tl.load(saved_row + n * E + j * WIDTH, mask=inside, other=0.0)
-                kept = tl.where(rows == 0, decay * state[:, None], 0.0)
-                new = inputs[j] * b_n
-                kept = tl.associative_scan((decay, kept, new), 1, _compose_split)[1]
-                dC_n += dys[j] * (kept + new)
-                decay = tl.exp2(back_xs[j] * rate)  # the same registers, which the compiler finds
-                passed = tl.where(rows == 0, pick(grads[j], n)[:, None], 0.0)
-                own = back_dys[j] * back_c
-                back = tl.associative_scan((decay, ones, passed, own), 1, _compose_back)[2] + own
-                grad = flip(back)
-                dexponent = grad * kept
-                dB_n += grad * inputs[j]
-                new_dxs = new_dxs + (dxs[j] + dexponent * rate,)
-                new_dinputs = new_dinputs + (dinputs[j] + grad * b_n,)
-                new_dAs = new_dAs + (put(dAs[j], n, pick(dAs[j], n) + tl.sum(dexponent * xs[j], 1)),)
-                new_grads = new_grads + (put(grads[j], n, pick(decay * back, ROWS - 1)),)
-            grads = new_grads
-            dAs = new_dAs
-            dxs = new_dxs
-            dinputs = new_dinputs
-            dB_tile = put(dB_tile, n, _sum_over_channels(dB_n, dC_n))
+    for block in range(team, tl.cdiv(E, BLOCK), teams):
+        channel = first_channel + block * BLOCK
+        for start in range(0, N, PART):
+            rates = ()
+            offsets = ()
+            skips = ()
+            grads = ()
+            dAs = ()
+            dDs = ()
+            dbiases = ()
+            for j in tl.static_range(PAIR):
+                rates = rates + (decay_rates(A, k, channel + j, start, N, E, PART),)
+                offsets = offsets + (parameter(bias + k * E, channel + j, E),)
+                skips = skips + (parameter(D + k * E, channel + j, E),)
+                entering = tl.zeros([LANES, PART], tl.float32)
+                if ends is not None:
+                    at, mask = border_offsets(sequence, index + 1, S, channel + j, start, N, E, PART)
+                    entering = tl.load(ends + at, mask=mask, other=0.0)
+                grads = grads + (entering,)
+                dAs = dAs + (tl.zeros([LANES, PART], tl.float32),)
+                dDs = dDs + (tl.zeros([LANES], tl.float32),)
+                dbiases = dbiases + (tl.zeros([LANES], tl.float32),)
+            steps = tile_steps(index, chunk, chunk - ROWS, False)
+            pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
 
-        step = first + lane % WIDTH // 2
-        inside = step < L
-        if order is not None:
-            step = tl.load(order + step, mask=inside, other=0)
-        n = tl.arange(0, PADDED)[None, :]
-        at = step.to(tl.int64)[:, None] * N + n
-        tl.store(dB + at, dB_tile, mask=(inside & (lane % 2 == 0))[:, None] & (n < N))
-        tl.store(dC + at, dB_tile, mask=(inside & (lane % 2 == 1))[:, None] & (n < N))
+            for left in range(0, chunk, ROWS):
+                done = chunk - ROWS - left
+                first = index * chunk + done
+                raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
+                values = read_channels(u, pixels, channel, U_ROW, E, PAIRED)
+                douts = read_channels(dy, pixels, channel, DY_ROW, E, PAIRED)
+                B_tiles = read_states(B, pixels, None, None, start, B_ROW, N, PART)
+                C_tiles = read_states(C, pixels, table, prompts, start, C_ROW, N, PART)
+                # lane (chunk, w) sums dB of step w // 2 if w is even, dC if odd
+                step = first + lane % WIDTH // 2
+                mine = (step < L)[:, None] & (start + columns < N)
+                if order is not None:
+                    step = tl.load(order + step, mask=step < L, other=0)
+                at = step.to(tl.int64)[:, None] * N + start + columns
+                even, odd = mine & (lane % 2 == 0)[:, None], mine & (lane % 2 == 1)[:, None]
+                sums = tl.zeros([LANES, PART], tl.float32)
+                if block != team:
+                    sums = tl.load(dB + at, mask=even, other=0.0) + tl.load(dC + at, mask=odd, other=0.0)
 
-        du_rows = du + pixels * E + channel[:, None]
-        ddelta_rows = ddelta + pixels * E + channel[:, None]
-        new_dDs = ()
-        new_dbiases = ()
-        for j in tl.static_range(BLOCKS):
-            value = channels(u_rows, j, channel, E, WHOLE)
-            z = channels(delta_rows, j, channel, E, WHOLE) + parameter(bias + k * E, j, channel, E)[:, None]
-            skip = parameter(D + k * E, j, channel, E)[:, None]
-            e = tl.exp2(tl.abs(z) * -LOG2E)
-            slope = tl.where(z > 0, 1.0, e) / (1.0 + e)
-            ddelta_j = (dinputs[j] * value + dxs[j] * LN2) * slope
-            inside = existing(alive, j, channel, E, WHOLE)
-            tl.store(du_rows + j * WIDTH, dinputs[j] * xs[j] + dys[j] * skip, mask=inside)
-            tl.store(ddelta_rows + j * WIDTH, ddelta_j, mask=inside)
-            new_dDs = new_dDs + (dDs[j] + tl.sum(dys[j] * value, 1),)
-            new_dbiases = new_dbiases + (dbiases[j] + tl.sum(ddelta_j, 1),)
-        dDs = new_dDs
-        dbiases = new_dbiases
+                alive = tile_steps(index, chunk, done, False) < L
+                xs = ()
+                back_xs = ()
+                inputs = ()
+                dys = ()
+                back_dys = ()
+                states = ()
+                dxs = ()  # by way of the decays, over ln 2
+                dinputs = ()
+                for j in tl.static_range(PAIR):
+                    x = tl.where(alive, softplus(raw[j] + offsets[j]), 0.0)
+                    out = tl.where(alive, douts[j], 0.0)
+                    xs = xs + (x,)
+                    back_xs = back_xs + (flip(x),)
+                    inputs = inputs + (tl.where(alive, values[j], 0.0) * x,)
+                    dys = dys + (out,)
+                    back_dys = back_dys + (flip(out),)
+                    from_state, mask = saved_offsets(sequence, L, first, channel + j, start, N, E, PART)
+                    states = states + (tl.load(saved + from_state, mask=mask, other=0.0),)
+                    dxs = dxs + (zeros,)
+                    dinputs = dinputs + (zeros,)
+                for n in tl.static_range(min(N, PART)):
+                    b_n, c_n = spread(B_tiles, n), spread(C_tiles, n)
+                    if N % PART != 0 and N > PART:
+                        b_n = tl.where(start + n < N, b_n, 0.0)
+                        c_n = tl.where(start + n < N, c_n, 0.0)
+                    back_c = flip(c_n)
+                    new_grads = ()
+                    new_dAs = ()
+                    new_dxs = ()
+                    new_dinputs = ()
+                    dB_n = zeros
+                    dC_n = zeros
+                    for j in tl.static_range(PAIR):
+                        rate = pick(rates[j], n)[:, None]
+                        decay = tl.exp2(xs[j] * rate)
+                        kept = tl.where(rows == 0, decay * pick(states[j], n)[:, None], 0.0)
+                        new = inputs[j] * b_n
+                        kept = tl.associative_scan((decay, kept, new), 1, _compose_split)[1]
+                        dC_n += dys[j] * (kept + new)
+                        decay = tl.exp2(back_xs[j] * rate)  # the same registers, which the compiler finds
+                        passed = tl.where(rows == 0, pick(grads[j], n)[:, None], 0.0)
+                        own = back_dys[j] * back_c
+                        back = tl.associative_scan((decay, ones, passed, own), 1, _compose_back)[2] + own
+                        grad = flip(back)
+                        dexponent = grad * kept
+                        dB_n += grad * inputs[j]
+                        new_dxs = new_dxs + (dxs[j] + dexponent * rate,)
+                        new_dinputs = new_dinputs + (dinputs[j] + grad * b_n,)
+                        new_dAs = new_dAs + (put(dAs[j], n, pick(dAs[j], n) + tl.sum(dexponent * xs[j], 1)),)
+                        new_grads = new_grads + (put(grads[j], n, pick(decay * back, ROWS - 1)),)
+                    grads = new_grads
+                    dAs = new_dAs
+                    dxs = new_dxs
+                    dinputs = new_dinputs
+                    sums = put(sums, n, pick(sums, n) + _sum_over_channels(dB_n, dC_n))
+                tl.store(dB + at, sums, mask=even)
+                tl.store(dC + at, sums, mask=odd)
 
-    partial += (b * pairs + pair) * ((N + 2) * K * E)
-    partner = tl.broadcast_to((lane ^ WIDTH)[:, None], [LANES, PADDED])  # the other chunk
-    n = tl.arange(0, PADDED)[None, :] ^ tl.program_id(1)
-    for j in tl.static_range(BLOCKS):
-        e = k * E + channel + j * WIDTH
-        mask = (lane < WIDTH) & (channel + j * WIDTH < E)
-        dA = dAs[j] + tl.gather(dAs[j], partner, 0)
-        tl.store(partial + n * K * E + e[:, None], dA, mask=mask[:, None] & (n < N))
-        tl.store(partial + N * K * E + e, dDs[j] + tl.gather(dDs[j], lane ^ WIDTH, 0), mask=mask)
-        tl.store(partial + (N + 1) * K * E + e, dbiases[j] + tl.gather(dbiases[j], lane ^ WIDTH, 0), mask=mask)
+                raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
+                values = read_channels(u, pixels, channel, U_ROW, E, PAIRED)
+                dus = ()
+                ddeltas = ()
+                new_dDs = ()
+                new_dbiases = ()
+                earlier_du = (0.0, 0.0)
+                earlier_ddelta = (0.0, 0.0)
+                if N > PART:
+                    earlier_du = read_channels(du, pixels, channel, E, E, PAIRED)
+                    earlier_ddelta = read_channels(ddelta, pixels, channel, E, E, PAIRED)
+                for j in tl.static_range(PAIR):
+                    z = raw[j] + offsets[j]
+                    e = tl.exp2(tl.abs(z) * -LOG2E)
+                    slope = tl.where(z > 0, 1.0, e) / (1.0 + e)
+                    du_j = dinputs[j] * xs[j]
+                    skipped = dys[j]
+                    ddelta_j = (dinputs[j] * values[j] + dxs[j] * LN2) * slope
+                    new_dbiases = new_dbiases + (dbiases[j] + tl.sum(ddelta_j, 1),)
+                    if N > PART:
+                        skipped = tl.where(start > 0, 0.0, skipped)
+                        du_j += tl.where(start > 0, earlier_du[j], 0.0)
+                        ddelta_j += tl.where(start > 0, earlier_ddelta[j], 0.0)
+                    dus = dus + (du_j + skipped * skips[j],)
+                    ddeltas = ddeltas + (ddelta_j,)
+                    new_dDs = new_dDs + (dDs[j] + tl.sum(skipped * values[j], 1),)
+                dDs = new_dDs
+                dbiases = new_dbiases
+                write_channels(du, pixels, channel, dus[0], dus[1], alive, E, PAIRED)
+                write_channels(ddelta, pixels, channel, ddeltas[0], ddeltas[1], alive, E, PAIRED)
+                steps = tile_steps(index, chunk, tl.maximum(done - ROWS, 0), False)
+                pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
+
+            for j in tl.static_range(PAIR):
+                e = channel + j
+                one = (lane < WIDTH) & (e < E)
+                dA = _sum_over_chunks(dAs[j])
+                tl.store(
+                    partial + (start + columns) * K * E + e[:, None], dA, mask=one[:, None] & (start + columns < N)
+                )
+                dD = dDs[j]
+                dbias = dbiases[j]
+                if N > PART:
+                    earlier = one & (start + 0 * lane > 0)
+                    dD += tl.load(partial + N * K * E + e, mask=earlier, other=0.0)
+                    dbias += tl.load(partial + (N + 1) * K * E + e, mask=earlier, other=0.0)
+                dD, dbias = _sum_over_chunks(dD[:, None]), _sum_over_chunks(dbias[:, None])
+                tl.store(partial + N * K * E + e[:, None], dD, mask=one[:, None])
+                tl.store(partial + (N + 1) * K * E + e[:, None], dbias, mask=one[:, None])
 
 
 @kernel

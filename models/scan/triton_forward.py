@@ -6,25 +6,28 @@ The gradient of a state runs backward through the same recurrence: the backward 
 import triton.language as tl
 
 from models.scan.triton_tiles import (
+    BLOCK,
     LANES,
     LOG2E,
+    PAIR,
     ROWS,
-    WIDTH,
-    channels,
-    column,
+    border_offsets,
     compose,
     decay_rates,
-    existing,
     kernel,
     lanes,
     parameter,
     pick,
     pixels_of,
-    prompt_rows,
+    prompts_of,
     put,
+    read_channels,
+    read_states,
+    saved_offsets,
     softplus,
-    state_offsets,
-    steps_from,
+    spread,
+    tile_steps,
+    write_channels,
 )
 
 
@@ -38,8 +41,8 @@ def ends_kernel(
     order,
     table,
     classes,
-    ends,  # [B K, S, N, E]
-    sums,  # [B K, S, E], of the step sizes
+    ends,  # [B K, N, E, S]
+    sums,  # [B K, E, S], of the step sizes
     L,
     S,
     chunk,
@@ -52,16 +55,19 @@ def ends_kernel(
     M_direction,
     E: tl.constexpr,
     N: tl.constexpr,
-    PADDED: tl.constexpr,  # N, to a power of two
-    BLOCKS: tl.constexpr,
-    WHOLE: tl.constexpr,  # E fills its blocks
+    PART: tl.constexpr,  # states at a time, a power of two
     V_ROW: tl.constexpr,
     DELTA_ROW: tl.constexpr,
     M_ROW: tl.constexpr,
+    WIDE: tl.constexpr,  # offsets of 64 bits
+    PAIRED: tl.constexpr,  # rows of channels lie on addresses of whole pairs
     ADJOINT: tl.constexpr,
 ):
     """State after the last step of every chunk when the one before its first is zero; backward in time if ADJOINT."""
-    sequence, b, k, pair, channel, index = lanes(S, K, E, BLOCKS)
+    parts = tl.cdiv(N, PART)
+    sequence, b, k, group, block, index, channel = lanes(S, K, tl.cdiv(E, BLOCK) * parts)
+    start = block % parts * PART
+    channel += block // parts * BLOCK
     v += b * v_batch + k * v_direction
     delta += b * delta_batch + k * delta_direction
     M += b * M_batch + k * M_direction
@@ -70,89 +76,98 @@ def ends_kernel(
     if classes is not None:
         classes += sequence * L
     rows = tl.arange(0, ROWS)[None, :]
-    rates = decay_rates(A, k, channel, N, E, BLOCKS, PADDED)
+    rates = ()
+    offsets = ()
     states = ()
     totals = ()
-    for j in tl.static_range(BLOCKS):
-        states = states + (tl.zeros([LANES, PADDED], tl.float32),)
+    for j in tl.static_range(PAIR):
+        rates = rates + (decay_rates(A, k, channel + j, start, N, E, PART),)
+        offsets = offsets + (parameter(bias + k * E, channel + j, E),)
+        states = states + (tl.zeros([LANES, PART], tl.float32),)
         totals = totals + (tl.zeros([LANES], tl.float32),)
 
+    # what a tile needs is read while the one before is computed, its pixels one tile earlier still
+    steps = tile_steps(index, chunk, 0, ADJOINT)
+    pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
+    raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
+    values = read_channels(v, pixels, channel, V_ROW, E, PAIRED)
+    m_tiles = read_states(M, pixels, table, prompts, start, M_ROW, N, PART)
+    steps = tile_steps(index, chunk, ROWS, ADJOINT)
+    pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
+
     for done in range(0, chunk, ROWS):
-        steps, alive = steps_from(index * chunk + (chunk - ROWS - done if ADJOINT else done), L, ADJOINT)
-        pixels = pixels_of(steps, order)
-        v_rows = v + pixels * V_ROW + channel[:, None]
-        delta_rows = delta + pixels * DELTA_ROW + channel[:, None]
-        M_rows = M + pixels * M_ROW
-        prompts = prompt_rows(steps, table, classes, N)
+        next_raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
+        next_values = read_channels(v, pixels, channel, V_ROW, E, PAIRED)
+        next_m_tiles = read_states(M, pixels, table, prompts, start, M_ROW, N, PART)
+        ahead = tile_steps(index, chunk, done + 2 * ROWS, ADJOINT)
+        pixels, prompts = pixels_of(ahead, L, order, WIDE), prompts_of(ahead, L, classes, N)
+
+        alive = tile_steps(index, chunk, done, ADJOINT) < L
         xs = ()
         inputs = ()
         new_totals = ()
-        for j in tl.static_range(BLOCKS):
-            offset = parameter(bias + k * E, j, channel, E)[:, None]
-            x = tl.where(alive, softplus(channels(delta_rows, j, channel, E, WHOLE) + offset), 0.0)
-            value = tl.where(alive, channels(v_rows, j, channel, E, WHOLE), 0.0)
+        for j in tl.static_range(PAIR):
+            x = tl.where(alive, softplus(raw[j] + offsets[j]), 0.0)  # 0 keeps the state
+            value = tl.where(alive, values[j], 0.0)
             xs = xs + (x,)
             inputs = inputs + (value if ADJOINT else value * x,)
             new_totals = new_totals + (totals[j] + tl.sum(x, 1),)
         totals = new_totals
-        for n in tl.static_range(N):
-            m = column(M_rows, prompts, n)
+        for n in tl.static_range(min(N, PART)):
+            m = spread(m_tiles, n)
             new_states = ()
-            for j in tl.static_range(BLOCKS):
-                state = pick(states[j], n)[:, None]
+            for j in tl.static_range(PAIR):
                 decay = tl.exp2(xs[j] * pick(rates[j], n)[:, None])
+                before = pick(states[j], n)[:, None]
                 new = inputs[j] * m
                 if ADJOINT:
-                    new = decay * tl.where(rows == 0, new + state, new)
+                    new = decay * tl.where(rows == 0, new + before, new)
                 else:
-                    new = tl.where(rows == 0, new + decay * state, new)
+                    new = tl.where(rows == 0, new + decay * before, new)
                 after = tl.associative_scan((decay, new), 1, compose)[1]
                 new_states = new_states + (put(states[j], n, pick(after, ROWS - 1)),)
             states = new_states
+        raw, values, m_tiles = next_raw, next_values, next_m_tiles
 
-    row = sequence * S + index
-    for j in tl.static_range(BLOCKS):
-        inside = (index < S) & (channel + j * WIDTH < E)
-        tl.store(sums + row * E + channel + j * WIDTH, totals[j], mask=inside)
-        offsets, mask = state_offsets(row, j, channel, index < S, N, E, PADDED)
-        tl.store(ends + offsets, states[j], mask=mask)
+    for j in tl.static_range(PAIR):
+        e = channel + j
+        tl.store(sums + (sequence * E + e) * S + index, totals[j], mask=(index < S) & (e < E) & (start + 0 * e == 0))
+        at, mask = border_offsets(sequence, index, S, e, start, N, E, PART)
+        tl.store(ends + at, states[j], mask=mask)
 
 
 @kernel
 def carry_kernel(
-    ends,  # [B K, S, N, E]: in, what a chunk leaves from a zero state; out, what it really leaves
-    sums,
+    ends,  # [B K, N, E, S]: in, what a chunk leaves from a zero state; out, what it really leaves
+    sums,  # [B K, E, S]
     A,
+    count,  # B K N E
     S,
     K,
     E: tl.constexpr,
     N: tl.constexpr,
-    CHUNKS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    TILES: tl.constexpr,
+    CHUNKS: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
     """States that leave the chunks when the first is entered by zero (the last, if ADJOINT): a parallel prefix."""
-    program, blocks = tl.program_id(0), tl.cdiv(N * E, COLUMNS)
-    sequence = (program // blocks).to(tl.int64)
-    column = program % blocks * COLUMNS + tl.arange(0, COLUMNS)
-    n, e = column // E, column % E
-    inside = column < N * E
-    rate = tl.load(A + (sequence % K * E + e) * N + n, mask=inside, other=0.0) * LOG2E
-    rows = tl.arange(0, CHUNKS)
+    column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    sequence, n, e = column // (N * E), column // E % N, column % E
+    inside = column < count
+    rate = tl.load(A + (sequence % K * E + e) * N + n, mask=inside, other=0.0)[:, None] * LOG2E
+    chunks = tl.arange(0, CHUNKS)[None, :]
     state = tl.zeros([COLUMNS], tl.float32)
-    for tile in tl.static_range(TILES):
-        index = tile * CHUNKS + rows
-        mask = (index < S)[:, None] & inside[None, :]
-        row = sequence * S + (S - 1 - index if ADJOINT else index)
-        left = ends + row[:, None] * (N * E) + column[None, :]
+    for first in range(0, S, CHUNKS):
+        index = first + chunks
+        mask = (index < S) & inside[:, None]
+        index = S - 1 - index if ADJOINT else index
+        left = ends + column[:, None] * S + index
         local = tl.load(left, mask=mask, other=0.0)
-        total = tl.load(sums + row[:, None] * E + e[None, :], mask=mask, other=0.0)
-        decay, local = tl.associative_scan((tl.exp2(total * rate[None, :]), local), 0, compose)
-        local = decay * state[None, :] + local
+        total = tl.load(sums + (sequence * E + e)[:, None] * S + index, mask=mask, other=0.0)
+        decay, local = tl.associative_scan((tl.exp2(total * rate), local), 1, compose)
+        local = decay * state[:, None] + local
         tl.store(left, local, mask=mask)
-        if tile + 1 < TILES:
-            state = tl.sum(tl.where(rows[:, None] == CHUNKS - 1, local, 0.0), 0)
+        state = tl.sum(tl.where(chunks == CHUNKS - 1, local, 0.0), 1)
 
 
 @kernel
@@ -167,7 +182,7 @@ def replay_kernel(
     order,
     table,
     classes,
-    ends,  # [B K, S, N, E], carried; None if there is one chunk
+    ends,  # [B K, N, E, S], carried; None if there is one chunk
     y,  # [B, K, L, E]
     saved,  # [B K, L / ROWS, N, E], the states before every ROWS steps, or None
     L,
@@ -183,16 +198,17 @@ def replay_kernel(
     C_direction,
     E: tl.constexpr,
     N: tl.constexpr,
-    PADDED: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    WHOLE: tl.constexpr,
+    PART: tl.constexpr,
     U_ROW: tl.constexpr,
     DELTA_ROW: tl.constexpr,
     B_ROW: tl.constexpr,
     C_ROW: tl.constexpr,
+    WIDE: tl.constexpr,
+    PAIRED: tl.constexpr,
 ):
-    """The chunks from the states that really enter them."""
-    sequence, b, k, pair, channel, index = lanes(S, K, E, BLOCKS)
+    """The chunks from the states that really enter them; a second part of the states adds to what the first wrote."""
+    sequence, b, k, group, block, index, channel = lanes(S, K, tl.cdiv(E, BLOCK))
+    channel += block * BLOCK
     u += b * u_batch
     delta += b * delta_batch + k * delta_direction
     B += b * B_batch + k * B_direction
@@ -203,54 +219,74 @@ def replay_kernel(
     if classes is not None:
         classes += sequence * L
     rows = tl.arange(0, ROWS)[None, :]
-    rates = decay_rates(A, k, channel, N, E, BLOCKS, PADDED)
-    states = ()
-    for j in tl.static_range(BLOCKS):
-        entering = tl.zeros([LANES, PADDED], tl.float32)
-        if ends is not None:
-            after_one = (index > 0) & (index < S)
-            offsets, mask = state_offsets(sequence * S + index - 1, j, channel, after_one, N, E, PADDED)
-            entering = tl.load(ends + offsets, mask=mask, other=0.0)
-        states = states + (entering,)
+    offsets = ()
+    skips = ()
+    for j in tl.static_range(PAIR):
+        offsets = offsets + (parameter(bias + k * E, channel + j, E),)
+        skips = skips + (parameter(D + k * E, channel + j, E),)
 
-    for done in range(0, chunk, ROWS):
-        first = index * chunk + done
-        if saved is not None:
-            for j in tl.static_range(BLOCKS):
-                row = sequence * tl.cdiv(L, ROWS) + first // ROWS
-                offsets, mask = state_offsets(row, j, channel, first < L, N, E, PADDED)
-                tl.store(saved + offsets, states[j], mask=mask)
-        steps, alive = steps_from(first, L, False)
-        pixels = pixels_of(steps, order)
-        u_rows = u + pixels * U_ROW + channel[:, None]
-        delta_rows = delta + pixels * DELTA_ROW + channel[:, None]
-        B_rows = B + pixels * B_ROW
-        C_rows = C + pixels * C_ROW
-        prompts = prompt_rows(steps, table, classes, N)
-        xs = ()
-        inputs = ()
-        ys = ()
-        for j in tl.static_range(BLOCKS):
-            offset = parameter(bias + k * E, j, channel, E)[:, None]
-            x = tl.where(alive, softplus(channels(delta_rows, j, channel, E, WHOLE) + offset), 0.0)
-            value = tl.where(alive, channels(u_rows, j, channel, E, WHOLE), 0.0)
-            xs = xs + (x,)
-            inputs = inputs + (value * x,)
-            ys = ys + (value * parameter(D + k * E, j, channel, E)[:, None],)
-        for n in tl.static_range(N):
-            b_n = tl.load(B_rows + n)
-            c_n = column(C_rows, prompts, n)
-            new_states = ()
-            new_ys = ()
-            for j in tl.static_range(BLOCKS):
-                decay = tl.exp2(xs[j] * pick(rates[j], n)[:, None])
-                new = inputs[j] * b_n
-                new = tl.where(rows == 0, new + decay * pick(states[j], n)[:, None], new)
-                state = tl.associative_scan((decay, new), 1, compose)[1]
-                new_ys = new_ys + (ys[j] + state * c_n,)
-                new_states = new_states + (put(states[j], n, pick(state, ROWS - 1)),)
-            ys = new_ys
-            states = new_states
-        y_rows = y + pixels * E + channel[:, None]
-        for j in tl.static_range(BLOCKS):
-            tl.store(y_rows + j * WIDTH, ys[j], mask=existing(alive, j, channel, E, WHOLE))
+    for start in range(0, N, PART):
+        rates = ()
+        states = ()
+        for j in tl.static_range(PAIR):
+            rates = rates + (decay_rates(A, k, channel + j, start, N, E, PART),)
+            entering = tl.zeros([LANES, PART], tl.float32)
+            if ends is not None:
+                at, mask = border_offsets(sequence, index - 1, S, channel + j, start, N, E, PART)
+                entering = tl.load(ends + at, mask=mask, other=0.0)
+            states = states + (entering,)
+
+        steps = tile_steps(index, chunk, 0, False)
+        pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
+        raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
+        values = read_channels(u, pixels, channel, U_ROW, E, PAIRED)
+        B_tiles = read_states(B, pixels, None, None, start, B_ROW, N, PART)
+        C_tiles = read_states(C, pixels, table, prompts, start, C_ROW, N, PART)
+        steps = tile_steps(index, chunk, ROWS, False)
+        next_pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
+
+        for done in range(0, chunk, ROWS):
+            next_raw = read_channels(delta, next_pixels, channel, DELTA_ROW, E, PAIRED)
+            next_values = read_channels(u, next_pixels, channel, U_ROW, E, PAIRED)
+            next_B_tiles = read_states(B, next_pixels, None, None, start, B_ROW, N, PART)
+            next_C_tiles = read_states(C, next_pixels, table, prompts, start, C_ROW, N, PART)
+            ahead = tile_steps(index, chunk, done + 2 * ROWS, False)
+            later_pixels, prompts = pixels_of(ahead, L, order, WIDE), prompts_of(ahead, L, classes, N)
+
+            alive = tile_steps(index, chunk, done, False) < L
+            xs = ()
+            inputs = ()
+            outputs = ()
+            earlier = (0.0, 0.0)
+            if N > PART:
+                earlier = read_channels(y, pixels, channel, E, E, PAIRED)
+            for j in tl.static_range(PAIR):
+                if saved is not None:
+                    at, mask = saved_offsets(sequence, L, index * chunk + done, channel + j, start, N, E, PART)
+                    tl.store(saved + at, states[j], mask=mask)
+                x = tl.where(alive, softplus(raw[j] + offsets[j]), 0.0)
+                value = tl.where(alive, values[j], 0.0)
+                xs = xs + (x,)
+                inputs = inputs + (value * x,)
+                output = value * skips[j]
+                if N > PART:
+                    output = tl.where(start > 0, earlier[j], output)
+                outputs = outputs + (output,)
+            for n in tl.static_range(min(N, PART)):
+                b_n, c_n = spread(B_tiles, n), spread(C_tiles, n)
+                if N % PART != 0 and N > PART:
+                    c_n = tl.where(start + n < N, c_n, 0.0)
+                new_states = ()
+                new_outputs = ()
+                for j in tl.static_range(PAIR):
+                    decay = tl.exp2(xs[j] * pick(rates[j], n)[:, None])
+                    new = inputs[j] * b_n
+                    new = tl.where(rows == 0, new + decay * pick(states[j], n)[:, None], new)
+                    after = tl.associative_scan((decay, new), 1, compose)[1]
+                    new_outputs = new_outputs + (outputs[j] + after * c_n,)
+                    new_states = new_states + (put(states[j], n, pick(after, ROWS - 1)),)
+                states = new_states
+                outputs = new_outputs
+            write_channels(y, pixels, channel, outputs[0], outputs[1], alive, E, PAIRED)
+            raw, values, B_tiles, C_tiles = next_raw, next_values, next_B_tiles, next_C_tiles
+            pixels, next_pixels = next_pixels, later_pixels

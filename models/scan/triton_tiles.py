@@ -1,11 +1,11 @@
-"""What the Triton kernels of the scan share: how lanes, steps and channels are laid out, and the recurrence in a tile.
+"""What the Triton kernels of the scan share: how lanes, steps and channels are laid out, and what they read.
 
-A sequence of L steps is cut into S chunks of `chunk` steps. A program of one warp takes two neighbouring chunks and
-BLOCKS times WIDTH channels: lane = (chunk, channel), and every lane runs through the steps of its chunk alone, with its
-states in registers, ROWS steps at a time. Tiles are [LANES, ROWS], and a lane holds whole rows, so what runs along them
-stays in registers; nothing but sums over channels crosses lanes.
+A sequence of L steps is cut into S chunks of `chunk` steps. A program of one warp takes SHARE neighbouring chunks and a
+block of WIDTH times PAIR channels: lane = (chunk, pair of channels), and every lane runs through the steps of its chunk
+alone, with its states in registers, ROWS steps at a time. Tiles are [LANES, ROWS] and a lane holds whole rows, so what
+runs along them stays in registers; only sums over channels, and B and C, which all channels share, cross lanes.
 
-Steps are 32-bit, offsets 64-bit. A decay is 2^(x A log2 e). Row strides are compile-time constants: cheap addresses.
+A decay is 2^(x A log2 e). Row strides are compile-time constants, which makes addresses cheap.
 """
 
 import inspect
@@ -13,10 +13,13 @@ import inspect
 import triton
 import triton.language as tl
 
-ROWS = tl.constexpr(8)
+ROWS = tl.constexpr(4)
 LANES = tl.constexpr(32)
-WIDTH = tl.constexpr(16)  # channels side by side in a warp; 2 ROWS, so that a lane has one sum over channels to write
-STAGES = tl.constexpr(4)  # log2 WIDTH
+WIDTH = tl.constexpr(8)  # lanes side by side; 2 ROWS, so that a lane has one sum over channels to write
+STAGES = tl.constexpr(3)  # log2 WIDTH
+SHARE = tl.constexpr(4)  # LANES / WIDTH
+PAIR = tl.constexpr(2)  # neighbouring channels of a lane, read as one word of 64 bits where addresses allow
+BLOCK = tl.constexpr(16)  # WIDTH PAIR
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
@@ -25,6 +28,9 @@ def kernel(function):
     """triton.jit that compiles once for all sizes: nothing is specialised on a run-time argument being 1 or even."""
     arguments = inspect.signature(function).parameters.values()
     return triton.jit(function, do_not_specialize=[a.name for a in arguments if a.annotation is not tl.constexpr])
+
+
+# The recurrence along the rows of a tile
 
 
 @triton.jit
@@ -72,92 +78,154 @@ def softplus(z):
     return tl.maximum(z, 0.0) + p * e
 
 
+# Who does what
+
+
 @triton.jit
-def lanes(S, K, E: tl.constexpr, BLOCKS: tl.constexpr):
-    """(image and direction, image, direction, pair of chunks), and of every lane its first channel and its chunk."""
-    program, blocks, pairs = tl.program_id(0), tl.cdiv(E, BLOCKS * WIDTH), tl.cdiv(S, LANES // WIDTH)
-    pair = program // blocks % pairs
-    sequence = program // blocks // pairs
-    # program_id(1) is 0: xor hides from the compiler that channels lie side by side; it would give a lane several
-    lane = tl.arange(0, LANES) ^ tl.program_id(1)
-    channel = program % blocks * (BLOCKS * WIDTH) + lane % WIDTH  # neighbours share B and C
+def lanes(S, K, blocks):
+    """Of a program: image and direction, image, direction, its chunks, block. Of its lanes: chunk, channel in it."""
+    program, groups = tl.program_id(0), tl.cdiv(S, SHARE)
+    block = program % blocks  # neighbours share B and C
+    group = program // blocks % groups
+    sequence = program // blocks // groups
+    lane = opaque(tl.arange(0, LANES))  # else the compiler would give a lane several of them
     b, k = (sequence // K).to(tl.int64), (sequence % K).to(tl.int64)
-    return sequence.to(tl.int64), b, k, pair, channel, pair * (LANES // WIDTH) + lane // WIDTH
+    return sequence.to(tl.int64), b, k, group, block, group * SHARE + lane // WIDTH, lane % WIDTH * PAIR
 
 
 @triton.jit
-def steps_from(first, L, DOWN: tl.constexpr):
-    """ROWS steps of every lane from `first`, rows in reverse if DOWN; step 0 past the end, and which are inside."""
+def opaque(indices):
+    """The same numbers (program_id(1) is 0), of which the compiler no longer knows that they lie side by side."""
+    return indices ^ tl.program_id(1)
+
+
+@triton.jit
+def tile_steps(chunk_index, chunk, done, BACK: tl.constexpr):
+    """[LANES, ROWS]: the steps that follow the first `done` of every chunk, in reverse and from its end if BACK.
+
+    Past the end of the chunk, where only what is read ahead points, those of its last tile.
+    """
+    done = tl.minimum(done, chunk - ROWS)
     rows = tl.arange(0, ROWS)[None, :]
-    steps = (first[:, None] + (ROWS - 1 - rows if DOWN else rows)) ^ tl.program_id(
-        1
-    )  # hides that steps lie side by side
-    return tl.where(steps < L, steps, 0), steps < L
-
-
-@triton.jit
-def pixels_of(steps, order):
-    if order is not None:
-        steps = tl.load(order + steps).to(tl.int32)
-    return steps.to(tl.int64)
-
-
-@triton.jit
-def prompt_rows(steps, table, classes, N: tl.constexpr):
-    """Pointers to the rows of the table that steps add to C; None without a table."""
-    rows = None
-    if table is not None:
-        rows = table + tl.load(classes + steps).to(tl.int32) * N
-    return rows
-
-
-@triton.jit
-def column(rows, prompts, n: tl.constexpr):
-    """Column n of the rows, with the prompts' added."""
-    values = tl.load(rows + n)
-    if prompts is not None:
-        values += tl.load(prompts + n)
-    return values
-
-
-@triton.jit
-def channels(rows, j: tl.constexpr, channel, E: tl.constexpr, WHOLE: tl.constexpr):
-    """Block j of the channels of the rows; zeros beyond the last channel."""
-    if WHOLE:
-        values = tl.load(rows + j * WIDTH)
+    if BACK:
+        steps = (chunk_index * chunk + chunk - 1 - done)[:, None] - rows
     else:
-        values = tl.load(rows + j * WIDTH, mask=(channel + j * WIDTH < E)[:, None], other=0.0)
-    return values
+        steps = (chunk_index * chunk + done)[:, None] + rows
+    return opaque(steps)
 
 
 @triton.jit
-def existing(alive, j: tl.constexpr, channel, E: tl.constexpr, WHOLE: tl.constexpr):
-    inside = alive
-    if not WHOLE:
-        inside = alive & (channel + j * WIDTH < E)[:, None]
-    return inside
+def pixels_of(steps, L, order, WIDE: tl.constexpr):
+    """Pixels of steps (any pixel past the end), in the type that offsets need: 32 bits save registers."""
+    steps = tl.where(steps < L, steps, 0)
+    if order is not None:
+        steps = tl.load(order + steps)
+    return steps.to(tl.int64) if WIDE else steps.to(tl.uint32)
 
 
 @triton.jit
-def parameter(pointer, j: tl.constexpr, channel, E: tl.constexpr):
-    """One value [LANES] for every channel of block j."""
-    return tl.load(pointer + channel + j * WIDTH, mask=channel + j * WIDTH < E, other=0.0)
+def prompts_of(steps, L, classes, N: tl.constexpr):
+    """Where in the table the prompts of steps begin, in a tuple; an empty one without prompts."""
+    offsets = ()
+    if classes is not None:
+        offsets = (tl.load(classes + tl.where(steps < L, steps, 0)).to(tl.uint32) * N,)
+    return offsets
+
+
+# Rows of channels: a tuple of PAIR tiles
 
 
 @triton.jit
-def state_offsets(row, j: tl.constexpr, channel, exists, N: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr):
-    """Where the states [rows, N, E] of a row are, for all n of block j, and which exist: tiles [LANES, PADDED]."""
-    n = tl.arange(0, PADDED)[None, :] ^ tl.program_id(1)
-    offsets = row[:, None] * (N * E) + n * E + channel[:, None] + j * WIDTH
-    return offsets, (exists & (channel + j * WIDTH < E))[:, None] & (n < N)
+def channel_rows(x, pixels, channel, ROW: tl.constexpr):
+    return x + (pixels * ROW + channel.to(pixels.dtype)[:, None])
 
 
 @triton.jit
-def decay_rates(A, k, channel, N: tl.constexpr, E: tl.constexpr, BLOCKS: tl.constexpr, PADDED: tl.constexpr):
-    """A log2 e: a tile [LANES, PADDED] for every block of channels."""
-    n = tl.arange(0, PADDED)[None, :] ^ tl.program_id(1)
-    rates = ()
-    for j in tl.static_range(BLOCKS):
-        e = channel[:, None] + j * WIDTH
-        rates = rates + (tl.load(A + (k * E + e) * N + n, mask=(e < E) & (n < N), other=0.0) * LOG2E,)
-    return rates
+def read_channels(x, pixels, channel, ROW: tl.constexpr, E: tl.constexpr, PAIRED: tl.constexpr):
+    """Rows of x, zero beyond the last channel."""
+    rows = channel_rows(x, pixels, channel, ROW)
+    if PAIRED:
+        words = rows.to(tl.pointer_type(tl.int64), bitcast=True)
+        if tl.cdiv(E, BLOCK) * BLOCK == E:
+            both = tl.load(words)
+        else:
+            both = tl.load(words, mask=(channel < E)[:, None], other=0)
+        first = both.to(tl.int32).to(tl.float32, bitcast=True)
+        second = (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    else:
+        first = tl.load(rows, mask=(channel < E)[:, None], other=0.0)
+        second = tl.load(rows + 1, mask=(channel + 1 < E)[:, None], other=0.0)
+    return first, second
+
+
+@triton.jit
+def write_channels(x, pixels, channel, first, second, alive, E: tl.constexpr, PAIRED: tl.constexpr):
+    """Writes the rows [E] of x that are alive."""
+    rows = channel_rows(x, pixels, channel, E)
+    if PAIRED:
+        low = first.to(tl.uint32, bitcast=True).to(tl.uint64)
+        high = second.to(tl.uint32, bitcast=True).to(tl.uint64)
+        if tl.cdiv(E, BLOCK) * BLOCK != E:
+            alive = alive & (channel < E)[:, None]
+        tl.store(rows.to(tl.pointer_type(tl.uint64), bitcast=True), high << 32 | low, mask=alive)
+    else:
+        tl.store(rows, first, mask=alive & (channel < E)[:, None])
+        tl.store(rows + 1, second, mask=alive & (channel + 1 < E)[:, None])
+
+
+# B and C
+
+
+@triton.jit
+def read_states(M, pixels, table, prompts, start, ROW: tl.constexpr, N: tl.constexpr, PART: tl.constexpr):
+    """Rows of B or C (with their prompts), states start .. start + PART: lane w of WIDTH has w, w + WIDTH, ..."""
+    lane = opaque(tl.arange(0, LANES)) % WIDTH
+    tiles = ()
+    for q in tl.static_range((PART + WIDTH - 1) // WIDTH):
+        n = tl.minimum(start + (q * WIDTH + lane) % PART, N - 1)
+        tile = tl.load(channel_rows(M, pixels, n, ROW))
+        if table is not None:
+            tile += tl.load(table + (prompts[0] + n.to(tl.uint32)[:, None]))
+        tiles = tiles + (tile,)
+    return tiles
+
+
+@triton.jit
+def spread(tiles, n: tl.constexpr):
+    """State n of such rows, to all lanes of its chunk: [LANES, ROWS]."""
+    at = n + 0 * WIDTH  # in the interpreter n is an int, which knows no constexpr on its right
+    source = tl.arange(0, LANES) // WIDTH * WIDTH + at % WIDTH
+    return tl.gather(tiles[at // WIDTH], tl.broadcast_to(source[:, None], [LANES, ROWS]), 0)
+
+
+# Parameters and states of channels
+
+
+@triton.jit
+def parameter(pointer, channel, E: tl.constexpr):
+    """One value for every channel, [LANES, 1]."""
+    return tl.load(pointer + channel, mask=channel < E, other=0.0)[:, None]
+
+
+@triton.jit
+def decay_rates(A, k, channel, start, N: tl.constexpr, E: tl.constexpr, PART: tl.constexpr):
+    """A log2 e, [LANES, PART]; 0 beyond the last state."""
+    n = start + opaque(tl.arange(0, PART))[None, :]
+    return tl.load(A + (k * E + channel)[:, None] * N + n, mask=(channel < E)[:, None] & (n < N), other=0.0) * LOG2E
+
+
+@triton.jit
+def saved_offsets(sequence, L, first, channel, start, N: tl.constexpr, E: tl.constexpr, PART: tl.constexpr):
+    """Where the states before a tile are in [B K, L / ROWS, N, E], and which exist: [LANES, PART]."""
+    n = start + tl.arange(0, PART)[None, :]
+    row = sequence * tl.cdiv(L, ROWS) + first // ROWS
+    offsets = row[:, None] * (N * E) + n * E + channel[:, None]
+    return offsets, ((first < L) & (channel < E))[:, None] & (n < N)
+
+
+@triton.jit
+def border_offsets(sequence, chunk_index, S, channel, start, N: tl.constexpr, E: tl.constexpr, PART: tl.constexpr):
+    """Where states at the borders of chunks are in [B K, N, E, S], and which exist: [LANES, PART]."""
+    n = start + tl.arange(0, PART)[None, :]
+    offsets = (sequence * (N * E) + n * E + channel[:, None]) * S + chunk_index[:, None]
+    return offsets, ((chunk_index >= 0) & (chunk_index < S) & (channel < E))[:, None] & (n < N)
