@@ -20,6 +20,7 @@ FORWARD_WARPS, BACKWARD_WARPS = 20, 12  # per multiprocessor, of work to aim at
 REPLAY_REGISTERS = ADJOINT_REGISTERS = None
 TEAMS = 4  # programs that share the channels of a chunk backward, at most: each writes its own dB and dC
 MIN_CHUNK = 16
+NARROW = 2**32  # numbers that offsets of 32 bits reach
 CARRIED = 4096  # chunks that one program of `carry` reads at a time, at most
 CARRY_TILE = 2048  # chunks times states that it reads at a time, at least
 
@@ -83,7 +84,7 @@ class _Call:
             "E": self.channels,
             "N": self.states,
             "PART": min(PART, _power_of_two(self.states)),
-            "WIDE": self.length * max(*rows, self.channels) >= 2**32,
+            "WIDE": self.length * max(*rows, self.channels) >= NARROW,
             "PAIRED": self.channels % 2 == 0 and all(_paired(x) for x in wide),
         }
 

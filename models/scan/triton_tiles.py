@@ -193,7 +193,7 @@ def read_states(M, pixels, table, prompts, start, ROW: tl.constexpr, N: tl.const
 @triton.jit
 def spread(tiles, n: tl.constexpr):
     """State n of such rows, to all lanes of its chunk: [LANES, ROWS]."""
-    at = n + 0 * WIDTH  # in the interpreter n is an int, which knows no constexpr on its right
+    at: tl.constexpr = n + 0 * WIDTH  # in the interpreter n is an int, which knows no constexpr on its right
     source = tl.arange(0, LANES) // WIDTH * WIDTH + at % WIDTH
     return tl.gather(tiles[at // WIDTH], tl.broadcast_to(source[:, None], [LANES, ROWS]), 0)
 
