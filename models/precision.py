@@ -48,3 +48,12 @@ def precision(name: str, device: torch.device | str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
         _products = before[2]
+
+
+def kernel_products(x: torch.Tensor) -> str | None:
+    """How kernels multiply x here: "bf16", "tf32" or "tf32x3"; None in plain float32, which is left to PyTorch."""
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    if x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and autocast):
+        return "bf16"
+    return None if x.dtype != torch.float32 or _products == "ieee" else _products

@@ -13,13 +13,11 @@ A program holds BM rows (queries, or keys in `_keys`) of one window and head and
 at a time. Sums run in a fixed order: no atomics. The gradient of the table is summed over windows in registers by
 `_queries`, which gives every program the same rows of several windows, and over groups and offsets by `_offsets`.
 
-Matrix products take two tricks. `_dot` makes float32 products of three TF32 ones (3xTF32): x = high + low with 11 bits
-each, of which only low low is dropped. And a product's result, whose columns 2c and 2c + 1 a thread holds, becomes the
-next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order, in
+Products are those of models/kernels/products.py. The result of one, whose columns 2c and 2c + 1 a thread holds, becomes
+the next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order, in
 `_left` and `_right` alike. Nothing moves between threads.
 """
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -28,50 +26,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels.products import INTERPRETED, dot, split, transposed
+
 WINDOWS = (8, 16)
 MAX_HEAD_DIM = 64
 PROGRAMS = 256  # of `_queries`; fixed, so that the order of sums depends on shapes only
 NARROW = 2**31  # elements of an image from which offsets have 64 bits
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LOG2E = tl.constexpr(1.4426950408889634)
 MASKED = tl.constexpr(-100.0)  # official
-
-
-@triton.jit
-def _high(x):
-    """x rounded to the 11 significant bits of TF32."""
-    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _split(x, PRECISION: tl.constexpr):
-    """(high, low) for `_dot`; low is read for tf32x3 only."""
-    if PRECISION == "tf32x3":
-        high = _high(x)
-        return high, x - high
-    elif PRECISION == "tf32":
-        return _high(x), x
-    else:
-        return x, x
-
-
-@triton.jit
-def _dot(a, b, PRECISION: tl.constexpr):
-    """a b for pairs of `_split`, small terms first: tensor cores round every partial sum towards zero."""
-    if PRECISION == "tf32x3":
-        small = tl.dot(a[1], b[0], input_precision="tf32")
-        small = tl.dot(a[0], b[1], small, input_precision="tf32")
-        return tl.dot(a[0], b[0], small, input_precision="tf32")
-    elif PRECISION == "tf32":
-        return tl.dot(a[0], b[0], input_precision="tf32")
-    else:
-        return tl.dot(a[0], b[0], input_precision="ieee")
-
-
-@triton.jit
-def _transposed(a):
-    return tl.trans(a[0]), tl.trans(a[1])
 
 
 @triton.jit
@@ -79,16 +42,12 @@ def _left(x, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr):
     """x [M, N], a result, as the left side of a product: split, columns 2c + j of every eight renumbered 4j + c."""
     if PRECISION == "tf32x3" or PRECISION == "tf32":
         x = tl.reshape(tl.permute(tl.reshape(x, [M, N // 8, 4, 2]), [0, 1, 3, 2]), [M, N])
-        return _split(x, PRECISION)
-    elif PRECISION == "bf16":
-        return x.to(tl.bfloat16), x
-    else:
-        return x, x
+    return split(x, PRECISION)
 
 
 @triton.jit
 def _right(x, N: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr):
-    """A pair of `_split`, [N, P], as the right side of a product with `_left`: its rows renumbered alike."""
+    """A pair of `split`, [N, P], as the right side of a product with `_left`: its rows renumbered alike."""
     if PRECISION == "tf32x3" or PRECISION == "tf32":
         high = tl.reshape(tl.permute(tl.reshape(x[0], [N // 8, 4, 2, P]), [0, 2, 1, 3]), [N, P])
         low = tl.reshape(tl.permute(tl.reshape(x[1], [N // 8, 4, 2, P]), [0, 2, 1, 3]), [N, P])
@@ -213,7 +172,7 @@ def _forward(
     out += window[0] * C + head * D
     queries = block * BM + tl.arange(0, BM)
     pixels = _pixels(queries, window, height, width, W, WIDE)
-    q = _split(_rows(qkv, pixels, 3 * C, D, P, 0.0), PRECISION)
+    q = split(_rows(qkv, pixels, 3 * C, D, P, 0.0), PRECISION)
     bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) + _offset(queries, W)
     top = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
@@ -222,15 +181,15 @@ def _forward(
         keys = start + tl.arange(0, BN)
         at = _pixels(keys, window, height, width, W, WIDE)
         k = _rows(qkv + C, at, 3 * C, D, P, 0.0)
-        x = _dot(q, _transposed(_split(k, PRECISION)), PRECISION)  # [BM, BN]
+        x = dot(q, transposed(split(k, PRECISION)), PRECISION)  # [BM, BN]
         x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], start)
         x = _masked(x, queries, keys, window, SHIFT, W, True)
         new = tl.maximum(top, tl.max(x, 1) * LOG2E)
         p = tl.exp2(x * LOG2E - new[:, None])
         rescale = tl.exp2(top - new)
         # Where d is padded, a padded column of ones on the right makes the products give the sum of p as well.
-        v = _right(_split(_rows(qkv + 2 * C, at, 3 * C, D, P, 1.0), PRECISION), BN, P, PRECISION)
-        sums = sums * rescale[:, None] + _dot(_left(p, BM, BN, PRECISION), v, PRECISION)
+        v = _right(split(_rows(qkv + 2 * C, at, 3 * C, D, P, 1.0), PRECISION), BN, P, PRECISION)
+        sums = sums * rescale[:, None] + dot(_left(p, BM, BN, PRECISION), v, PRECISION)
         if D == P:
             total = total * rescale + tl.sum(p, 1)
         top = new
@@ -292,22 +251,22 @@ def _queries(
         do = _scaled(do, share)
         d = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
         tl.store(delta + tokens, d)
-        do = _split(do, PRECISION)
-        q = _split(_rows(inputs, pixels, 3 * C, D, P, 0.0), PRECISION)
+        do = split(do, PRECISION)
+        q = split(_rows(inputs, pixels, 3 * C, D, P, 0.0), PRECISION)
         dq = tl.zeros([BM, P], tl.float32)
         updated = ()
         for i in tl.static_range(T // BN):
             keys = i * BN + tl.arange(0, BN)
             at = _pixels(keys, window, height, width, W, WIDE)
-            k = _split(_rows(inputs + C, at, 3 * C, D, P, 0.0), PRECISION)
-            v = _split(_rows(inputs + 2 * C, at, 3 * C, D, P, 0.0), PRECISION)
-            x = _dot(q, _transposed(k), PRECISION)  # [BM, BN]
+            k = split(_rows(inputs + C, at, 3 * C, D, P, 0.0), PRECISION)
+            v = split(_rows(inputs + 2 * C, at, 3 * C, D, P, 0.0), PRECISION)
+            x = dot(q, transposed(k), PRECISION)  # [BM, BN]
             x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], index)
             x = _masked(x, queries, keys, window, SHIFT, W, False)
             p = tl.exp2(x * LOG2E - top[:, None])  # times total
-            dx = p * (_dot(do, _transposed(v), PRECISION) - d[:, None])
+            dx = p * (dot(do, transposed(v), PRECISION) - d[:, None])
             updated = updated + (grad_bias[i] + dx,)  # noqa: RUF005
-            dq += _dot(_left(dx, BM, BN, PRECISION), _right(k, BN, P, PRECISION), PRECISION)
+            dq += dot(_left(dx, BM, BN, PRECISION), _right(k, BN, P, PRECISION), PRECISION)
         grad_bias = updated
         _store_rows(grad_qkv + (window[0] * (3 * C) + head * D), pixels, dq * scale, 3 * C, D, P)
     for i in tl.static_range(T // BN):
@@ -350,8 +309,8 @@ def _keys(
     grad_out += window[0] * C + head * D
     keys = block * BM + tl.arange(0, BM)
     pixels = _pixels(keys, window, height, width, W, WIDE)
-    k = _split(_rows(qkv + C, pixels, 3 * C, D, P, 0.0), PRECISION)
-    v = _split(_rows(qkv + 2 * C, pixels, 3 * C, D, P, 0.0), PRECISION)
+    k = split(_rows(qkv + C, pixels, 3 * C, D, P, 0.0), PRECISION)
+    v = split(_rows(qkv + 2 * C, pixels, 3 * C, D, P, 0.0), PRECISION)
     bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) - _offset(keys, W)
     dk = tl.zeros([BM, P], tl.float32)
     dv = tl.zeros([BM, P], tl.float32)
@@ -359,16 +318,16 @@ def _keys(
         queries = start + tl.arange(0, BN)
         at = _pixels(queries, window, height, width, W, WIDE)
         tokens = (index * HEADS + head).to(tl.int64) * T + queries
-        q = _split(_rows(qkv, at, 3 * C, D, P, 0.0), PRECISION)
+        q = split(_rows(qkv, at, 3 * C, D, P, 0.0), PRECISION)
         do = _scaled(_rows(grad_out, at, C, D, P, 0.0), tl.load(softmax + rest + tokens))
-        do = _split(do, PRECISION)
-        x = _dot(k, _transposed(q), PRECISION)  # [BM keys, BN queries]
+        do = split(do, PRECISION)
+        x = dot(k, transposed(q), PRECISION)  # [BM keys, BN queries]
         x = x * scale + _lookup(bias[:, None] + _offset(queries, W)[None, :], start)
         x = _masked(x, keys, queries, window, SHIFT, W, True)
         p = tl.exp2(x * LOG2E - tl.load(softmax + tokens)[None, :])  # times total
-        dv += _dot(_left(p, BM, BN, PRECISION), _right(do, BN, P, PRECISION), PRECISION)
-        dx = p * (_dot(v, _transposed(do), PRECISION) - tl.load(delta + tokens)[None, :])
-        dk += _dot(_left(dx, BM, BN, PRECISION), _right(q, BN, P, PRECISION), PRECISION)
+        dv += dot(_left(p, BM, BN, PRECISION), _right(do, BN, P, PRECISION), PRECISION)
+        dx = p * (dot(v, transposed(do), PRECISION) - tl.load(delta + tokens)[None, :])
+        dk += dot(_left(dx, BM, BN, PRECISION), _right(q, BN, P, PRECISION), PRECISION)
     _store_rows(grad_qkv + C, pixels, dk * scale, 3 * C, D, P)
     _store_rows(grad_qkv + 2 * C, pixels, dv, 3 * C, D, P)
 

@@ -1,0 +1,305 @@
+"""Linear layers of tokens with what comes before and after them, in one pass over memory:
+
+    z = n W^T + b           n = x, or LayerNorm(x) of rows that fit into one block
+    y = z, or GELU(z), then + residual, then + skip scale
+
+Rows M, K features in, N out. A program holds BM rows, takes blocks of BN features out and, where K exceeds BK, blocks
+of BK features in. Gradients: `_inputs` makes that of x (through GELU, whose z it makes again, and LayerNorm),
+`_weights` those of W, b and scale. What is summed over rows is summed by programs, whose number depends on shapes only,
+and then over programs: no atomics.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from models.kernels.products import dot, split, transposed
+
+WHOLE = 128  # features of the widest row that one block holds, as models.linear knows
+PROGRAMS = 264  # that sum over rows: two to every processor of an H100
+
+
+class Blocks(NamedTuple):
+    """Rows and features of a program's tile, and its warps."""
+
+    rows: int
+    features: int
+    warps: int
+
+
+FORWARD, INPUTS, WEIGHTS = Blocks(128, 64, 8), Blocks(64, 64, 4), Blocks(64, 64, 4)
+
+
+@triton.jit
+def _normal(z):
+    """Distribution function of the standard normal distribution."""
+    return 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)
+
+
+@triton.jit
+def _tile(x, row, rows, c, COLUMNS: tl.constexpr):
+    """x [rows, COLUMNS] at these rows and columns, float32, zero outside."""
+    mask = (row < rows)[:, None] & (c < COLUMNS)[None, :]
+    return tl.load(x + row[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _normalised(x, row, rows, c, eps, COLUMNS: tl.constexpr):
+    """Rows centred over their deviation [BM, BK], and one over the deviation [BM]."""
+    v = _tile(x, row, rows, c, COLUMNS)
+    v = tl.where((c < COLUMNS)[None, :], v - tl.sum(v, 1)[:, None] / COLUMNS, 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(v * v, 1) / COLUMNS + eps)
+    return v * inverse[:, None], inverse
+
+
+@triton.jit
+def _affine(v, gamma, beta, c, COLUMNS: tl.constexpr):
+    """LayerNorm of normalised rows."""
+    g = tl.load(gamma + c, mask=c < COLUMNS, other=0.0)
+    return v * g[None, :] + tl.load(beta + c, mask=c < COLUMNS, other=0.0)[None, :]
+
+
+@triton.jit
+def _matrix(weight, n, k, N: tl.constexpr, K: tl.constexpr, PRODUCTS: tl.constexpr):
+    """weight [N, K] at [BN, BK], as a side of `dot`."""
+    w = tl.load(weight + n[:, None] * K + k[None, :], mask=(n < N)[:, None] & (k < K)[None, :], other=0.0)
+    return split(w, PRODUCTS)
+
+
+@triton.jit
+def _forward(
+    x,
+    gamma,  # None: no LayerNorm
+    beta,
+    weight,
+    bias,
+    residual,
+    skip,
+    scale,
+    y,
+    rows,
+    eps,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    GELU: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    if BK >= K:
+        k = tl.arange(0, BK)
+        if gamma is not None:
+            v, _ = _normalised(x, row, rows, k, eps, K)
+            whole = split(_affine(v, gamma, beta, k, K), PRODUCTS)
+        else:
+            whole = split(_tile(x, row, rows, k, K), PRODUCTS)
+    for start in range(tl.program_id(1) * BN, N, tl.num_programs(1) * BN):
+        n = start + tl.arange(0, BN)
+        if BK >= K:
+            z = dot(whole, transposed(_matrix(weight, n, k, N, K, PRODUCTS)), PRODUCTS)
+        else:
+            z = tl.zeros([BM, BN], tl.float32)
+            for first in range(0, K, BK):
+                c = first + tl.arange(0, BK)
+                part = split(_tile(x, row, rows, c, K), PRODUCTS)
+                z += dot(part, transposed(_matrix(weight, n, c, N, K, PRODUCTS)), PRODUCTS)
+        if bias is not None:
+            z += tl.load(bias + n, mask=n < N, other=0.0)[None, :]
+        if GELU:
+            z *= _normal(z)
+        if residual is not None:
+            z += _tile(residual, row, rows, n, N)
+        if skip is not None:
+            z += _tile(skip, row, rows, n, N) * tl.load(scale + n, mask=n < N, other=0.0)[None, :]
+        tl.store(y + row[:, None] * N + n[None, :], z, mask=(row < rows)[:, None] & (n < N)[None, :])
+
+
+@triton.jit
+def _inputs(
+    dy,
+    x,
+    gamma,
+    beta,
+    weight,
+    bias,
+    dz,  # written if GELU
+    dx,
+    dgamma,  # [programs, K]
+    dbeta,
+    rows,
+    eps,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    GELU: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    k = tl.program_id(1) * BK + tl.arange(0, BK)
+    total_gamma, total_beta = tl.zeros([BK], tl.float32), tl.zeros([BK], tl.float32)
+    for turn in range(tl.cdiv(tl.cdiv(rows, BM), tl.num_programs(0))):
+        row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * BM + tl.arange(0, BM)
+        if gamma is not None:
+            v, inverse = _normalised(x, row, rows, k, eps, K)
+            left = split(_affine(v, gamma, beta, k, K), PRODUCTS)
+        elif GELU:
+            left = split(_tile(x, row, rows, k, K), PRODUCTS)
+        grad = tl.zeros([BM, BK], tl.float32)
+        for start in range(0, N, BN):
+            n = start + tl.arange(0, BN)
+            w = _matrix(weight, n, k, N, K, PRODUCTS)
+            g = _tile(dy, row, rows, n, N)
+            if GELU:
+                z = dot(left, transposed(w), PRODUCTS) + tl.load(bias + n, mask=n < N, other=0.0)[None, :]
+                g *= _normal(z) + z * tl.exp(-0.5 * z * z) * 0.3989422804014327
+                tl.store(dz + row[:, None] * N + n[None, :], g, mask=(row < rows)[:, None] & (n < N)[None, :])
+            grad += dot(split(g, PRODUCTS), w, PRODUCTS)
+        if gamma is not None:
+            total_gamma += tl.sum(grad * v, 0)
+            total_beta += tl.sum(grad, 0)
+            grad *= tl.load(gamma + k, mask=k < K, other=0.0)[None, :]
+            grad = (grad - tl.sum(grad, 1)[:, None] / K - v * (tl.sum(grad * v, 1)[:, None] / K)) * inverse[:, None]
+        tl.store(dx + row[:, None] * K + k[None, :], grad, mask=(row < rows)[:, None] & (k < K)[None, :])
+    if gamma is not None:
+        tl.store(dgamma + tl.program_id(0) * K + k, total_gamma, mask=k < K)
+        tl.store(dbeta + tl.program_id(0) * K + k, total_beta, mask=k < K)
+
+
+@triton.jit
+def _weights(
+    dz,
+    x,
+    gamma,
+    beta,
+    skip,
+    dweight,  # [programs, N, K]
+    dbias,  # [programs, N]
+    dscale,  # [programs, N]
+    rows,
+    eps,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    k = tl.program_id(2) * BK + tl.arange(0, BK)
+    total = tl.zeros([BN, BK], tl.float32)
+    total_bias, total_scale = tl.zeros([BN], tl.float32), tl.zeros([BN], tl.float32)
+    for turn in range(tl.cdiv(tl.cdiv(rows, BM), tl.num_programs(0))):
+        row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * BM + tl.arange(0, BM)
+        if gamma is not None:
+            v, _ = _normalised(x, row, rows, k, eps, K)
+            v = tl.where((row < rows)[:, None], _affine(v, gamma, beta, k, K), 0.0)
+        else:
+            v = _tile(x, row, rows, k, K)
+        g = _tile(dz, row, rows, n, N)
+        total += dot(transposed(split(g, PRODUCTS)), split(v, PRODUCTS), PRODUCTS)
+        total_bias += tl.sum(g, 0)
+        if skip is not None:
+            total_scale += tl.sum(g * _tile(skip, row, rows, n, N), 0)
+    at = (tl.program_id(0) * N + n).to(tl.int64)
+    tl.store(dweight + at[:, None] * K + k[None, :], total, mask=(n < N)[:, None] & (k < K)[None, :])
+    if tl.program_id(2) == 0:
+        if dbias is not None:
+            tl.store(dbias + at, total_bias, mask=n < N)
+        if skip is not None:
+            tl.store(dscale + at, total_scale, mask=n < N)
+
+
+def _block(features: int) -> int:
+    """Features of one block: all of them, or 64 at a time."""
+    wide = max(16, triton.next_power_of_2(features))
+    return wide if wide <= WHOLE else 64
+
+
+def forward(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: bool,
+    residual: Tensor | None,
+    skip: Tensor | None,
+    scale: Tensor | None,
+    products: str,
+    dtype: torch.dtype,
+    blocks: Blocks = FORWARD,
+) -> Tensor:
+    """y [M, N] of `dtype`, for contiguous x [M, K], residual and skip [M, N]; weight [N, K]."""
+    (rows, features), out = x.shape, weight.shape[0]
+    y = torch.empty((rows, out), dtype=dtype, device=x.device)
+    block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
+    across = 1 if block >= features else triton.cdiv(out, wide)
+    _forward[(triton.cdiv(rows, blocks.rows), across)](
+        *(x, gamma, beta, weight, bias, residual, skip, scale, y, rows, eps),
+        **{"N": out, "K": features, "GELU": gelu, "PRODUCTS": products},
+        **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
+    )
+    return y
+
+
+def inputs(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: bool,
+    products: str,
+    blocks: Blocks = INPUTS,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of z (without GELU dy itself), x, gamma and beta. GELU and LayerNorm: for at most WHOLE features."""
+    (rows, features), out = x.shape, weight.shape[0]
+    dx = torch.empty_like(x)
+    dz = torch.empty_like(dy) if gelu else dy
+    block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
+    tiles = triton.cdiv(rows, blocks.rows)
+    programs = tiles if gamma is None else min(4 * PROGRAMS, tiles)
+    sums = [None if gamma is None else torch.empty((programs, features), device=x.device) for _ in range(2)]
+    _inputs[(programs, triton.cdiv(features, block))](
+        *(dy, x, gamma, beta, weight, bias, dz, dx, *sums, rows, eps),
+        **{"N": out, "K": features, "GELU": gelu, "PRODUCTS": products},
+        **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
+    )
+    return dz, dx, *(None if s is None else s.sum(0) for s in sums)
+
+
+def weights(
+    dz: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    out: int,
+    biased: bool,
+    skip: Tensor | None,
+    products: str,
+    blocks: Blocks = WEIGHTS,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of weight [N, K], of bias [N] if `biased` and of scale [N] if there is `skip`, float32."""
+    (rows, features), device = x.shape, x.device
+    block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
+    grid = triton.cdiv(out, wide), triton.cdiv(features, block)
+    programs = max(1, min(2 * PROGRAMS // (grid[0] * grid[1]), triton.cdiv(rows, blocks.rows)))
+    dweight = torch.empty((programs, out, features), device=device)
+    dbias = torch.empty((programs, out), device=device) if biased else None
+    dscale = None if skip is None else torch.empty((programs, out), device=device)
+    _weights[(programs, *grid)](
+        *(dz, x, gamma, beta, skip, dweight, dbias, dscale, rows, eps),
+        **{"N": out, "K": features, "PRODUCTS": products},
+        **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
+    )
+    return tuple(None if s is None else s.sum(0) for s in (dweight, dbias, dscale))

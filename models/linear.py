@@ -1,0 +1,171 @@
+"""Linear layers of tokens with the norm before them and what follows them: one operator.
+
+    z = n W^T + b           n = x or LayerNorm(x)
+    y = GELU(z), or z + residual + skip scale
+
+Kernels (models/kernels/linear.py) take it where products are made of TF32 or bfloat16 numbers on a GPU; of what lies
+between, they keep nothing for the backward pass. In plain float32 it is PyTorch's own operations one after the other.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+from models.operators import has_kernels, layer_norm, recomputed
+from models.precision import kernel_products
+
+WHOLE = 128  # features of the widest row that the kernels hold at once, for LayerNorm and the gradient of GELU
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm: nn.LayerNorm | None = None,
+    gelu: bool = False,
+    residual: Tensor | None = None,
+    skip: Tensor | None = None,
+    scale: Tensor | None = None,
+    fused: bool = True,
+) -> Tensor:
+    """x [..., K] -> y [..., N], as in the head of this module; weight [N, K], scale [N], residual and skip [..., N].
+
+    y has the type of the residual, if there is one, else that of x or of autocast. fused=False: plain PyTorch.
+    """
+    products = kernel_products(x) if fused and has_kernels(x) else None
+    if products is None:
+        y = recomputed(lambda x: _product(x, weight, bias, norm, fused), x, fused=fused and norm is not None)
+        y = F.gelu(y) if gelu else y
+        y = y if residual is None else residual + y
+        return y if skip is None else torch.addcmul(y, skip, scale)
+    wide = x.shape[-1] > WHOLE
+    if norm is not None and wide:
+        x, norm = layer_norm(norm, x), None
+    later = gelu and wide and torch.is_grad_enabled()
+    y = torch.ops.mambair_bench.linear(
+        x.contiguous(),
+        *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
+        *(weight, bias, gelu and not later),
+        *(None if t is None else t.contiguous() for t in (residual, skip)),
+        *(scale, products),
+    )
+    return F.gelu(y) if later else y
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm | None, fused: bool) -> Tensor:
+    return F.linear(x if norm is None else layer_norm(norm, x, fused=fused), weight, bias)
+
+
+def _type(x: Tensor, residual: Tensor | None, products: str) -> torch.dtype:
+    if residual is not None:
+        return residual.dtype
+    return torch.bfloat16 if products == "bf16" else x.dtype
+
+
+@torch.library.custom_op("mambair_bench::linear", mutates_args=())
+def _linear(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: bool,
+    residual: Tensor | None,
+    skip: Tensor | None,
+    scale: Tensor | None,
+    products: str,
+) -> Tensor:
+    from models.kernels import linear as kernels
+
+    rows = (None if t is None else t.view(-1, t.shape[-1]) for t in (residual, skip))
+    y = kernels.forward(
+        x.view(-1, x.shape[-1]),
+        gamma,
+        beta,
+        eps,
+        weight,
+        bias,
+        gelu,
+        *rows,
+        scale,
+        products,
+        _type(x, residual, products),
+    )
+    return y.view(*x.shape[:-1], -1)
+
+
+@_linear.register_fake
+def _(x, gamma, beta, eps, weight, bias, gelu, residual, skip, scale, products):
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=_type(x, residual, products))
+
+
+@torch.library.custom_op("mambair_bench::linear_backward", mutates_args=())
+def _linear_backward(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: bool,
+    skip: Tensor | None,
+    products: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from models.kernels import linear as kernels
+
+    rows, out = x.view(-1, x.shape[-1]), len(weight)
+    dy, skip = dy.view(-1, out), None if skip is None else skip.view(-1, out)
+    dz, dx, dgamma, dbeta = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products)
+    dweight, dbias, dscale = kernels.weights(dz, rows, gamma, beta, eps, out, bias is not None, skip, products)
+    rest = (dweight.new_empty(0) if t is None else t for t in (dgamma, dbeta, dbias, dscale))
+    return dx.view(x.shape), dweight, *rest
+
+
+@_linear_backward.register_fake
+def _(dy, x, gamma, beta, eps, weight, bias, gelu, skip, products):
+    def like(t: Tensor | None, present: bool = True) -> Tensor:
+        return weight.new_empty(0 if t is None or not present else t.shape)
+
+    scale = weight.new_empty(0 if skip is None else len(weight))
+    return torch.empty_like(x), torch.empty_like(weight), like(gamma), like(beta), like(bias), scale
+
+
+def _gradients(ctx, dy):
+    x, gamma, beta, weight, bias, skip, scale = ctx.saved_tensors
+    dy = dy.contiguous()
+    dx, dweight, *rest = torch.ops.mambair_bench.linear_backward(
+        dy, x, gamma, beta, ctx.eps, weight, bias, ctx.gelu, skip, ctx.products
+    )
+    dgamma, dbeta, dbias, dscale = (None if t.numel() == 0 else t for t in rest)
+    dresidual = dy if ctx.residual else None
+    return dx, dgamma, dbeta, None, dweight, dbias, None, dresidual, None if skip is None else dy * scale, dscale, None
+
+
+def _context(ctx, inputs, output) -> None:
+    x, gamma, beta, ctx.eps, weight, bias, ctx.gelu, residual, skip, scale, ctx.products = inputs
+    ctx.residual = residual is not None
+    ctx.save_for_backward(x, gamma, beta, weight, bias, skip, scale)
+
+
+_linear.register_autograd(_gradients, setup_context=_context)
+
+
+@register_flop_formula(torch.ops.mambair_bench.linear)
+def forward_flops(x_shape, gamma_shape, beta_shape, eps, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    """2 for every weight and row: the matrix product alone, as PyTorch counts its own."""
+    rows = 1
+    for size in x_shape[:-1]:
+        rows *= size
+    return 2 * rows * weight_shape[0] * weight_shape[1]
+
+
+@register_flop_formula(torch.ops.mambair_bench.linear_backward)
+def backward_flops(
+    dy_shape, x_shape, gamma_shape, beta_shape, eps, weight_shape, *args, out_shape=None, **kwargs
+) -> int:
+    """Two products: the gradients of x and of weight. (With GELU the kernels take a third, z again.)"""
+    return 2 * forward_flops(x_shape, gamma_shape, beta_shape, eps, weight_shape)

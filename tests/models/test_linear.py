@@ -1,0 +1,108 @@
+"""Linear layers in kernels: against float64, forward and every gradient. On a GPU, else in Triton's interpreter."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import models.linear
+from models.linear import linear
+
+pytest.importorskip("triton", reason="needs Triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a CUDA device or Triton's interpreter (TRITON_INTERPRET=1)", allow_module_level=True)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Kernels also for tensors on a CPU, with products of a kind; fresh memory holds values no test would pass with."""
+    kind = ["tf32x3"]
+    monkeypatch.setattr("models.linear.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.linear.kernel_products", lambda x: kind[0])
+    torch.use_deterministic_algorithms(True)
+    yield kind
+    torch.use_deterministic_algorithms(False)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(DEVICE)
+
+
+CASES = {  # rows, features in and out, what is there
+    "bare": ((5, 19), 3, 7, ()),
+    "bias": ((2, 67), 24, 20, ("bias",)),
+    "norm": ((3, 43), 48, 70, ("bias", "norm")),
+    "norm and GELU": ((130,), 24, 40, ("bias", "norm", "gelu")),
+    "GELU": ((1, 1), 5, 3, ("bias", "gelu")),
+    "residual": ((2, 3, 11), 20, 24, ("bias", "residual")),
+    "both": ((131,), 24, 48, ("bias", "residual", "skip")),
+    "norm, residual": ((9, 15), 96, 33, ("bias", "norm", "residual")),
+    "wide": ((70,), 150, 80, ("bias", "residual", "skip")),
+    "wide, norm and GELU": ((2, 33), 130, 20, ("bias", "norm", "gelu")),
+}
+
+
+def problem(case, dtype: torch.dtype) -> tuple[dict, nn.LayerNorm | None]:
+    rows, features, out, there = CASES[case]
+    tensors = {"x": normal(*rows, features) * 2 + 1, "weight": normal(out, features) * features**-0.5}
+    tensors |= {"bias": normal(out)} if "bias" in there else {}
+    tensors |= {"residual": normal(*rows, out, seed=1)} if "residual" in there else {}
+    tensors |= {"skip": normal(*rows, out, seed=2), "scale": normal(out, seed=3)} if "skip" in there else {}
+    norm = None
+    if "norm" in there:
+        norm = nn.LayerNorm(features).to(DEVICE, dtype)
+        norm.weight.data, norm.bias.data = normal(features, seed=4).to(dtype), normal(features, seed=5).to(dtype)
+    return {name: t.to(dtype).requires_grad_() for name, t in tensors.items()}, norm
+
+
+def run(case, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Output and every gradient."""
+    tensors, norm = problem(case, dtype)
+    y = linear(**tensors, norm=norm, gelu="gelu" in CASES[case][3])
+    leaves = [*tensors.values(), *(norm.parameters() if norm else ())]
+    return [y.detach(), *torch.autograd.grad(y, leaves, normal(*y.shape, seed=9).to(y))]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_output_and_every_gradient(case, products):
+    found, exact = run(case, torch.float32), run(case, torch.float64)
+    assert len(found) == len(exact)
+    for a, b in zip(found, exact, strict=True):
+        assert a.shape == b.shape and float((a - b).abs().max() / b.abs().max()) < 3e-6
+    assert all(torch.equal(a, b) for a, b in zip(found, run(case, torch.float32), strict=True))
+
+
+def test_float64_is_what_it_says():
+    tensors, norm = problem("norm and GELU", torch.float64)
+    expected = F.gelu(F.layer_norm(tensors["x"], (24,), norm.weight, norm.bias) @ tensors["weight"].T + tensors["bias"])
+    torch.testing.assert_close(linear(**tensors, norm=norm, gelu=True), expected)
+    tensors, _ = problem("both", torch.float64)
+    expected = tensors["x"] @ tensors["weight"].T + tensors["bias"] + tensors["residual"]
+    torch.testing.assert_close(linear(**tensors), expected + tensors["skip"] * tensors["scale"])
+
+
+def test_bfloat16_keeps_the_type_of_a_residual(products):
+    products[0] = "bf16"
+    for case, dtype in (("bias", torch.bfloat16), ("both", torch.float32)):
+        y, *_ = run(case, torch.float32)
+        exact, *_ = run(case, torch.float64)
+        assert y.dtype == dtype
+        assert 0 < float((y - exact).norm() / exact.norm()) < 1e-2
+
+
+def test_nothing_is_kept_but_the_input(products):
+    tensors, norm = problem("norm and GELU", torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        linear(**tensors, norm=norm, gelu=True)
+    inputs = {t.data_ptr() for t in (*tensors.values(), *norm.parameters())}
+    assert kept and set(kept) <= inputs
+
+
+def test_widths_agree():
+    from models.kernels import linear as kernels
+
+    assert kernels.WHOLE == models.linear.WHOLE
