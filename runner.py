@@ -6,36 +6,25 @@ Exit status: 0 done; 1 something that was asked for failed (a cell, a check); 2 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from typer import Option
 
 from reports import page, render
+from reports import profile as profiled
 from reports import tables as drawn
-from results import records
 from results.archive import import_into
 from results.store import Store
+from suites import commandline as cli
 from suites import engine, verification
-from suites.data import check, listing
 from suites.progress import ScoreBar
-from suites.spec import Protocol, Task, check_choice
+from suites.spec import Protocol, Task
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
 out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
-
-Data = Annotated[Path | None, Option(envvar="MAMBAIR_BENCH_DATA", help="folder of <Dataset>/ folders, or ./data")]
-Results = Annotated[Path, Option("--results", help="the result store")]
-Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N; a GPU when there is one")]
-Backend = Annotated[str, Option(help="auto, or a scan backend that `doctor` lists")]
-TaskName = Annotated[str, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...")]
-Tiles = Annotated[str, Option(help="official, none, or a number in place of 200")]
-Precision = Annotated[str, Option(help="fp32, tf32, tf32x3 or bf16")]
-Json = Annotated[Path | None, Option("--json", help="also write the result to this file")]
-STORE = Path(__file__).resolve().parent / "results" / "runs"
-DATA = Path("data").resolve() if Path("data").is_dir() else None
 
 
 def main() -> int:
@@ -43,14 +32,9 @@ def main() -> int:
     try:
         return app(standalone_mode=False) or 0  # 130 after Ctrl-C
     except Exception as error:
-        ours = type(error).__module__.partition(".")[0] in ("models", "suites", "results", "reports")
-        if hasattr(error, "format_message"):  # typer's own
-            message = f"{error.format_message()} (see runner.py --help)"
-        elif ours or isinstance(error, OSError):
-            message = str(error)
-        else:
-            raise  # a bug, shown in full: what users can mend has an exception class of ours
-    err.print(f"error: {' '.join(message.split())}")
+        if (message := cli.explain(error)) is None:
+            raise  # a bug, shown in full
+    err.print(f"error: {message}")
     return 2
 
 
@@ -58,19 +42,15 @@ def show(lines: Iterable[str]) -> None:
     out.print(*lines, sep="\n")
 
 
-def frame_lines(frame: Any) -> list[str]:
-    return frame.to_string(index=False, na_rep="-").splitlines()
-
-
 @app.command("list")
-def list_everything(data: Data = DATA, results: Results = STORE) -> None:
+def list_everything(data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> None:
     """Suites, models, datasets found and missing, tables."""
     import models
     from suites.recipes import SUITES
 
     show(["suites:", *(f"  {name:16} {recipe.__doc__.splitlines()[0]}" for name, recipe in SUITES.items())])
     show([f"models: {', '.join(models.names())}; baselines bicubic, identity"])
-    show(["datasets:", *frame_lines(listing(data)), f"tables: {', '.join(drawn.names(Store(results)))}"])
+    show(["datasets:", *cli.data_lines("list", data)[0], f"tables: {', '.join(drawn.names(Store(results)))}"])
 
 
 @app.command()
@@ -80,15 +60,15 @@ def run(
     changes: Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")] = None,
     seeds: Annotated[str | None, Option(help="0,1,2")] = None,
     budget: Annotated[str | None, Option(help="smoke, reduced or paper")] = None,
-    device: Device = None,
+    device: cli.Device = None,
     gpus: Annotated[int | None, Option(help="spread the cells over this many GPUs")] = None,
     deterministic: Annotated[bool, Option("--deterministic", help="the same bits on the same machine")] = False,
     launch: Annotated[str, Option(help="local or submitit")] = "local",
     jobs: Annotated[int | None, Option(help="cells at a time")] = None,
-    backend: Backend = "auto",
+    backend: cli.Backend = "auto",
     dry_run: Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")] = False,
-    data: Data = DATA,
-    results: Results = STORE,
+    data: cli.Data = cli.DATA,
+    results: cli.Results = cli.STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
     from suites import environment, recipes
@@ -109,7 +89,7 @@ def run(
 def tables(
     names: Annotated[list[str] | None, typer.Argument(help="all when none is given; `list` names them")] = None,
     format_: Annotated[str, Option("--format", help="md, csv or tex")] = "md",
-    results: Results = STORE,
+    results: cli.Results = cli.STORE,
 ) -> None:
     """Every table: published, measured, difference, interval, verdict."""
     store = Store(results)
@@ -122,7 +102,7 @@ def tables(
 @app.command()
 def evaluate(
     model: str,
-    task: TaskName,
+    task: cli.TaskName,
     sets: Annotated[str, Option(help="Set5,Set14,...")],
     weights: Annotated[Path | None, Option(help=".pth or .safetensors")] = None,
     network: Annotated[Path | None, Option(help="official option file whose network_g to build")] = None,
@@ -134,12 +114,12 @@ def evaluate(
     lr: Annotated[str | None, Option(help="how the LR image is made: matlab, once or pil")] = None,
     seed: Annotated[int | None, Option(help="of the routing noise; 0")] = None,
     precision: Annotated[str | None, Option(help="fp32, tf32, tf32x3 or bf16")] = None,
-    device: Device = None,
-    backend: Backend = "auto",
+    device: cli.Device = None,
+    backend: cli.Backend = "auto",
     save_images: Annotated[Path | None, Option(help="folder for the restored images")] = None,
-    json: Json = None,
-    data: Data = DATA,
-    results: Results = STORE,
+    json: cli.Json = None,
+    data: cli.Data = cli.DATA,
+    results: cli.Results = cli.STORE,
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
     from suites import environment, scoring
@@ -154,8 +134,7 @@ def evaluate(
     show(result.lines())
     for reason in result.refused:
         err.print(f"not stored: {reason}")
-    if json:
-        records.write_json(json, result.to_json())
+    cli.save(json, result.to_json())
     if result.stopped:
         raise result.stopped
     return 1 if result.refused else 0
@@ -164,17 +143,43 @@ def evaluate(
 @app.command()
 def complexity(
     model: str,
-    task: TaskName,
+    task: cli.TaskName,
     output: Annotated[str, Option(help="HEIGHTxWIDTH of the restored image")] = "720x1280",
-    json: Json = None,
+    json: cli.Json = None,
 ) -> None:
     """Parameters, MACs by the paper's convention and by a clean count, scan FLOPs, each by component."""
     from suites import cost
 
     result = cost.complexity(model, Task.parse(task), cost.parse_size(output))
-    if json:
-        records.write_json(json, result)
+    cli.save(json, result)
     show(cost.lines(result))
+
+
+@app.command()
+def profile(
+    models: Annotated[str, Option(help="A,B; overrides after a name: 'mambairv2-light scans=2'")] = "mambairv2-light",
+    sizes: Annotated[str, Option(help="HEIGHTxWIDTH of the input, several for a sweep")] = "64x64",
+    mode: Annotated[str, Option(help="inference, training or both")] = "inference",
+    batch: Annotated[str, Option(help="1,8")] = "1",
+    precision: Annotated[str, Option(help="of fp32, tf32, tf32x3, bf16")] = "fp32",
+    backends: Annotated[str, Option(help="scan backends, auto, all that run here, mamba_ssm")] = "auto",
+    compiled: Annotated[str, Option(help="off, on or off,on")] = "off",
+    task: cli.TaskName = "sr-x2",
+    routing: Annotated[str, Option(help="gumbel or argmax")] = "gumbel",
+    rounds: Annotated[int, Option(help="times that every candidate is timed")] = 20,
+    device: cli.Device = None,
+    json: cli.Json = None,
+) -> int:
+    """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
+    from suites import environment, profiling
+
+    lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
+    choices = {"compiled": compiled, "routing": routing, "rounds": rounds, "device": environment.choose_device(device)}
+    with profiling.ProfileBar(err) as progress:
+        result = profiling.run(profiling.plan(models, Task.parse(task), **lists, **choices), progress)
+    cli.save(json, result)
+    show([profiled.markdown(result)])
+    return int(any(row["status"] in profiling.WRONG for row in result["rows"]))
 
 
 @app.command()
@@ -183,11 +188,11 @@ def restore(
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="a picture, or a folder")],
     model: Annotated[str, Option(help="a catalogue model")],
     weights: Annotated[Path, Option(help=".pth or .safetensors")],
-    task: TaskName = "sr-x2",
-    tiles: Tiles = "official",
-    precision: Precision = "fp32",
-    device: Device = None,
-    backend: Backend = "auto",
+    task: cli.TaskName = "sr-x2",
+    tiles: cli.Tiles = "official",
+    precision: cli.Precision = "fp32",
+    device: cli.Device = None,
+    backend: cli.Backend = "auto",
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
     from suites import environment, restoration
@@ -198,7 +203,7 @@ def restore(
 
 
 @app.command("import")
-def import_results(archive: Path, results: Results = STORE) -> int:
+def import_results(archive: Path, results: cli.Results = cli.STORE) -> int:
     """Merges results made on another machine (an archive or a folder) into the store."""
     merged = import_into(Store(results), archive)
     show(merged.lines())
@@ -206,7 +211,7 @@ def import_results(archive: Path, results: Results = STORE) -> int:
 
 
 @app.command()
-def verify(cell: str, device: Device = None, data: Data = DATA, results: Results = STORE) -> int:
+def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
     result = verification.verify(cell, Store(results), device=device, data=data, console=out)
     show(result.lines())
@@ -214,9 +219,7 @@ def verify(cell: str, device: Device = None, data: Data = DATA, results: Results
 
 
 @app.command()
-def report(
-    open_: Annotated[bool, Option("--open", help="show it when it is written")] = False, results: Results = STORE
-) -> None:
+def report(open_: cli.Open = False, results: cli.Results = cli.STORE) -> None:
     """Writes what the store holds as one Markdown page, report.md in the store."""
     path = page.write(Store(results))
     out.print(f"written: {path}")
@@ -225,16 +228,11 @@ def report(
 
 
 @app.command("data")
-def inspect_data(action: Annotated[str, typer.Argument(help="list or check")] = "list", data: Data = DATA) -> int:
+def inspect_data(action: cli.Action = "list", data: cli.Data = cli.DATA) -> int:
     """Datasets found and missing (list); whether they are the standard ones, by hash of decoded pixels (check)."""
-    check_choice("action", action, ("list", "check"))
-    if action == "list":
-        show(frame_lines(listing(data)))
-        return 0
-    images = check(data)
-    odd = images[images["state"] != "ok"]
-    show([*(frame_lines(odd) if len(odd) else ()), f"{len(images) - len(odd)} of {len(images)} images are standard"])
-    return 1 if len(odd) else 0
+    lines, ok = cli.data_lines(action, data)
+    show(lines)
+    return int(not ok)
 
 
 @app.command()

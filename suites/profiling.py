@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
 
 import models
 from models import scan
@@ -27,12 +30,14 @@ from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
 from suites.timing import StopWatch
 
 PEERS = {"mamba_ssm": "models.scan.mamba_ssm"}  # scan backends that are only measured
+WRONG = ("differs", "failed")  # statuses that nobody should have to expect
 MODES = ("inference", "training")
 Progress = Callable[[str, int, int, str], None]  # (what is done now, readings taken, readings in all, time left)
 
 
 def plan(
     variants: str,
+    task: Task,
     *,
     sizes: str,
     modes: str,
@@ -40,7 +45,6 @@ def plan(
     precisions: str,
     backends: str,
     compiled: str,
-    task: Task,
     routing: str,
     rounds: int,
     device: str,
@@ -193,3 +197,18 @@ class Forecast:
                 warming = 2 * WARM + 2 if rounds == self.plan.rounds else 2  # calls for checks and warm-up
                 seconds += (rate or 0.0) * point.pixels * (rounds + warming if rounds else 0)
         return f"{'about' if known else 'at least'} {seconds:.0f} s left" if self.rates else "time left not known yet"
+
+
+class ProfileBar(RichProgress):
+    """A bar with what is measured now and the time left; where there is no terminal, a line per point."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}"))
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bar, self.point = self.add_task("starting", total=None, left=""), ""
+
+    def __call__(self, text: str, done: int, total: int, left: str) -> None:
+        self.update(self.bar, description=text, completed=done, total=total, left=left)
+        if self.disable and (point := text.partition(":")[0]) != self.point:
+            self.point = point
+            self.console.print(f"[{done}/{total}] {point}; {left}", markup=False, highlight=False, soft_wrap=True)

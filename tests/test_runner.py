@@ -76,7 +76,7 @@ def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) 
     status, out, _ = command("--help")
     names = [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()]
     assert status == 0
-    expected = "list run tables evaluate complexity restore import verify report data doctor"
+    expected = "list run tables evaluate complexity profile restore import verify report data doctor"
     assert sorted(names) == sorted(expected.split())
 
 
