@@ -52,7 +52,7 @@ class Group(nn.Module):
         y = x  # [B, H, W, C]
         for layer in self.residual_group[self.kind]:
             y = layer(y, context)
-        return on_tokens(self.conv, y) + x
+        return on_tokens(self.conv, y, x, fused=context.fused)
 
 
 def head(upsampler: str, dim: int, upscale: int, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -87,13 +87,14 @@ def restore(network: nn.Module, image: Tensor, context: object) -> Tensor:
     """image [B, C, H, W] in 0..1 -> [B, C, sH, sW]: the way through a network that `add_frame` framed."""
     config, fused = network.config, context.fused
     x = (image.to(network.conv_first.weight.dtype) - network.mean) * config.img_range
-    shallow = network.conv_first(x.contiguous(memory_format=torch.channels_last))  # [B, C, H, W]
-    tokens = layer_norm(network.patch_embed["norm"], shallow.permute(0, 2, 3, 1), fused=fused)  # [B, H, W, C]
+    shallow = network.conv_first(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)  # [B, H, W, C]
+    tokens = layer_norm(network.patch_embed["norm"], shallow, fused=fused)  # [B, H, W, C]
     for group in network.layers:
         tokens = group(tokens, context)
-    deep = on_tokens(network.conv_after_body, layer_norm(network.norm, tokens, fused=fused))  # [B, H, W, C]
-    deep = deep.permute(0, 3, 1, 2) + shallow
-    y = network.conv_last(network.upsample(network.conv_before_upsample(deep)))  # [B, C, sH, sW]
+    tokens = on_tokens(network.conv_after_body, layer_norm(network.norm, tokens, fused=fused), shallow, fused=fused)
+    for module in (network.conv_before_upsample, network.upsample, network.conv_last):
+        tokens = on_tokens(module, tokens, fused=fused)
+    y = tokens.permute(0, 3, 1, 2)  # [B, C, sH, sW]
     if config.upsampler == "":
         y = y + x
     return y / config.img_range + network.mean

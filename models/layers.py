@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import window_attention
+from models.convolution import chosen_products, convolve3x3, in_kernels
 from models.operators import convolve, layer_norm, recomputed
 from models.scan import Prompt, attentive_scan
 from models.scan.permutation import to_steps
@@ -25,9 +26,21 @@ def depthwise(channels: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, kernel, padding=kernel // 2 * dilation, dilation=dilation, groups=channels)
 
 
-def on_tokens(conv: nn.Module, x: Tensor) -> Tensor:
-    """Runs an NCHW module on tokens: [B, H, W, C] -> [B, H, W, C']."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+def on_tokens(module: nn.Module, x: Tensor, residual: Tensor | None = None, *, fused: bool = False) -> Tensor:
+    """Runs an NCHW module on tokens, [B, H, W, C] -> [B, H', W', C'], and adds the residual.
+
+    fused: 3x3 convolutions, also those of a sequence, run in kernels where these are chosen (models.convolution).
+    """
+    products = chosen_products(x) if fused else None
+    if products is not None:
+        if isinstance(module, nn.Sequential) and len(module):
+            *before, module = module
+            for step in before:
+                x = on_tokens(step, x, fused=True)
+        if in_kernels(module):
+            return convolve3x3(module, x, residual, products)
+    y = module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return y if residual is None else y + residual
 
 
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
