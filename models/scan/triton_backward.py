@@ -10,38 +10,26 @@ from models.scan.triton_tiles import (
     LOG2E,
     PAIR,
     ROWS,
-    STAGES,
     WIDTH,
     border_offsets,
+    channel_rows,
     decay_rates,
-    flip,
     kernel,
     lanes,
+    opaque,
     parameter,
     pick,
     pixels_of,
     prompts_of,
     put,
     read_channels,
+    read_pair,
     read_states,
-    saved_offsets,
     softplus,
     spread,
     tile_steps,
     write_channels,
 )
-
-
-@triton.jit
-def _compose_split(decay, kept, new, next_decay, next_kept, next_new):
-    """Two steps as one for a state in two parts: what is left of the state before, and what the step has added."""
-    return decay * next_decay, next_decay * (kept + new) + next_kept, next_new
-
-
-@triton.jit
-def _compose_back(decay, decays, passed, own, next_decay, next_decays, next_passed, next_own):
-    """The same in reverse: the gradient of a state is what the later step passed back, and what its output gives."""
-    return next_decay, decays * decay * next_decays, next_decays * (decay * (passed + own)) + next_passed, next_own
 
 
 @triton.jit
@@ -52,23 +40,23 @@ def _across(tile, distance: tl.constexpr):
 
 
 @triton.jit
-def _halve(tile, stage: tl.constexpr):
-    """Adds pairs of values [LANES, ., 2] over pairs of lanes: one keeps the first of every pair, one the second."""
-    first, second = tl.split(tile)
+def _halve(first, second, stage: tl.constexpr):
+    """Sums of two tiles over pairs of lanes: one of a pair keeps the first, the other the second.
+
+    After log2 WIDTH stages, lane w has the sum over WIDTH lanes of tile w, for about one shuffle a tile and row.
+    """
     odd = (tl.arange(0, LANES)[:, None] >> stage) % 2 == 1
     return tl.where(odd, second, first) + _across(tl.where(odd, first, second), 1 << stage)
 
 
 @triton.jit
-def _sum_over_channels(dB, dC):
-    """[LANES]: for w = lane % WIDTH, the sum over the chunk's lanes of row w // 2 of dB (w even) or of dC (odd).
-
-    Every stage halves the number of values and adds two lanes; sums one by one would take a shuffle for every stage.
-    """
-    tile = _halve(tl.join(dB, dC), 0)
-    for stage in tl.static_range(1, STAGES):
-        tile = _halve(tl.reshape(tile, [LANES, ROWS >> stage, 2]), stage)
-    return tl.reshape(tile, [LANES])
+def _add_rows(x, pixels, n, sums, alive, again, N: tl.constexpr):
+    """Writes the sums of states n [LANES] to the rows of x that are alive, or adds them if an earlier block wrote."""
+    mask = alive & (n < N)[:, None]
+    rows = channel_rows(x, pixels, n, N)
+    if again:
+        sums += tl.load(rows, mask=mask, other=0.0)
+    tl.store(rows, sums, mask=mask)
 
 
 @triton.jit
@@ -141,10 +129,8 @@ def adjoint_kernel(
         order += sequence * L
     if classes is not None:
         classes += sequence * L
-    lane = tl.arange(0, LANES)
-    rows = tl.arange(0, ROWS)[None, :]
-    columns = tl.arange(0, PART)[None, :]
-    ones = tl.full([LANES, ROWS], 1.0, tl.float32)
+    lane = opaque(tl.arange(0, LANES))
+    columns = opaque(tl.arange(0, PART))[None, :]
     zeros = tl.zeros([LANES, ROWS], tl.float32)
 
     for block in range(team, tl.cdiv(E, BLOCK), teams):
@@ -180,76 +166,80 @@ def adjoint_kernel(
                 douts = read_channels(dy, pixels, channel, DY_ROW, E, PAIRED)
                 B_tiles = read_states(B, pixels, None, None, start, B_ROW, N, PART)
                 C_tiles = read_states(C, pixels, table, prompts, start, C_ROW, N, PART)
-                # lane (chunk, w) sums dB of step w // 2 if w is even, dC if odd
-                step = first + lane % WIDTH // 2
-                mine = (step < L)[:, None] & (start + columns < N)
-                if order is not None:
-                    step = tl.load(order + step, mask=step < L, other=0)
-                at = step.to(tl.int64)[:, None] * N + start + columns
-                even, odd = mine & (lane % 2 == 0)[:, None], mine & (lane % 2 == 1)[:, None]
-                sums = tl.zeros([LANES, PART], tl.float32)
-                if block != team:
-                    sums = tl.load(dB + at, mask=even, other=0.0) + tl.load(dC + at, mask=odd, other=0.0)
-
                 alive = tile_steps(index, chunk, done, False) < L
                 xs = ()
-                back_xs = ()
                 inputs = ()
                 dys = ()
-                back_dys = ()
-                states = ()
                 dxs = ()  # by way of the decays, over ln 2
                 dinputs = ()
                 for j in tl.static_range(PAIR):
                     x = tl.where(alive, softplus(raw[j] + offsets[j]), 0.0)
                     out = tl.where(alive, douts[j], 0.0)
                     xs = xs + (x,)
-                    back_xs = back_xs + (flip(x),)
                     inputs = inputs + (tl.where(alive, values[j], 0.0) * x,)
                     dys = dys + (out,)
-                    back_dys = back_dys + (flip(out),)
-                    from_state, mask = saved_offsets(sequence, L, first, channel + j, start, N, E, PART)
-                    states = states + (tl.load(saved + from_state, mask=mask, other=0.0),)
                     dxs = dxs + (zeros,)
                     dinputs = dinputs + (zeros,)
-                for n in tl.static_range(min(N, PART)):
-                    b_n, c_n = spread(B_tiles, n), spread(C_tiles, n)
-                    if N % PART != 0 and N > PART:
-                        b_n = tl.where(start + n < N, b_n, 0.0)
-                        c_n = tl.where(start + n < N, c_n, 0.0)
-                    back_c = flip(c_n)
-                    new_grads = ()
-                    new_dAs = ()
-                    new_dxs = ()
-                    new_dinputs = ()
+                row = sequence * tl.cdiv(L, ROWS) + first // ROWS
+                from_row = saved + row * (N * E) + start * E + channel
+                entered = first < L
+                for n in tl.static_range((WIDTH - 1 + PART) // WIDTH * WIDTH):
                     dB_n = zeros
                     dC_n = zeros
-                    for j in tl.static_range(PAIR):
-                        rate = pick(rates[j], n)[:, None]
-                        decay = tl.exp2(xs[j] * rate)
-                        kept = tl.where(rows == 0, decay * pick(states[j], n)[:, None], 0.0)
-                        new = inputs[j] * b_n
-                        kept = tl.associative_scan((decay, kept, new), 1, _compose_split)[1]
-                        dC_n += dys[j] * (kept + new)
-                        decay = tl.exp2(back_xs[j] * rate)  # the same registers, which the compiler finds
-                        passed = tl.where(rows == 0, pick(grads[j], n)[:, None], 0.0)
-                        own = back_dys[j] * back_c
-                        back = tl.associative_scan((decay, ones, passed, own), 1, _compose_back)[2] + own
-                        grad = flip(back)
-                        dexponent = grad * kept
-                        dB_n += grad * inputs[j]
-                        new_dxs = new_dxs + (dxs[j] + dexponent * rate,)
-                        new_dinputs = new_dinputs + (dinputs[j] + grad * b_n,)
-                        new_dAs = new_dAs + (put(dAs[j], n, pick(dAs[j], n) + tl.sum(dexponent * xs[j], 1)),)
-                        new_grads = new_grads + (put(grads[j], n, pick(decay * back, ROWS - 1)),)
-                    grads = new_grads
-                    dAs = new_dAs
-                    dxs = new_dxs
-                    dinputs = new_dinputs
-                    sums = put(sums, n, pick(sums, n) + _sum_over_channels(dB_n, dC_n))
-                tl.store(dB + at, sums, mask=even)
-                tl.store(dC + at, sums, mask=odd)
+                    if n < min(N, PART):
+                        states = read_pair(from_row + n * E, channel, entered & (start + n < N), E, PAIRED)
+                        b_n, c_n = spread(B_tiles, n), spread(C_tiles, n)
+                        if N % PART != 0 and N > PART:
+                            b_n = tl.where(start + n < N, b_n, 0.0)
+                            c_n = tl.where(start + n < N, c_n, 0.0)
+                        new_grads = ()
+                        new_dAs = ()
+                        new_dxs = ()
+                        new_dinputs = ()
+                        for j in tl.static_range(PAIR):
+                            rate = pick(rates[j], n)
+                            decay = tl.exp2(xs[j] * rate[:, None])
+                            state = states[j]
+                            kept = zeros  # of the states before, by row
+                            after = zeros
+                            for r in tl.static_range(ROWS):
+                                left = pick(decay, r) * state
+                                state = left + pick(inputs[j], r) * pick(b_n, r)
+                                kept, after = put(kept, r, left), put(after, r, state)
+                            passed = pick(grads[j], n)
+                            grad = zeros
+                            for r in tl.static_range(ROWS):
+                                here = passed + pick(dys[j], ROWS - 1 - r) * pick(c_n, ROWS - 1 - r)
+                                passed = pick(decay, ROWS - 1 - r) * here
+                                grad = put(grad, ROWS - 1 - r, here)
+                            dexponent = grad * kept
+                            dB_n += grad * inputs[j]
+                            dC_n += dys[j] * after
+                            new_dxs = new_dxs + (dxs[j] + dexponent * rate[:, None],)
+                            new_dinputs = new_dinputs + (dinputs[j] + grad * b_n,)
+                            new_dAs = new_dAs + (put(dAs[j], n, pick(dAs[j], n) + tl.sum(dexponent * xs[j], 1)),)
+                            new_grads = new_grads + (put(grads[j], n, passed),)
+                        grads = new_grads
+                        dAs = new_dAs
+                        dxs = new_dxs
+                        dinputs = new_dinputs
+                    # sums over channels: two states at a time, then two such pairs, then two of those
+                    if n % 2 == 0:
+                        dB_1, dC_1 = dB_n, dC_n
+                    else:
+                        dB_n, dC_n = _halve(dB_1, dB_n, 0), _halve(dC_1, dC_n, 0)
+                        if n % 4 == 1:
+                            dB_2, dC_2 = dB_n, dC_n
+                        else:
+                            dB_n, dC_n = _halve(dB_2, dB_n, 1), _halve(dC_2, dC_n, 1)
+                            if n % 8 == 3:
+                                dB_4, dC_4 = dB_n, dC_n
+                            else:
+                                mine = start + n - 7 + lane % WIDTH
+                                _add_rows(dB, pixels, mine, _halve(dB_4, dB_n, 2), alive, block != team, N)
+                                _add_rows(dC, pixels, mine, _halve(dC_4, dC_n, 2), alive, block != team, N)
 
+                pixels = opaque(pixels)  # else addresses would wait in registers
                 raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
                 values = read_channels(u, pixels, channel, U_ROW, E, PAIRED)
                 dus = ()

@@ -28,6 +28,7 @@ from models.scan.triton_tiles import (
     spread,
     tile_steps,
     write_channels,
+    write_pair,
 )
 
 
@@ -260,10 +261,10 @@ def replay_kernel(
             earlier = (0.0, 0.0)
             if N > PART:
                 earlier = read_channels(y, pixels, channel, E, E, PAIRED)
+            if saved is not None:
+                at, mask = saved_offsets(sequence, L, index * chunk + done, channel, start, N, E, PART)
+                write_pair(saved + at, channel[:, None], states[0], states[1], mask, E, PAIRED)
             for j in tl.static_range(PAIR):
-                if saved is not None:
-                    at, mask = saved_offsets(sequence, L, index * chunk + done, channel + j, start, N, E, PART)
-                    tl.store(saved + at, states[j], mask=mask)
                 x = tl.where(alive, softplus(raw[j] + offsets[j]), 0.0)
                 value = tl.where(alive, values[j], 0.0)
                 xs = xs + (x,)

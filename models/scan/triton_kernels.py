@@ -14,12 +14,12 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
 ROWS, SHARE, BLOCK = 4, 4, 16  # steps at a time, chunks and channels of a warp, as in triton_tiles.py
-PART = 16  # states at a time
+FORWARD_PART, BACKWARD_PART = 16, 8  # states at a time
 MAX_STATES = 64
 FORWARD_WARPS, BACKWARD_WARPS = 20, 12  # per multiprocessor, of work to aim at
 REPLAY_REGISTERS = ADJOINT_REGISTERS = None
-TEAMS = 4  # programs that share the channels of a chunk backward, at most: each writes its own dB and dC
 MIN_CHUNK = 16
+SHORT_CHUNK = 24  # below it, programs rather share the channels of a chunk backward; each writes its own dB and dC
 NARROW = 2**32  # numbers that offsets of 32 bits reach
 CARRIED = 4096  # chunks that one program of `carry` reads at a time, at most
 CARRY_TILE = 2048  # chunks times states that it reads at a time, at least
@@ -70,10 +70,13 @@ class _Call:
         self.order, self.table, self.classes = (None if x is None else x.contiguous() for x in (order, table, classes))
         self.dy = None if dy is None else _rows(dy)
         self.blocks = _ceil(self.channels, BLOCK)
-        self.teams = self.blocks if dy is None else min(self.blocks, TEAMS)
         self.sequences = self.batch * self.directions
         warps = FORWARD_WARPS if dy is None else BACKWARD_WARPS
-        wanted = _ceil(warps * SHARE * _multiprocessors(u.device.index), self.sequences * self.teams)
+        wanted = warps * SHARE * _multiprocessors(u.device.index)  # chunks, times programs that share one
+        self.teams = self.blocks
+        if dy is not None:
+            self.teams = min(self.blocks, _ceil(wanted * SHORT_CHUNK, self.sequences * self.length))
+        wanted = _ceil(wanted, self.sequences * self.teams)
         self.chunk = max(MIN_CHUNK, _ceil(_ceil(self.length, wanted), ROWS) * ROWS)
         self.chunks = _ceil(self.length, self.chunk)
         self.groups = _ceil(self.chunks, SHARE)
@@ -83,7 +86,7 @@ class _Call:
         self.sizes = {
             "E": self.channels,
             "N": self.states,
-            "PART": min(PART, _power_of_two(self.states)),
+            "PART": min(FORWARD_PART if dy is None else BACKWARD_PART, _power_of_two(self.states)),
             "WIDE": self.length * max(*rows, self.channels) >= NARROW,
             "PAIRED": self.channels % 2 == 0 and all(_paired(x) for x in wide),
         }

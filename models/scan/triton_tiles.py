@@ -15,8 +15,7 @@ import triton.language as tl
 
 ROWS = tl.constexpr(4)
 LANES = tl.constexpr(32)
-WIDTH = tl.constexpr(8)  # lanes side by side; 2 ROWS, so that a lane has one sum over channels to write
-STAGES = tl.constexpr(3)  # log2 WIDTH
+WIDTH = tl.constexpr(8)  # lanes side by side
 SHARE = tl.constexpr(4)  # LANES / WIDTH
 PAIR = tl.constexpr(2)  # neighbouring channels of a lane, read as one word of 64 bits where addresses allow
 BLOCK = tl.constexpr(16)  # WIDTH PAIR
@@ -50,15 +49,6 @@ def pick(tile, i: tl.constexpr):
 def put(tile, i: tl.constexpr, values):
     """The tile with another column i."""
     return tl.where(tl.arange(0, tile.shape[1])[None, :] == i, values[:, None], tile)
-
-
-@triton.jit
-def flip(tile):
-    """The rows in reverse, a renaming of registers (a reverse scan would shuffle whole warps): bit by bit."""
-    for _ in tl.static_range(STAGES - 1):
-        even, odd = tl.split(tl.reshape(tile, [LANES, ROWS // 2, 2]))
-        tile = tl.reshape(tl.permute(tl.join(odd, even), (0, 2, 1)), [LANES, ROWS])
-    return tile
 
 
 @triton.jit
@@ -96,7 +86,7 @@ def lanes(S, K, blocks):
 @triton.jit
 def opaque(indices):
     """The same numbers (program_id(1) is 0), of which the compiler no longer knows that they lie side by side."""
-    return indices ^ tl.program_id(1)
+    return indices ^ tl.program_id(1).to(indices.dtype)
 
 
 @triton.jit
@@ -141,36 +131,45 @@ def channel_rows(x, pixels, channel, ROW: tl.constexpr):
 
 
 @triton.jit
-def read_channels(x, pixels, channel, ROW: tl.constexpr, E: tl.constexpr, PAIRED: tl.constexpr):
-    """Rows of x, zero beyond the last channel."""
-    rows = channel_rows(x, pixels, channel, ROW)
+def read_pair(pointers, channel, alive, E: tl.constexpr, PAIRED: tl.constexpr):
+    """What is at the pointers of first channels and behind them, zero where not alive and beyond the last channel."""
     if PAIRED:
-        words = rows.to(tl.pointer_type(tl.int64), bitcast=True)
-        if tl.cdiv(E, BLOCK) * BLOCK == E:
-            both = tl.load(words)
-        else:
-            both = tl.load(words, mask=(channel < E)[:, None], other=0)
+        words = pointers.to(tl.pointer_type(tl.int64), bitcast=True)
+        if (BLOCK - 1 + E) // BLOCK * BLOCK != E:  # BLOCK first: in the interpreter E is an int
+            alive = alive & (channel < E)
+        both = tl.load(words, mask=alive, other=0)
         first = both.to(tl.int32).to(tl.float32, bitcast=True)
         second = (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
     else:
-        first = tl.load(rows, mask=(channel < E)[:, None], other=0.0)
-        second = tl.load(rows + 1, mask=(channel + 1 < E)[:, None], other=0.0)
+        first = tl.load(pointers, mask=alive & (channel < E), other=0.0)
+        second = tl.load(pointers + 1, mask=alive & (channel + 1 < E), other=0.0)
     return first, second
+
+
+@triton.jit
+def write_pair(pointers, channel, first, second, alive, E: tl.constexpr, PAIRED: tl.constexpr):
+    """Writes two channels where they are alive and exist."""
+    if PAIRED:
+        low = first.to(tl.uint32, bitcast=True).to(tl.uint64)
+        high = second.to(tl.uint32, bitcast=True).to(tl.uint64)
+        if (BLOCK - 1 + E) // BLOCK * BLOCK != E:  # BLOCK first: in the interpreter E is an int
+            alive = alive & (channel < E)
+        tl.store(pointers.to(tl.pointer_type(tl.uint64), bitcast=True), high << 32 | low, mask=alive)
+    else:
+        tl.store(pointers, first, mask=alive & (channel < E))
+        tl.store(pointers + 1, second, mask=alive & (channel + 1 < E))
+
+
+@triton.jit
+def read_channels(x, pixels, channel, ROW: tl.constexpr, E: tl.constexpr, PAIRED: tl.constexpr):
+    """Rows of x."""
+    return read_pair(channel_rows(x, pixels, channel, ROW), channel[:, None], pixels >= 0, E, PAIRED)
 
 
 @triton.jit
 def write_channels(x, pixels, channel, first, second, alive, E: tl.constexpr, PAIRED: tl.constexpr):
     """Writes the rows [E] of x that are alive."""
-    rows = channel_rows(x, pixels, channel, E)
-    if PAIRED:
-        low = first.to(tl.uint32, bitcast=True).to(tl.uint64)
-        high = second.to(tl.uint32, bitcast=True).to(tl.uint64)
-        if tl.cdiv(E, BLOCK) * BLOCK != E:
-            alive = alive & (channel < E)[:, None]
-        tl.store(rows.to(tl.pointer_type(tl.uint64), bitcast=True), high << 32 | low, mask=alive)
-    else:
-        tl.store(rows, first, mask=alive & (channel < E)[:, None])
-        tl.store(rows + 1, second, mask=alive & (channel + 1 < E)[:, None])
+    write_pair(channel_rows(x, pixels, channel, E), channel[:, None], first, second, alive, E, PAIRED)
 
 
 # B and C
@@ -181,7 +180,7 @@ def read_states(M, pixels, table, prompts, start, ROW: tl.constexpr, N: tl.const
     """Rows of B or C (with their prompts), states start .. start + PART: lane w of WIDTH has w, w + WIDTH, ..."""
     lane = opaque(tl.arange(0, LANES)) % WIDTH
     tiles = ()
-    for q in tl.static_range((PART + WIDTH - 1) // WIDTH):
+    for q in tl.static_range((WIDTH - 1 + PART) // WIDTH):
         n = tl.minimum(start + (q * WIDTH + lane) % PART, N - 1)
         tile = tl.load(channel_rows(M, pixels, n, ROW))
         if table is not None:
