@@ -8,9 +8,9 @@ The relative position bias is added to the scores, and -100 where the roll put p
     triton   kernels of our own (models/kernels/attention.py): one custom operator, and nothing is partitioned,
              rolled, masked or expanded in memory
 
-`auto` takes, by device, type, precision and shape alone: kernels for float32 in `tf32x3` on a CUDA device, which no
-other backend offers; plain on a CPU with gradients; fused otherwise, so also for windows, head sizes and types that the
-kernels do not take.
+`auto` takes, by device, type, precision and shape alone: on a CUDA device the kernels, except where the products are
+those of plain float32 and heads are wide (docs/performance.md has the measurements); on a CPU plain with gradients;
+fused otherwise, so also for windows, head sizes and types that the kernels do not take.
 """
 
 import torch
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from models.errors import ModelError
 from models.kernels import unavailable
-from models.precision import float32_products
+from models.precision import float32_products, kernel_products
 
 BACKENDS = ("plain", "fused", "triton")
 KERNEL_WINDOWS, KERNEL_HEAD_DIM = (8, 16), 64  # what the kernels take: windows, and head sizes up to
@@ -100,8 +100,10 @@ def resolve(backend: str, qkv: Tensor, window: int, heads: int) -> str:
     if backend == "auto":
         if qkv.device.type == "cpu" and torch.is_grad_enabled():
             return "plain"  # fused attention has no gradient for a bias there, and its way round that is slower
-        emulated = qkv.device.type == "cuda" and qkv.dtype == torch.float32 and float32_products() == "tf32x3"
-        return "triton" if emulated and _refusal(qkv, window, heads) is None else "fused"
+        if unavailable(qkv.device) is not None or _refusal(qkv, window, heads) is not None:
+            return "fused"
+        narrow = qkv.shape[3] // 3 // heads <= (16 if torch.is_grad_enabled() else 32)
+        return "triton" if narrow or kernel_products(qkv) is not None else "fused"
     if backend not in BACKENDS:
         raise ModelError(f"unknown attention backend {backend!r}: choose one of auto, {', '.join(BACKENDS)}")
     if backend == "triton" and (reason := unavailable(qkv.device) or _refusal(qkv, window, heads)):

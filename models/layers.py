@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.attention import window_attention
 from models.convolution import chosen_products, convolve3x3, in_kernels
+from models.linear import linear
 from models.operators import convolve, layer_norm, recomputed
 from models.scan import Prompt, attentive_scan
 from models.scan.permutation import to_steps
@@ -43,20 +43,10 @@ def on_tokens(module: nn.Module, x: Tensor, residual: Tensor | None = None, *, f
     return y if residual is None else y + residual
 
 
-def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution of tokens as the matrix product that it is: [..., C] -> [..., C']."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
-
-
-def normed(norm: nn.LayerNorm, linear: nn.Linear, x: Tensor, fused: bool) -> Tensor:
-    """linear(norm(x)) for x [..., C]; of it x alone is kept for the backward pass on a GPU."""
-    return recomputed(lambda x: linear(layer_norm(norm, x, fused=fused)), x, fused=fused)
-
-
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """The context in which operations on x's device keep their inputs' types (the meta device has no autocast)."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 # --- window attention --------------------------------------------------------------------------------------------
@@ -71,52 +61,55 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, qkv: Tensor, mask: Tensor, fused: bool) -> Tensor:
-        """qkv [B, H, W, 3C], mask of `shift_mask`; H and W are multiples of the window. Returns [B, H, W, C]."""
+    def forward(self, qkv: Tensor, mask: Tensor, fused: bool, residual: Tensor | None = None) -> Tensor:
+        """qkv [B, H, W, 3C], mask of `shift_mask`; H and W are multiples of the window. [B, H, W, C], plus residual."""
         shape = {"window": self.window, "heads": self.heads, "shifted": self.shifted}
         table, backend = self.relative_position_bias_table, "auto" if fused else "plain"
-        return self.proj(window_attention(qkv, table, mask, **shape, backend=backend))
+        out = window_attention(qkv, table, mask, **shape, backend=backend)
+        return linear(out, self.proj.weight, self.proj.bias, residual=residual, fused=fused)
 
 
 # --- feed-forward networks ---------------------------------------------------------------------------------------
 
 
-class ConvFFN(nn.Module):
-    """fc2(u + GELU(depthwise(u))) with u = GELU(fc1 x): of every variant but light."""
+class FeedForward(nn.Module):
+    """x + fc2(mix(GELU(fc1 norm(x)))) + skip scale, the second residual where there is one."""
+
+    def __init__(self, dim: int, hidden: int, inner: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor, norm: nn.LayerNorm, skip: Tensor, scale: Tensor, fused: bool) -> Tensor:
+        """x, skip [B, H, W, C], scale [C] -> [B, H, W, C]. On a GPU x and what fc1 gives are kept for the backward."""
+        u = linear(x, self.fc1.weight, self.fc1.bias, norm=norm, gelu=True, fused=fused)
+        out = self.fc2.weight, self.fc2.bias
+        after = {"residual": x, "skip": skip, "scale": scale, "fused": fused}
+        return recomputed(lambda u: linear(self.mix(u, fused), *out, **after), u, fused=fused)
+
+
+class ConvFFN(FeedForward):
+    """mix(u) = u + GELU(depthwise(u)): of every variant but light."""
 
     def __init__(self, dim: int, hidden: int, kernel: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        super().__init__(dim, hidden, hidden)
         self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(depthwise(hidden, kernel), nn.GELU())})
-        self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm, fused: bool) -> Tensor:
-        """norm(x) through the network, x [B, H, W, C]."""
-        return recomputed(lambda v: self.mix(v, fused), normed(norm, self.fc1, x, fused), fused=fused)
-
-    def mix(self, v: Tensor, fused: bool) -> Tensor:
-        """What follows fc1, whose result is v [B, H, W, hidden]."""
-        return self.fc2(convolve(self.dwconv["depthwise_conv"][0], F.gelu(v), "gelu", fused=fused))
+    def mix(self, u: Tensor, fused: bool) -> Tensor:
+        """u [B, H, W, hidden] -> the same shape."""
+        return convolve(self.dwconv["depthwise_conv"][0], u, "gelu", fused=fused)
 
 
-class GatedFFN(nn.Module):
-    """fc2(u * depthwise 5x5(LayerNorm(v))) with (u, v) the halves of GELU(fc1 x): of the light variant."""
+class GatedFFN(FeedForward):
+    """mix([u, v]) = u * depthwise 5x5(LayerNorm(v)): of the light variant."""
 
     def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        super().__init__(dim, hidden, hidden // 2)
         self.sg = nn.ModuleDict({"norm": nn.LayerNorm(hidden // 2), "conv": depthwise(hidden // 2, 5)})
-        self.fc2 = nn.Linear(hidden // 2, dim)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm, fused: bool) -> Tensor:
-        """norm(x) through the network, x [B, H, W, C]."""
-        return recomputed(lambda v: self.mix(v, fused), normed(norm, self.fc1, x, fused), fused=fused)
-
-    def mix(self, v: Tensor, fused: bool) -> Tensor:
-        """What follows fc1, whose result is v [B, H, W, hidden]."""
-        u, v = F.gelu(v).chunk(2, -1)  # [B, H, W, hidden / 2] each
-        v = layer_norm(self.sg["norm"], v, fused=fused)
-        return self.fc2(convolve(self.sg["conv"], v, "gate", u, fused=fused))
+    def mix(self, u: Tensor, fused: bool) -> Tensor:
+        """[u, v] [B, H, W, hidden] -> [B, H, W, hidden / 2]."""
+        u, v = u.chunk(2, -1)
+        return convolve(self.sg["conv"], layer_norm(self.sg["norm"], v, fused=fused), "gate", u, fused=fused)
 
 
 # --- selective scan ----------------------------------------------------------------------------------------------
@@ -148,10 +141,14 @@ def selective_scan(
     """
     directions, d_inner, dt_rank = module.dt_projs_weight.shape
     d_state, dtype = module.A_logs.shape[1], module.A_logs.dtype
-    projected = F.linear(u, module.x_proj_weight.flatten(0, 1))  # [B, L, K (R + 2N)]
+    fused = backend != "reference"
+    projected = linear(u, module.x_proj_weight.flatten(0, 1), fused=fused)  # [B, L, K (R + 2N)]
     projected = projected.unflatten(-1, (directions, -1)).transpose(1, 2)  # [B, K, L, R + 2N]
     delta, B, C = projected.split([dt_rank, d_state, d_state], -1)
-    delta = delta @ module.dt_projs_weight.transpose(1, 2)  # [B, K, L, E]
+    if directions == 1:
+        delta = linear(delta, module.dt_projs_weight[0], fused=fused)  # [B, 1, L, E]
+    else:
+        delta = delta @ module.dt_projs_weight.transpose(1, 2)  # [B, K, L, E]
     inputs = {"delta": delta.to(dtype), "B": B.to(dtype), "C": C.to(dtype)}
     target, value = added or (None, None)
     if target in inputs:
@@ -168,7 +165,7 @@ def selective_scan(
     )  # [B, K, L, E]
     if target == "y":
         y = y + value
-    return y.sum(1)
+    return y.sum(1) if directions > 1 else y.squeeze(1)
 
 
 def column_major(height: int, width: int, device: torch.device) -> Tensor:

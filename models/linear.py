@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
+from models.kernels import evenly
 from models.operators import has_kernels, layer_norm, recomputed
 from models.precision import kernel_products
 
@@ -36,8 +37,7 @@ def linear(
     """
     products = kernel_products(x) if fused and has_kernels(x) else None
     if products is None:
-        y = recomputed(lambda x: _product(x, weight, bias, norm, fused), x, fused=fused and norm is not None)
-        y = F.gelu(y) if gelu else y
+        y = recomputed(lambda x: _plain(x, weight, bias, norm, gelu, fused), x, fused=fused and norm is not None)
         y = y if residual is None else residual + y
         return y if skip is None else torch.addcmul(y, skip, scale)
     wide = x.shape[-1] > WHOLE
@@ -45,7 +45,7 @@ def linear(
         x, norm = layer_norm(norm, x), None
     later = gelu and wide and torch.is_grad_enabled()
     y = torch.ops.mambair_bench.linear(
-        x.contiguous(),
+        x,
         *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
         *(weight, bias, gelu and not later),
         *(None if t is None else t.contiguous() for t in (residual, skip)),
@@ -54,8 +54,11 @@ def linear(
     return F.gelu(y) if later else y
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm | None, fused: bool) -> Tensor:
-    return F.linear(x if norm is None else layer_norm(norm, x, fused=fused), weight, bias)
+def _plain(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm | None, gelu: bool, fused: bool
+) -> Tensor:
+    z = F.linear(x if norm is None else layer_norm(norm, x, fused=fused), weight, bias)
+    return F.gelu(z) if gelu else z
 
 
 def _type(x: Tensor, residual: Tensor | None, products: str) -> torch.dtype:
@@ -117,7 +120,7 @@ def _linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     from models.kernels import linear as kernels
 
-    rows, out = x.view(-1, x.shape[-1]), len(weight)
+    rows, out = evenly(x)[0].view(-1, x.shape[-1]), len(weight)
     dy, skip = dy.view(-1, out), None if skip is None else skip.view(-1, out)
     dz, dx, dgamma, dbeta = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products)
     dweight, dbias, dscale = kernels.weights(dz, rows, gamma, beta, eps, out, bias is not None, skip, products)
@@ -131,7 +134,7 @@ def _(dy, x, gamma, beta, eps, weight, bias, gelu, skip, products):
         return weight.new_empty(0 if t is None or not present else t.shape)
 
     scale = weight.new_empty(0 if skip is None else len(weight))
-    return torch.empty_like(x), torch.empty_like(weight), like(gamma), like(beta), like(bias), scale
+    return x.new_empty(x.shape), torch.empty_like(weight), like(gamma), like(beta), like(bias), scale
 
 
 def _gradients(ctx, dy):

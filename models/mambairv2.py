@@ -59,12 +59,11 @@ from models.layers import (
     add_scan_parameters,
     column_major,
     depthwise,
-    normed,
     permute_pixels,
-    pointwise,
     selective_scan,
     without_autocast,
 )
+from models.linear import linear
 from models.noise import PhiloxGumbel
 from models.operators import convolve, has_kernels, layer_norm
 from models.routing import by_class, route
@@ -215,25 +214,27 @@ class AttentiveStateSpace(nn.Module):
         self.out_norm = nn.LayerNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, dim)
 
-    def forward(self, x: Tensor, factor: Tensor | None, context: Context) -> Tensor:
-        """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C]."""
+    def forward(self, x: Tensor, factor: Tensor | None, context: Context, residual: Tensor | None = None) -> Tensor:
+        """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C], plus residual."""
         batch, height, width, _ = x.shape
-        u = pointwise(self.in_proj[0], x)
-        u = convolve(self.CPE[0], u, "sigmoid", fused=context.fused).reshape(batch, height * width, -1)  # [B, L, E]
+        project, fused = self.in_proj[0], context.fused
+        u = linear(x, project.weight.flatten(1), project.bias, fused=fused)
+        u = convolve(self.CPE[0], u, "sigmoid", fused=fused).reshape(batch, height * width, -1)  # [B, L, E]
         classes = soft = prompt = added = None
         if self.config.ase == "on" or (self.config.sgn == "on" and context.labels is None):
             classes, soft = self.assign(x.flatten(1, 2), context)
         order, at = self.sequence(classes if context.labels is None else context.labels, context, batch)
         if self.config.ase == "on":
             table = self.table(factor)  # [T, d]
-            if self.config.prompt_target == "C" and context.fused:
+            if self.config.prompt_target == "C" and fused:
                 prompt = Prompt(table, classes, soft, at)
             else:
                 added = self.config.prompt_target, self.per_pixel(chosen(table, classes, soft), order, at)
         y = selective_scan(
             self.selectiveScan, u, order=order, prompt=prompt, added=added, backend=context.backend
         )  # [B, L, E]
-        return normed(self.out_norm, self.out_proj, y, context.fused).unflatten(1, (height, width))
+        y, last = y.unflatten(1, (height, width)), self.out_proj
+        return linear(y, last.weight, last.bias, norm=self.out_norm, residual=residual, fused=fused)
 
     def assign(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """tokens [B, L, C] -> classes int64 [B, L] and, where gradients flow, their probabilities [B, L, T].
@@ -244,8 +245,9 @@ class AttentiveStateSpace(nn.Module):
         with without_autocast(tokens):
             tokens = tokens.to(self.route[0].weight.dtype)
             if context.in_kernel:
-                last = self.route[2]
-                return route(self.route[:2](tokens), last.weight, last.bias, context.keys, self.layer, learns)
+                first, last = self.route[0], self.route[2]
+                hidden = linear(tokens, first.weight, first.bias, gelu=True)
+                return route(hidden, last.weight, last.bias, context.keys, self.layer, learns)
             logits = self.route(tokens)  # [B, L, T]
             if context.noise is not None:
                 logits = logits + draw(context.noise, self.index, logits)
@@ -315,13 +317,14 @@ class AttentiveLayer(nn.Module):
     def compute(self, x: Tensor, context: Context) -> Tensor:
         """What `forward` returns, as it is written here."""
         fused = context.fused
-        a = x + self.win_mhsa(normed(self.norm1, self.wqkv, x, fused), context.mask, fused)
-        y = torch.addcmul(a + self.convffn1(a, self.norm2, fused), x, self.scale1)
+        qkv = linear(x, self.wqkv.weight, self.wqkv.bias, norm=self.norm1, fused=fused)
+        a = self.win_mhsa(qkv, context.mask, fused, residual=x)
+        y = self.convffn1(a, self.norm2, x, self.scale1, fused)
         c = y
         if self.scanned:
             factor = context.shared if self.embeddingA is None else self.embeddingA.weight
-            c = y + self.assm(layer_norm(self.norm3, y, fused=fused), factor, context)
-        return torch.addcmul(c + self.convffn2(c, self.norm4, fused), y, self.scale2)
+            c = self.assm(layer_norm(self.norm3, y, fused=fused), factor, context, residual=y)
+        return self.convffn2(c, self.norm4, y, self.scale2, fused)
 
 
 class MambaIRv2(nn.Module):

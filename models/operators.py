@@ -19,10 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# The kernels pass their tests in Triton's interpreter and compile for sm_90, but have not run on a GPU. Until they have
-# been measured there, PyTorch decides every result.
-PROVEN_ON_GPU = False
-
 
 @functools.cache
 def _triton() -> bool:
@@ -36,7 +32,7 @@ def _triton() -> bool:
 
 def has_kernels(x: Tensor) -> bool:
     """Whether the kernels take x: a CUDA tensor of float32 or less, and Triton is installed (if not, warned once)."""
-    return PROVEN_ON_GPU and x.is_cuda and x.dtype != torch.float64 and _triton()
+    return x.is_cuda and x.dtype != torch.float64 and _triton()
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, *, fused: bool = True) -> Tensor:
@@ -116,7 +112,7 @@ def layer_norm(norm: nn.LayerNorm, x: Tensor, *, fused: bool = True) -> Tensor:
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
         if torch.is_autocast_enabled(x.device.type):  # as PyTorch's own
             x = x.float()
-        return torch.ops.mambair_bench.layer_norm(x.contiguous(), norm.weight, norm.bias, norm.eps)
+        return torch.ops.mambair_bench.layer_norm(x, norm.weight, norm.bias, norm.eps)
     return norm(x)
 
 
@@ -136,12 +132,12 @@ def _layer_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> t
 
 @_layer_norm.register_fake
 def _(x, weight, bias, eps):
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 @_layer_norm_backward.register_fake
 def _(dy, x, weight, eps):
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+    return x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(weight)
 
 
 def _layer_norm_gradients(ctx, dy):

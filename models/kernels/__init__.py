@@ -3,6 +3,7 @@
 import importlib.util
 
 import torch
+from torch import Tensor
 
 
 def unavailable(device: torch.device | str) -> str | None:
@@ -15,3 +16,16 @@ def unavailable(device: torch.device | str) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install triton)"
     return None
+
+
+def evenly(x: Tensor) -> tuple[Tensor, int]:
+    """x [..., C] with its channels side by side and its rows evenly apart, copied only if they are not; how far apart.
+
+    Halves or slices of the channels of a contiguous tensor are even.
+    """
+    apart = expected = x.stride(-2)
+    even = x.stride(-1) == 1
+    for size, stride in zip(x.shape[-2::-1], x.stride()[-2::-1], strict=True):
+        even &= size == 1 or stride == expected
+        expected *= size
+    return (x, apart) if even else (x.contiguous(), x.shape[-1])

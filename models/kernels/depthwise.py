@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels import evenly
+
 ELEMENTS = {4: 2048, 1: 1024}  # of a program's tile, by its warps
 
 
@@ -183,15 +185,6 @@ def _block(channels: int) -> int:
     return min(16, triton.next_power_of_2(channels))
 
 
-def _rows(x: Tensor) -> tuple[Tensor, int]:
-    """x [B, H, W, C] with its channels side by side and its pixels evenly apart, and how far apart."""
-    _, height, width, channels = x.shape
-    apart = x.stride(2)
-    if x.stride() != (height * width * apart, width * apart, apart, 1):
-        x, apart = x.contiguous(), channels
-    return x, apart
-
-
 def _sizes(x: Tensor, kernel: int, warps: int) -> tuple[int, int, dict]:
     """Tiles, programs, and constants of a kernel."""
     batch, height, width, channels = x.shape
@@ -210,8 +203,8 @@ def _taps(weight: Tensor) -> Tensor:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str) -> Tensor:
     """y [B, H, W, C] of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd."""
-    x, apart = _rows(x)
-    gate, gate_apart = (x, apart) if gate is None else _rows(gate)
+    x, apart = evenly(x)
+    gate, gate_apart = (x, apart) if gate is None else evenly(gate)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _, programs, constants = _sizes(x, weight.shape[-1], 4)
     _forward[(programs,)](
@@ -222,9 +215,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: 
 
 def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str) -> tuple[Tensor, ...]:
     """Gradients of x, weight, bias and gate (empty without one)."""
-    x, apart = _rows(x)
+    x, apart = evenly(x)
     side = gate
-    gate, gate_apart = (x, apart) if gate is None else _rows(gate)
+    gate, gate_apart = (x, apart) if gate is None else evenly(gate)
     kernel, taps, dy = weight.shape[-1], _taps(weight), dy.contiguous()
     tiles, programs, constants = _sizes(x, kernel, 1)  # one warp: sums over its pixels need no barrier
     dconv = torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -40,16 +40,16 @@ def _normal(z):
 
 
 @triton.jit
-def _tile(x, row, rows, c, COLUMNS: tl.constexpr):
-    """x [rows, COLUMNS] at these rows and columns, float32, zero outside."""
+def _tile(x, row, rows, c, COLUMNS: tl.constexpr, S: tl.constexpr):
+    """x [rows, COLUMNS], rows S apart, at these rows and columns, float32, zero outside."""
     mask = (row < rows)[:, None] & (c < COLUMNS)[None, :]
-    return tl.load(x + row[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.load(x + row[:, None] * S + c[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _normalised(x, row, rows, c, eps, COLUMNS: tl.constexpr):
+def _normalised(x, row, rows, c, eps, COLUMNS: tl.constexpr, S: tl.constexpr):
     """Rows centred over their deviation [BM, BK], and one over the deviation [BM]."""
-    v = _tile(x, row, rows, c, COLUMNS)
+    v = _tile(x, row, rows, c, COLUMNS, S)
     v = tl.where((c < COLUMNS)[None, :], v - tl.sum(v, 1)[:, None] / COLUMNS, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(v * v, 1) / COLUMNS + eps)
     return v * inverse[:, None], inverse
@@ -84,6 +84,7 @@ def _forward(
     eps,
     N: tl.constexpr,
     K: tl.constexpr,
+    S: tl.constexpr,  # between rows of x
     GELU: tl.constexpr,
     PRODUCTS: tl.constexpr,
     BM: tl.constexpr,
@@ -94,10 +95,10 @@ def _forward(
     if BK >= K:
         k = tl.arange(0, BK)
         if gamma is not None:
-            v, _ = _normalised(x, row, rows, k, eps, K)
+            v, _ = _normalised(x, row, rows, k, eps, K, S)
             whole = split(_affine(v, gamma, beta, k, K), PRODUCTS)
         else:
-            whole = split(_tile(x, row, rows, k, K), PRODUCTS)
+            whole = split(_tile(x, row, rows, k, K, S), PRODUCTS)
     for start in range(tl.program_id(1) * BN, N, tl.num_programs(1) * BN):
         n = start + tl.arange(0, BN)
         if BK >= K:
@@ -106,16 +107,16 @@ def _forward(
             z = tl.zeros([BM, BN], tl.float32)
             for first in range(0, K, BK):
                 c = first + tl.arange(0, BK)
-                part = split(_tile(x, row, rows, c, K), PRODUCTS)
+                part = split(_tile(x, row, rows, c, K, S), PRODUCTS)
                 z += dot(part, transposed(_matrix(weight, n, c, N, K, PRODUCTS)), PRODUCTS)
         if bias is not None:
             z += tl.load(bias + n, mask=n < N, other=0.0)[None, :]
         if GELU:
             z *= _normal(z)
         if residual is not None:
-            z += _tile(residual, row, rows, n, N)
+            z += _tile(residual, row, rows, n, N, N)
         if skip is not None:
-            z += _tile(skip, row, rows, n, N) * tl.load(scale + n, mask=n < N, other=0.0)[None, :]
+            z += _tile(skip, row, rows, n, N, N) * tl.load(scale + n, mask=n < N, other=0.0)[None, :]
         tl.store(y + row[:, None] * N + n[None, :], z, mask=(row < rows)[:, None] & (n < N)[None, :])
 
 
@@ -135,6 +136,7 @@ def _inputs(
     eps,
     N: tl.constexpr,
     K: tl.constexpr,
+    S: tl.constexpr,  # between rows of x
     GELU: tl.constexpr,
     PRODUCTS: tl.constexpr,
     BM: tl.constexpr,
@@ -146,15 +148,15 @@ def _inputs(
     for turn in range(tl.cdiv(tl.cdiv(rows, BM), tl.num_programs(0))):
         row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * BM + tl.arange(0, BM)
         if gamma is not None:
-            v, inverse = _normalised(x, row, rows, k, eps, K)
+            v, inverse = _normalised(x, row, rows, k, eps, K, S)
             left = split(_affine(v, gamma, beta, k, K), PRODUCTS)
         elif GELU:
-            left = split(_tile(x, row, rows, k, K), PRODUCTS)
+            left = split(_tile(x, row, rows, k, K, S), PRODUCTS)
         grad = tl.zeros([BM, BK], tl.float32)
         for start in range(0, N, BN):
             n = start + tl.arange(0, BN)
             w = _matrix(weight, n, k, N, K, PRODUCTS)
-            g = _tile(dy, row, rows, n, N)
+            g = _tile(dy, row, rows, n, N, N)
             if GELU:
                 z = dot(left, transposed(w), PRODUCTS) + tl.load(bias + n, mask=n < N, other=0.0)[None, :]
                 g *= _normal(z) + z * tl.exp(-0.5 * z * z) * 0.3989422804014327
@@ -185,6 +187,7 @@ def _weights(
     eps,
     N: tl.constexpr,
     K: tl.constexpr,
+    S: tl.constexpr,  # between rows of x
     PRODUCTS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -197,15 +200,15 @@ def _weights(
     for turn in range(tl.cdiv(tl.cdiv(rows, BM), tl.num_programs(0))):
         row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * BM + tl.arange(0, BM)
         if gamma is not None:
-            v, _ = _normalised(x, row, rows, k, eps, K)
+            v, _ = _normalised(x, row, rows, k, eps, K, S)
             v = tl.where((row < rows)[:, None], _affine(v, gamma, beta, k, K), 0.0)
         else:
-            v = _tile(x, row, rows, k, K)
-        g = _tile(dz, row, rows, n, N)
+            v = _tile(x, row, rows, k, K, S)
+        g = _tile(dz, row, rows, n, N, N)
         total += dot(transposed(split(g, PRODUCTS)), split(v, PRODUCTS), PRODUCTS)
         total_bias += tl.sum(g, 0)
         if skip is not None:
-            total_scale += tl.sum(g * _tile(skip, row, rows, n, N), 0)
+            total_scale += tl.sum(g * _tile(skip, row, rows, n, N, N), 0)
     at = (tl.program_id(0) * N + n).to(tl.int64)
     tl.store(dweight + at[:, None] * K + k[None, :], total, mask=(n < N)[:, None] & (k < K)[None, :])
     if tl.program_id(2) == 0:
@@ -236,14 +239,14 @@ def forward(
     dtype: torch.dtype,
     blocks: Blocks = FORWARD,
 ) -> Tensor:
-    """y [M, N] of `dtype`, for contiguous x [M, K], residual and skip [M, N]; weight [N, K]."""
-    (rows, features), out = x.shape, weight.shape[0]
+    """y [M, N] of `dtype`, for x [M, K] of any even rows, contiguous residual and skip [M, N]; weight [N, K]."""
+    (rows, features), apart, out = x.shape, x.stride(0), weight.shape[0]
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
     block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
     across = 1 if block >= features else triton.cdiv(out, wide)
     _forward[(triton.cdiv(rows, blocks.rows), across)](
         *(x, gamma, beta, weight, bias, residual, skip, scale, y, rows, eps),
-        **{"N": out, "K": features, "GELU": gelu, "PRODUCTS": products},
+        **{"N": out, "K": features, "S": apart, "GELU": gelu, "PRODUCTS": products},
         **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
     )
     return y
@@ -262,8 +265,8 @@ def inputs(
     blocks: Blocks = INPUTS,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of z (without GELU dy itself), x, gamma and beta. GELU and LayerNorm: for at most WHOLE features."""
-    (rows, features), out = x.shape, weight.shape[0]
-    dx = torch.empty_like(x)
+    (rows, features), apart, out = x.shape, x.stride(0), weight.shape[0]
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dz = torch.empty_like(dy) if gelu else dy
     block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
     tiles = triton.cdiv(rows, blocks.rows)
@@ -271,7 +274,7 @@ def inputs(
     sums = [None if gamma is None else torch.empty((programs, features), device=x.device) for _ in range(2)]
     _inputs[(programs, triton.cdiv(features, block))](
         *(dy, x, gamma, beta, weight, bias, dz, dx, *sums, rows, eps),
-        **{"N": out, "K": features, "GELU": gelu, "PRODUCTS": products},
+        **{"N": out, "K": features, "S": apart, "GELU": gelu, "PRODUCTS": products},
         **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
     )
     return dz, dx, *(None if s is None else s.sum(0) for s in sums)
@@ -290,7 +293,7 @@ def weights(
     blocks: Blocks = WEIGHTS,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of weight [N, K], of bias [N] if `biased` and of scale [N] if there is `skip`, float32."""
-    (rows, features), device = x.shape, x.device
+    (rows, features), apart, device = x.shape, x.stride(0), x.device
     block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
     grid = triton.cdiv(out, wide), triton.cdiv(features, block)
     programs = max(1, min(2 * PROGRAMS // (grid[0] * grid[1]), triton.cdiv(rows, blocks.rows)))
@@ -299,7 +302,7 @@ def weights(
     dscale = None if skip is None else torch.empty((programs, out), device=device)
     _weights[(programs, *grid)](
         *(dz, x, gamma, beta, skip, dweight, dbias, dscale, rows, eps),
-        **{"N": out, "K": features, "PRODUCTS": products},
+        **{"N": out, "K": features, "S": apart, "PRODUCTS": products},
         **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
     )
     return tuple(None if s is None else s.sum(0) for s in (dweight, dbias, dscale))

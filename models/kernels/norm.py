@@ -5,25 +5,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels import evenly
+
 ELEMENTS = 4096  # of a program's tile
 PROGRAMS = 528  # of the backward pass, each going over many tiles: four to every processor of an H100
 
 
 @triton.jit
-def _normalise(x, row, c, there, C: tl.constexpr, eps):
+def _normalise(x, row, c, there, C: tl.constexpr, S: tl.constexpr, eps):
     """Centred rows over their deviation [R, BC], and one over the deviation [R]."""
     mask = there[:, None] & (c < C)[None, :]
-    v = tl.load(x + row[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    v = tl.load(x + row[:, None] * S + c[None, :], mask=mask, other=0.0).to(tl.float32)
     v = tl.where((c < C)[None, :], v - tl.sum(v, 1)[:, None] / C, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(v * v, 1) / C + eps)
     return v * inverse[:, None], inverse
 
 
 @triton.jit
-def _forward(x, weight, bias, y, rows, eps, C: tl.constexpr, R: tl.constexpr, BC: tl.constexpr):
+def _forward(x, weight, bias, y, rows, eps, C: tl.constexpr, S: tl.constexpr, R: tl.constexpr, BC: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     c = tl.arange(0, BC)
-    v, _ = _normalise(x, row, c, row < rows, C, eps)
+    v, _ = _normalise(x, row, c, row < rows, C, S, eps)
     w, b = tl.load(weight + c, mask=c < C, other=0.0), tl.load(bias + c, mask=c < C, other=0.0)
     tl.store(
         y + row[:, None] * C + c[None, :], v * w[None, :] + b[None, :], mask=(row < rows)[:, None] & (c < C)[None, :]
@@ -31,14 +33,16 @@ def _forward(x, weight, bias, y, rows, eps, C: tl.constexpr, R: tl.constexpr, BC
 
 
 @triton.jit
-def _backward(dy, x, weight, dx, dweight, dbias, rows, eps, C: tl.constexpr, R: tl.constexpr, BC: tl.constexpr):
+def _backward(
+    dy, x, weight, dx, dweight, dbias, rows, eps, C: tl.constexpr, S: tl.constexpr, R: tl.constexpr, BC: tl.constexpr
+):
     c = tl.arange(0, BC)
     w = tl.load(weight + c, mask=c < C, other=0.0)
     dw, db = tl.zeros([R, BC], tl.float32), tl.zeros([R, BC], tl.float32)
     for turn in range(tl.cdiv(tl.cdiv(rows, R), tl.num_programs(0))):
         row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * R + tl.arange(0, R)
         mask = (row < rows)[:, None] & (c < C)[None, :]
-        v, inverse = _normalise(x, row, c, row < rows, C, eps)
+        v, inverse = _normalise(x, row, c, row < rows, C, S, eps)
         g = tl.load(dy + row[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
         dw += g * v
         db += g
@@ -55,22 +59,22 @@ def _block(channels: int) -> tuple[int, int]:
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm of contiguous x [..., C], in its type."""
-    channels = x.shape[-1]
+    """LayerNorm of x [..., C], in its type, contiguous."""
+    channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
-    y = torch.empty_like(x)
-    _forward[(triton.cdiv(rows, count),)](x, weight, bias, y, rows, eps, channels, count, wide, num_warps=8)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _forward[(triton.cdiv(rows, count),)](x, weight, bias, y, rows, eps, channels, apart, count, wide, num_warps=8)
     return y
 
 
 def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
-    channels = x.shape[-1]
+    channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
     programs = min(PROGRAMS, triton.cdiv(rows, count))
-    dx = torch.empty_like(x)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight, dbias = (torch.empty((programs, channels), device=x.device) for _ in range(2))  # of every program
     _backward[(programs,)](
-        dy.contiguous(), x, weight, dx, dweight, dbias, rows, eps, channels, count, wide, num_warps=8
+        dy.contiguous(), x, weight, dx, dweight, dbias, rows, eps, channels, apart, count, wide, num_warps=8
     )
     return dx, dweight.sum(0).to(weight.dtype), dbias.sum(0).to(weight.dtype)

@@ -29,8 +29,9 @@ BACKENDS = {
     "reference": "models.scan.reference",
     "chunked": "models.scan.chunked",
     "cpu": "models.scan.cpu",
+    "triton": "models.scan.triton_kernels",
 }
-PREFERRED = {"cuda": ("chunked",), "cpu": ("cpu", "chunked")}  # by device, best first; elsewhere: chunked
+PREFERRED = {"cuda": ("triton", "chunked"), "cpu": ("cpu", "chunked")}  # by device, best first; elsewhere: chunked
 
 _announced: set[str] = set()
 

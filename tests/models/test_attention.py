@@ -87,11 +87,15 @@ def test_auto_is_decided_by_device_type_precision_and_shape(monkeypatch):
     assert auto("cpu") == "plain"
     with torch.no_grad():
         assert auto("cpu") == "fused"
-    assert auto("cuda") == "fused"
+    monkeypatch.setattr(attention, "unavailable", lambda device: None if device.type == "cuda" else "no GPU")
+    wide = {"channels": 3 * 174, "heads": 6}
+    assert [auto("cuda"), auto("cuda", **wide)] == ["triton", "fused"]  # float32: narrow heads
+    with torch.no_grad():
+        assert [auto("cuda", **wide), auto("cuda", channels=3 * 198, heads=6)] == ["triton", "fused"]
     monkeypatch.setattr(precision, "_products", "tf32x3")
     assert auto("cpu") == "plain"
     assert [auto("cuda"), auto("cuda", window=8), auto("cuda", channels=3 * 198, heads=6)] == ["triton"] * 3
-    assert auto("cuda", torch.float64) == auto("cuda", torch.bfloat16) == "fused"
+    assert [auto("cuda", torch.bfloat16, **wide), auto("cuda", torch.float64)] == ["triton", "fused"]
     assert auto("cuda", window=4) == auto("cuda", window=32) == auto("cuda", channels=3 * 65, heads=1) == "fused"
 
 

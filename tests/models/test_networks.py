@@ -160,11 +160,12 @@ def test_feed_forwards_compute_their_formulas():
         return module(t.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
 
     u = F.gelu(conv.fc1(norm(x)))
-    expected = conv.fc2(u + F.gelu(nchw(conv.dwconv["depthwise_conv"][0], u)))
-    torch.testing.assert_close(conv(x, norm, True), expected, rtol=1e-4, atol=1e-5)
+    skip, scale = torch.randn_like(x), torch.randn(8)
+    expected = x + conv.fc2(u + F.gelu(nchw(conv.dwconv["depthwise_conv"][0], u))) + skip * scale
+    torch.testing.assert_close(conv(x, norm, skip, scale, True), expected, rtol=1e-4, atol=1e-5)
     u, v = F.gelu(gated.fc1(norm(x))).split(8, -1)
-    expected = gated.fc2(u * nchw(gated.sg["conv"], gated.sg["norm"](v)))
-    torch.testing.assert_close(gated(x, norm, True), expected, rtol=1e-4, atol=1e-5)
+    expected = x + gated.fc2(u * nchw(gated.sg["conv"], gated.sg["norm"](v))) + skip * scale
+    torch.testing.assert_close(gated(x, norm, skip, scale, True), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_permutation_and_its_gradient():

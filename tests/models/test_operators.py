@@ -127,9 +127,9 @@ def kept(function) -> int:
 @pytest.mark.parametrize("kind", [layers.GatedFFN, lambda dim, hidden: layers.ConvFFN(dim, hidden, 3)])
 def test_a_feed_forward_keeps_its_input_and_one_tensor_more(kind, in_kernels):
     x = normal(1, 8, 8, 12).requires_grad_()
-    ffn, norm = kind(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE)
-    assert kept(lambda: ffn(x, norm, True)) == 2 * x.numel() * 4
-    assert kept(lambda: ffn(x, norm, False)) > 5 * x.numel() * 4
+    ffn, norm, scale = kind(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE), nn.Parameter(torch.ones(12).to(DEVICE))
+    assert kept(lambda: ffn(x, norm, x, scale, True)) == 2 * x.numel() * 4
+    assert kept(lambda: ffn(x, norm, x, scale, False)) > 5 * x.numel() * 4
 
 
 def run(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
@@ -148,9 +148,12 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.parametrize("products", [None, "tf32x3"])
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
-def test_a_network_in_kernels_is_the_network(overrides, in_kernels, monkeypatch):
+def test_a_network_in_kernels_is_the_network(overrides, products, in_kernels, monkeypatch):
     """Output and all gradients of the fused path, the router's among them, equal those of the plain one."""
+    monkeypatch.setattr("models.linear.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.linear.kernel_products", lambda x: products)
     compare(models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), **overrides), monkeypatch)
 
 
@@ -167,7 +170,7 @@ def compare(network: nn.Module, monkeypatch) -> None:
     network.to(DEVICE)
     image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     found = run(network, image)
-    for module in ("models.operators", "models.routing", "models.mambairv2"):
+    for module in ("models.operators", "models.routing", "models.mambairv2", "models.linear"):
         monkeypatch.setattr(f"{module}.has_kernels", lambda x: False)
     expected = run(network, image)
     for a, b in zip(found, expected, strict=True):
