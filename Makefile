@@ -4,7 +4,7 @@ PYTHON ?= python3
 RESULTS ?= results/runs
 BIN := .venv/bin
 
-.PHONY: smoke test lint setup clean
+.PHONY: smoke test bench lint setup clean
 .DELETE_ON_ERROR:
 
 smoke: setup
@@ -15,6 +15,12 @@ smoke: setup
 # Two processes of one thread each: several threads per process spin on cores that another one needs.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Every way of taking an operator, a layer, a network, each checked and then timed; BENCH=--benchmark-json=FILE to keep it.
+bench: setup
+	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' -o python_functions='bench_*' \
+		--benchmark-enable --benchmark-min-rounds=3 --benchmark-max-time=0.5 --benchmark-group-by=group \
+		--benchmark-sort=min --benchmark-columns=min,median,iqr,rounds $(BENCH)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,189 @@
+"""Operators at the sizes of light x2: every way of taking each that runs here, against float64 or the definition."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import attention, scan
+from models.noise import PhiloxGumbel, integers
+from models.operators import convolve, has_kernels, layer_norm
+from models.routing import by_class
+
+LIGHT = {"channels": 48, "states": 8, "classes": 64}
+SCANS = {  # (batch, length): of a 64x64 patch, and on a GPU of a training batch and of a 360x640 image
+    "cpu": ((1, 4096),),
+    "cuda": ((32, 4096), (1, 230400)),
+}
+SIDES = {"cpu": ((1, 64, 64),), "cuda": ((32, 64, 64), (1, 368, 640))}  # (batch, height, width)
+
+
+def cases(table: dict[str, tuple], device: torch.device, number: int) -> tuple:
+    if number >= len(table[device.type]):
+        pytest.skip(f"no such case on {device.type}")
+    return table[device.type][number]
+
+
+def gradients(outputs: Tensor, inputs: list[Tensor], weights: Tensor) -> list[Tensor]:
+    return [outputs.detach(), *torch.autograd.grad(outputs, inputs, weights)]
+
+
+# --- the scan ------------------------------------------------------------------------------------------------------
+
+
+def scan_problem(device: torch.device, batch: int, length: int) -> tuple[list[Tensor], scan.Prompt, Tensor, Tensor]:
+    """(inputs, prompt, order, gradient of y): one direction, sorted by class, float32."""
+    g = torch.Generator().manual_seed(0)
+    e, n, t = LIGHT["channels"], LIGHT["states"], LIGHT["classes"]
+    shapes = [(batch, length, e), (batch, 1, length, e), (1, e, n), *[(batch, 1, length, n)] * 2, (1, e), (1, e)]
+    inputs = [torch.randn(shape, generator=g).to(device) for shape in shapes]
+    inputs[1] -= 4
+    inputs[2] = -inputs[2].exp()
+    classes = torch.randint(t, (batch, length), generator=g).to(device)
+    table = torch.randn(t, n, generator=g).to(device)
+    order = classes.argsort(dim=-1, stable=True).unsqueeze(1)
+    return inputs, scan.Prompt(table, classes), order, torch.randn(shapes[1], generator=g).to(device)
+
+
+def scanned(inputs, prompt, order, weights, backend: str, trains: bool) -> list[Tensor]:
+    if not trains:
+        with torch.no_grad():
+            return [scan.attentive_scan(*inputs, order=order, prompt=prompt, backend=backend)]
+    leaves = [x.detach().requires_grad_() for x in (*inputs, prompt.table)]
+    prompt = scan.Prompt(leaves[-1], prompt.classes)
+    return gradients(scan.attentive_scan(*leaves[:-1], order=order, prompt=prompt, backend=backend), leaves, weights)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("trains", [False, True], ids=["forward", "forward+backward"])
+@pytest.mark.parametrize("backend", scan.BACKENDS)
+def bench_scan(measure, device, backend, trains, number):
+    batch, length = cases(SCANS, device, number)
+    module = scan.load(backend)
+    if (reason := module.unavailable()) or (module.DEVICES and device.type not in module.DEVICES):
+        pytest.skip(reason or f"not a backend of {device.type}")
+    if backend == "triton" and device.type == "cpu":
+        pytest.skip("Triton's interpreter is no measurement")
+    if backend == "reference" and length > 4096:
+        pytest.skip("a loop over the steps takes minutes")
+    inputs, prompt, order, weights = scan_problem(device, batch, length)
+    exact_prompt = scan.Prompt(prompt.table.double(), prompt.classes)
+    doubles = [x.double() for x in inputs]
+    exact = scanned(doubles, exact_prompt, order, weights.double(), "chunked", trains)
+    name = f"scan {'forward+backward' if trains else 'forward'}, B{batch} D48 N8 L{length}"
+    measure(name, partial(scanned, inputs, prompt, order, weights, backend, trains), exact, 2e-5)
+
+
+# --- window attention ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("trains", [False, True], ids=["forward", "forward+backward"])
+@pytest.mark.parametrize("backend", attention.BACKENDS)
+def bench_attention(measure, device, backend, trains, number):
+    if backend == "triton" and (device.type == "cpu" or attention.unavailable(device)):
+        pytest.skip(attention.unavailable(device) or "Triton's interpreter is no measurement")
+    shape = cases(SIDES, device, number)
+    g = torch.Generator().manual_seed(0)
+    qkv = torch.randn(*shape, 3 * 48, generator=g).to(device)
+    table = torch.randn(31**2, 4, generator=g).to(device)
+    weights = torch.randn(*shape, 48, generator=g).to(device)
+    mask = attention.shift_mask(16).to(device)
+
+    def attend(dtype: torch.dtype, backend: str) -> list[Tensor]:
+        leaves = [x.to(dtype).requires_grad_(trains) for x in (qkv.detach(), table.detach())]
+        form = {"window": 16, "heads": 4, "shifted": True, "backend": backend}
+        with torch.set_grad_enabled(trains):
+            out = attention.window_attention(*leaves, mask.to(dtype), **form)
+        return gradients(out, leaves, weights.to(dtype)) if trains else [out]
+
+    exact = attend(torch.float64, "plain")
+    name = f"attention {'forward+backward' if trains else 'forward'}, {'x'.join(map(str, shape))} 4 heads of 12"
+    measure(name, partial(attend, torch.float32, backend), exact, 1e-5)
+
+
+# --- depthwise convolutions, norms ---------------------------------------------------------------------------------
+
+
+def needs(kernels: bool, x: Tensor) -> None:
+    if kernels and not has_kernels(x):
+        pytest.skip("no kernels for this device (see models.operators)")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("then, channels, kernel", [("gate", 24, 5), ("sigmoid", 48, 3)])
+@pytest.mark.parametrize("kernels", [False, True], ids=["plain", "kernels"])
+def bench_depthwise(measure, device, kernels, then, channels, kernel, number):
+    shape = cases(SIDES, device, number)
+    g = torch.Generator().manual_seed(0)
+    x, gate, weights = (torch.randn(*shape, channels, generator=g).to(device) for _ in range(3))
+    needs(kernels, x)
+    conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels).to(device)
+
+    def run(dtype: torch.dtype, fused: bool) -> list[Tensor]:
+        conv.to(dtype)
+        leaf = x.to(dtype).requires_grad_()
+        out = convolve(conv, leaf, then, gate.to(dtype) if then == "gate" else None, fused=fused)
+        return gradients(out, [leaf, conv.weight], weights.to(dtype))
+
+    exact = run(torch.float64, False)
+    conv.float()
+    name = f"depthwise {kernel}x{kernel} and {then}, forward+backward, {'x'.join(map(str, shape))}x{channels}"
+    measure(name, partial(run, torch.float32, kernels), exact, 1e-5)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("channels", [48, 174])
+@pytest.mark.parametrize("kernels", [False, True], ids=["plain", "kernels"])
+def bench_norm(measure, device, kernels, channels, number):
+    shape = cases(SIDES, device, number)
+    g = torch.Generator().manual_seed(0)
+    x, weights = (torch.randn(*shape, channels, generator=g).to(device) for _ in range(2))
+    needs(kernels, x)
+    norm = nn.LayerNorm(channels).to(device)
+
+    def run(dtype: torch.dtype, fused: bool) -> list[Tensor]:
+        norm.to(dtype)
+        leaf = x.to(dtype).requires_grad_()
+        return gradients(layer_norm(norm, leaf, fused=fused), [leaf, norm.weight, norm.bias], weights.to(dtype))
+
+    exact = run(torch.float64, False)
+    norm.float()
+    name = f"layer norm, forward+backward, {'x'.join(map(str, shape))}x{channels}"
+    measure(name, partial(run, torch.float32, kernels), exact, 1e-5)
+
+
+# --- routing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("kernels", [False, True], ids=["plain", "kernels"])
+def bench_sort(measure, device, kernels, number):
+    batch, length = cases(SCANS, device, number)
+    g = torch.Generator().manual_seed(0)
+    classes = torch.randint(LIGHT["classes"], (batch, length), generator=g).to(device)
+    needs(kernels, torch.empty(0, device=device))
+    position = torch.arange(length, device=device)
+    exact = (classes * length + position).argsort(dim=-1)  # unequal keys: any sort is stable
+    name = f"sort by 64 classes, B{batch} L{length}"
+    measure(name, lambda: [by_class(classes, LIGHT["classes"], kernels)], [exact], 0)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("way", ["chosen", "plain"])
+def bench_noise(measure, device, way, number):
+    batch, length = cases(SCANS, device, number)
+    keys = torch.arange(batch, device=device) + 2**40
+    shape = (batch, length, LIGHT["classes"])
+    exact = integers(keys.cpu(), 3, (batch, min(length, 4096), LIGHT["classes"]))  # a counter knows no length
+
+    def chosen() -> list[Tensor]:
+        return [PhiloxGumbel(keys).integers(3, shape, device)]
+
+    def plain() -> list[Tensor]:
+        return [integers(keys, 3, shape)]
+
+    call = chosen if way == "chosen" else plain
+    assert torch.equal(call()[0][:, : exact.shape[1]].cpu(), exact)
+    measure(f"integers of the noise, B{batch} L{length} T64", call, plain(), 0)
