@@ -12,6 +12,7 @@ Products as in models/kernels/products.py: "tf32x3", "tf32", "bf16" and "ieee", 
 short, and are added up in float32 outside of them.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -109,6 +110,7 @@ def _forward(
     BK: tl.constexpr,
     BN: tl.constexpr,
     BN2: tl.constexpr,  # further outputs, or 0: 48 = 32 + 16
+    TOGETHER: tl.constexpr,  # steps loaded at once, which divides the blocks of channels
     STAGES: tl.constexpr,
 ):
     blocks: tl.constexpr = (K + BK - 1) // BK
@@ -120,15 +122,18 @@ def _forward(
     x += first * S
     acc = tl.zeros([TH * TW, BN], tl.float32)
     acc2 = tl.zeros([TH * TW, BN2 if BN2 > 0 else 1], tl.float32)
-    for step in tl.range(0, TAPS * blocks, num_stages=STAGES):
-        dy = step // blocks // 3 - 1
-        dx = step // blocks % 3 - 1
+    for turn in tl.range(0, TAPS * blocks // TOGETHER, num_stages=STAGES):
+        tap = turn // (blocks // TOGETHER)
+        dy = tap // 3 - 1
+        dx = tap % 3 - 1
         inside = (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
-        k = step % blocks * BK + tl.arange(0, BK)
-        a = split(_neighbours(x, at + (dy * width + dx), inside, k, S, K, BK), PRODUCTS)
-        acc += dot(a, _packed_step(packed, step, n, NP, BK, TAPS * blocks * NP * BK, PRODUCTS), PRODUCTS)
-        if BN2 > 0:
-            acc2 += dot(a, _packed_step(packed, step, n2, NP, BK, TAPS * blocks * NP * BK, PRODUCTS), PRODUCTS)
+        for i in tl.static_range(TOGETHER):
+            step = turn * TOGETHER + i
+            k = step % blocks * BK + tl.arange(0, BK)
+            a = split(_neighbours(x, at + (dy * width + dx), inside, k, S, K, BK), PRODUCTS)
+            acc += dot(a, _packed_step(packed, step, n, NP, BK, TAPS * blocks * NP * BK, PRODUCTS), PRODUCTS)
+            if BN2 > 0:
+                acc2 += dot(a, _packed_step(packed, step, n2, NP, BK, TAPS * blocks * NP * BK, PRODUCTS), PRODUCTS)
     inside = (row < height) & (column < width)
     _store(acc, n, bias, residual, y, first, at, inside, N, RS)
     if BN2 > 0:
@@ -193,12 +198,13 @@ def _weights(
 
 
 class Blocks(NamedTuple):
-    """How `_forward` cuts its work: a tile of pixels, channels of a step, outputs (in one or two parts), warps, and
-    steps loaded ahead (1: none)."""
+    """How `_forward` cuts its work: a tile of pixels, channels of a step, steps loaded at once (or what divides their
+    number for a tap), outputs (in one or two parts), warps, and how many such loads are under way (1: none)."""
 
     down: int
     across: int
     channels: int
+    together: int
     outputs: int
     more: int
     warps: int
@@ -227,8 +233,8 @@ def forward_blocks(channels: int, outputs: int, products: str) -> Blocks:
         part, more = 64, 0
     step = 16 if channels % 32 and channels <= 64 else 32
     if products == "ieee":  # on general units: small tiles, or they do not fit into registers
-        return Blocks(8, 8, 16, part, more, 4, 1)
-    return Blocks(8, 16, step, part, more, 4, 3)
+        return Blocks(8, 8, 16, 1, part, more, 4, 1)
+    return Blocks(8, 16, step, 1, part, more, 4, 3)
 
 
 def weight_parts(channels: int, outputs: int, products: str) -> Parts:
@@ -274,6 +280,7 @@ def _multiply(
         TW=cut.across,
         BN=cut.outputs,
         BN2=cut.more,
+        TOGETHER=math.gcd(cut.together, steps // 9),
         STAGES=cut.stages,
         num_warps=cut.warps,
         **sizes,
