@@ -19,6 +19,9 @@ CASES = [  # images, directions, pixels, channels, states, delta scale
     (2, 2, 131, 19, 8, 8.0),
     (1, 4, 33, 48, 16, 40.0),
     (2, 1, 1030, 33, 8, 1.0),
+    (3, 2, 515, 50, 21, 1.0),
+    (1, 1, 777, 18, 64, 1.0),
+    (1, 1, 1, 48, 8, 1.0),
 ]
 
 
@@ -47,19 +50,58 @@ def run(case, backend, device, dtype):
     return [x.detach().double().cpu() for x in (y, *grads)]
 
 
+@pytest.fixture
+def poisoned():
+    """Memory that nothing has written is NaN."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
 @pytest.mark.parametrize("backend", USABLE)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_forward_and_every_gradient_twice_alike(case, backend):
+def test_forward_and_every_gradient_twice_alike(case, backend, poisoned):
     expected = run(case, "chunked", "cpu", torch.float64)
-    torch.use_deterministic_algorithms(True)
-    try:
-        first, second = (run(case, backend, "cuda", torch.float32) for _ in range(2))
-    finally:
-        torch.use_deterministic_algorithms(False)
+    first, second = (run(case, backend, "cuda", torch.float32) for _ in range(2))
     names = ("y", "u", "delta", "A", "B", "C", "D", "delta_bias", "table", "soft")
     for name, got, again, exact in zip(names, first, second, expected, strict=True):
         assert torch.equal(got, again), name
         error = float((got - exact).abs().max() / exact.abs().max())
+        assert error < 3e-6, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("backend", [name for name in USABLE if name != "reference"])
+@pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
+def test_an_image_of_230400_tokens_twice_alike(permuted, backend, poisoned):
+    """One image of 360 x 640 pixels and 48 channels, the same inputs in float64 on the GPU as truth."""
+    length, channels, states, tokens = 360 * 640, 48, 8, 64
+    g = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=g, device="cuda", dtype=torch.float64)
+
+    tensors = [normal(1, length, channels), normal(1, 1, length, channels), -normal(1, channels, states).exp()]
+    tensors += [normal(1, 1, length, states), normal(1, 1, length, states), normal(1, channels), normal(1, channels)]
+    tensors += [normal(tokens, states), normal(1, length, tokens).softmax(-1)]
+    classes = torch.randint(tokens, (1, length), generator=g, device="cuda")
+    order = torch.argsort(classes, dim=1, stable=True).unsqueeze(1) if permuted else None
+    weights = normal(1, 1, length, channels)
+
+    def gradients(name, dtype):
+        inputs = [x.to(dtype).requires_grad_() for x in tensors]
+        prompt = Prompt(inputs[7], classes, inputs[8], order)
+        y = attentive_scan(*inputs[:7], order=order, prompt=prompt, backend=name)
+        return [y.detach(), *torch.autograd.grad(y, inputs, weights.to(dtype))]
+
+    expected = gradients("chunked", torch.float64)
+    first, second = gradients(backend, torch.float32), gradients(backend, torch.float32)
+    names = ("y", "u", "delta", "A", "B", "C", "D", "delta_bias", "table", "soft")
+    for name, got, again, exact in zip(names, first, second, expected, strict=True):
+        assert torch.equal(got, again), name
+        error = float(torch.linalg.vector_norm(got - exact) / torch.linalg.vector_norm(exact))
         assert error < 3e-6, f"{name}: {error:.1e}"
 
 
