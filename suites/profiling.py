@@ -11,7 +11,8 @@ import itertools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from rich.progress import Progress as RichProgress
 import models
 from models import scan
 from results.published import parse_overrides
-from suites import environment
+from suites import environment, training
 from suites.comparison import WARM, Candidate, Comparison, Entry, Plan, Point
 from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
 from suites.timing import StopWatch
@@ -142,15 +143,16 @@ def run(plan: Plan, on_progress: Progress | None = None) -> dict[str, Any]:
     for point in plan.points:
         name = f"{point.mode} {point.size[0]}x{point.size[1]} x{point.batch}"
         comparison = Comparison(plan, point, watch)
-        for entry in comparison.entries:
-            tell(f"{name}: checking {' '.join(map(str, entry.candidate.how[:2]))}")
-            comparison.prepare(entry)
-        for number in range(plan.rounds):
+        with circumstances(plan, point):
             for entry in comparison.entries:
-                tell(f"{name}: round {number + 1}")
-                comparison.read(entry)
-                forecast.read(point, entry)
-        comparison.finish()
+                tell(f"{name}: checking {' '.join(map(str, entry.candidate.how[:2]))}")
+                comparison.prepare(entry)
+            for number in range(plan.rounds):
+                for entry in comparison.entries:
+                    tell(f"{name}: round {number + 1}")
+                    comparison.read(entry)
+                    forecast.read(point, entry)
+            comparison.finish()
         tell(f"{name}: counting")
         rows += comparison.rows(macs)
         del comparison
@@ -160,6 +162,17 @@ def run(plan: Plan, on_progress: Progress | None = None) -> dict[str, Any]:
     record |= {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": started}
     record |= {"load_before": load, "load_after": os.getloadavg(), "machine": environment.examine()}
     return {"rows": rows, "environment": record}
+
+
+@contextmanager
+def circumstances(plan: Plan, point: Point) -> Iterator[None]:
+    """The device, and in training what `runner.py run` trains with: the fastest algorithms, not deterministic ones."""
+    with ExitStack() as stack:
+        if plan.device.type == "cuda":
+            stack.enter_context(torch.cuda.device(plan.device))
+        if point.mode == "training":
+            stack.enter_context(training.determinism(False))
+        yield
 
 
 def count(candidate: Candidate, task: Task, size: tuple[int, int]) -> tuple[int | None, str | None]:
