@@ -20,6 +20,7 @@ from suites.subjects import LIMITS, Subject, agreement
 from suites.timing import StopWatch, quantiles, ratio
 
 WARM = 2  # calls between the first one and the timed ones; the last of them tells how long a call takes
+CHECKS = 2  # calls after the timed ones
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -52,6 +53,10 @@ class Point:
     mode: str
     size: tuple[int, int]
     batch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode} {self.size[0]}x{self.size[1]} x{self.batch}"
 
     @property
     def pixels(self) -> int:

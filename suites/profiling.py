@@ -2,8 +2,9 @@
 
 A point is a mode, an input size and a batch. At every point the candidates (a model in a precision, with a scan
 backend, compiled or not) are compared (`suites.comparison`): first each is called, checked and warmed up, then they are
-timed in rounds, A B C A B C, so that a machine that slows down slows all of them, and at the end checked once more.
-Ratios are taken within rounds, to the first candidate.
+timed in rounds, and at the end checked once more. A round goes through the candidates at the first size, A B C, then at
+the next size, so that a machine that slows down slows all candidates and all sizes of a sweep. Ratios are taken within
+rounds, to the first candidate.
 """
 
 import gc
@@ -11,6 +12,7 @@ import itertools
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -26,7 +28,8 @@ import models
 from models import scan
 from results.published import parse_overrides
 from suites import environment, training
-from suites.comparison import WARM, Candidate, Comparison, Entry, Plan, Point
+from suites.comparison import CHECKS, Candidate, Comparison, Entry, Plan, Point
+from suites.progress import LINE_S, duration
 from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
 from suites.timing import StopWatch
 
@@ -72,8 +75,10 @@ def plan(
         Candidate(variant, precision, backend, switch == "on")
         for variant, precision, backend, switch in itertools.product(_variants(variants, task), kinds, chosen, switches)
     ]
-    points = itertools.product(names, map(_size, _split("--sizes", sizes)), map(int, _split("--batch", batches)))
-    unique = tuple(dict.fromkeys(candidates)), tuple(dict.fromkeys(Point(*point) for point in points))
+    shapes = [_size(size) for size in _split("--sizes", sizes)]
+    numbers = [int(batch) for batch in _split("--batch", batches)]
+    points = [Point(mode, shape, number) for mode in names for number in numbers for shape in shapes]
+    unique = tuple(dict.fromkeys(candidates)), tuple(dict.fromkeys(points))
     return Plan(*unique, task, routing, rounds, torch_device)
 
 
@@ -140,22 +145,23 @@ def run(plan: Plan, on_progress: Progress | None = None) -> dict[str, Any]:
         if on_progress:
             on_progress(text, forecast.done, forecast.total, forecast.text())
 
-    for point in plan.points:
-        name = f"{point.mode} {point.size[0]}x{point.size[1]} x{point.batch}"
-        comparison = Comparison(plan, point, watch)
-        with circumstances(plan, point):
-            for entry in comparison.entries:
-                tell(f"{name}: checking {' '.join(map(str, entry.candidate.how[:2]))}")
+    for _, sweep in itertools.groupby(plan.points, lambda point: (point.mode, point.batch)):
+        comparisons = [Comparison(plan, point, watch) for point in sweep]
+        with circumstances(plan, comparisons[0].point):
+            for comparison, entry in (both := [(c, e) for c in comparisons for e in c.entries]):
+                tell(f"{comparison.point.name}: checking {' '.join(map(str, entry.candidate.how[:2]))}")
                 comparison.prepare(entry)
             for number in range(plan.rounds):
-                for entry in comparison.entries:
-                    tell(f"{name}: round {number + 1}")
+                for comparison, entry in both:
+                    tell(f"{comparison.point.mode} x{comparison.point.batch}: round {number + 1}")
                     comparison.read(entry)
-                    forecast.read(point, entry)
-            comparison.finish()
-        tell(f"{name}: counting")
-        rows += comparison.rows(macs)
-        del comparison
+                    forecast.read(comparison.point, entry)
+            for comparison in comparisons:
+                comparison.finish()
+        for comparison in comparisons:
+            tell(f"{comparison.point.name}: counting multiply-adds")
+            rows += comparison.rows(macs)
+        del comparison, comparisons, both, entry
         gc.collect()
     backends = ", ".join(dict.fromkeys(candidate.backend for candidate in plan.candidates))
     record = environment.describe(plan.device, backends)
@@ -186,42 +192,42 @@ def count(candidate: Candidate, task: Task, size: tuple[int, int]) -> tuple[int 
 
 
 class Forecast:
-    """Time left of a plan, from readings of it: a candidate's time per input pixel at the latest point of its mode."""
+    """Time left of a plan, by a candidate's latest reading at a point, or at another of its mode by the pixels."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.done = plan, 0
         self.total = len(plan.points) * len(plan.candidates) * plan.rounds
-        self.rates: dict[tuple[str, Candidate], float] = {}  # seconds per input pixel of one reading
+        self.taken: dict[tuple[Point, Candidate], int] = {}
+        self.seconds: dict[tuple[Point, Candidate], float] = {}  # of the latest reading
+        self.rates: dict[tuple[str, Candidate], float] = {}  # per input pixel, of the latest reading of a mode
 
     def read(self, point: Point, entry: Entry) -> None:
+        key = point, entry.candidate
         self.done += 1
-        spent = entry.times[-1] * entry.calls / 1e3 if entry.status == "ok" else 0.0
-        self.rates[point.mode, entry.candidate] = spent / point.pixels
+        self.taken[key] = self.taken.get(key, 0) + 1
+        self.seconds[key] = entry.times[-1] * entry.calls / 1e3 if entry.status == "ok" else 0.0
+        self.rates[point.mode, entry.candidate] = self.seconds[key] / point.pixels
 
     def text(self) -> str:
-        each = len(self.plan.candidates)
-        seconds, known = 0.0, True
-        for number, point in enumerate(self.plan.points):
-            taken = self.done // each - number * self.plan.rounds
-            rounds = self.plan.rounds - max(0, min(self.plan.rounds, taken))
-            for candidate in self.plan.candidates:
-                rate = self.rates.get((point.mode, candidate))
-                known = known and (rate is not None or rounds == 0)
-                warming = 2 * WARM + 2 if rounds == self.plan.rounds else 2  # calls for checks and warm-up
-                seconds += (rate or 0.0) * point.pixels * (rounds + warming if rounds else 0)
-        return f"{'about' if known else 'at least'} {seconds:.0f} s left" if self.rates else "time left not known yet"
+        left, known = 0.0, True
+        for point, candidate in itertools.product(self.plan.points, self.plan.candidates):
+            rate = self.rates.get((point.mode, candidate))
+            known = known and rate is not None
+            seconds = self.seconds.get((point, candidate), (rate or 0.0) * point.pixels)
+            left += seconds * (self.plan.rounds - self.taken.get((point, candidate), 0) + CHECKS)
+        return f"{'about' if known else 'at least'} {duration(left)} left" if self.rates else "time left not known yet"
 
 
 class ProfileBar(RichProgress):
-    """A bar with what is measured now and the time left; where there is no terminal, a line per point."""
+    """A bar with what is measured now and the time left; where there is no terminal, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}"))
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.bar, self.point = self.add_task("starting", total=None, left=""), ""
+        self.bar, self.line_due = self.add_task("starting", total=None, left=""), 0.0
 
     def __call__(self, text: str, done: int, total: int, left: str) -> None:
         self.update(self.bar, description=text, completed=done, total=total, left=left)
-        if self.disable and (point := text.partition(":")[0]) != self.point:
-            self.point = point
-            self.console.print(f"[{done}/{total}] {point}; {left}", markup=False, highlight=False, soft_wrap=True)
+        if self.disable and time.monotonic() >= self.line_due:
+            self.line_due = time.monotonic() + LINE_S
+            self.console.print(f"[{done}/{total}] {text}; {left}", markup=False, highlight=False, soft_wrap=True)

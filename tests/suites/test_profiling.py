@@ -18,7 +18,7 @@ from models import scan
 from models.scan import mamba_ssm as peer_backend
 from models.scan import reference
 from reports import profile
-from suites import comparison, profiling
+from suites import profiling
 from suites.comparison import Candidate, Comparison, Entry, Point
 from suites.spec import SpecError, Task
 from suites.subjects import LIMITS, Subject, agreement
@@ -126,12 +126,18 @@ def test_a_row_holds_what_the_contract_names_and_follows_from_its_readings():
     assert second["peak_mib"] is None and second["peak_mib_reason"]
 
 
-def test_candidates_take_turns(monkeypatch):
+def test_candidates_and_sizes_take_turns(monkeypatch):
     called = []
     whole = Comparison.read
-    monkeypatch.setattr(Comparison, "read", lambda self, e: (called.append(e.candidate.backend), whole(self, e)))
-    rows(backends="chunked,reference", rounds=2)
-    assert called == ["chunked", "reference"] * 2
+
+    def read(self, entry):
+        called.append((self.point.size[1], entry.candidate.backend))
+        whole(self, entry)
+
+    monkeypatch.setattr(Comparison, "read", read)
+    found = rows(backends="chunked,reference", sizes="8x8,8x16", rounds=2)
+    assert called == [(8, "chunked"), (8, "reference"), (16, "chunked"), (16, "reference")] * 2
+    assert [(row["width"], row["backend"]) for row in found] == called[:4]
 
 
 def test_what_cannot_run_is_a_row_with_its_reason_and_the_rest_goes_on():
@@ -391,13 +397,12 @@ def test_the_forecast_adds_up_what_is_left():
     made = plan(sizes="10x10,20x20", rounds=4)
     forecast = profiling.Forecast(made)
     assert "not known" in forecast.text()
-    entry = Entry(made.candidates[0], times=[1000.0])
-    forecast.read(made.points[0], entry)
-    later = 4 + 2 * comparison.WARM + 2  # readings and calls at the second point, four times the pixels
-    assert forecast.text() == f"about {3 + 2 + 4 * later} s left"
-    assert "at least" in (lambda f: (f.read(made.points[0], entry), f.text())[1])(
-        profiling.Forecast(replace(made, points=(made.points[0], Point("training", (8, 8), 1))))
-    )
+    forecast.read(made.points[0], Entry(made.candidates[0], times=[1000.0]))
+    assert forecast.text() == "about 29 s left"  # 3 readings and 2 checks, then 4 and 2 of four times the pixels
+    forecast.read(made.points[1], Entry(made.candidates[0], times=[3000.0]))
+    assert forecast.text() == "about 20 s left"
+    forecast.plan = replace(made, points=(made.points[0], Point("training", (8, 8), 1)))
+    assert forecast.text() == "at least 5 s left"
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -415,7 +420,7 @@ def test_the_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path
     status, out, err = command(
         monkeypatch, capsys, *arguments, "--precision", "fp32,tf32", "--backends", "chunked", "--json", str(file)
     )
-    assert status == 0 and "inference 24x24" in err
+    assert status == 0 and "inference 8x8 x1: checking" in err
     assert max(map(len, out.splitlines())) <= 100
     for words in ("inference, 8x8, batch 1", "growth with the pixels", "cannot run: tf32", "99.9% of values within"):
         assert words in out
@@ -445,11 +450,17 @@ def test_macs_are_blank_with_a_reason_without_a_counter(monkeypatch):
     assert number is None and "not installed" in reason
 
 
-def test_the_bar_speaks_once_per_point_where_there_is_no_terminal(tmp_path: Path):
-    with open(tmp_path / "log", "w") as log, profiling.ProfileBar(Console(file=log)) as bar:
-        for text in ("a 8x8: round 1", "a 8x8: round 2", "a 9x9: round 1"):
-            bar(text, 1, 6, "about 3 s left")
-    assert (tmp_path / "log").read_text().splitlines() == ["[1/6] a 8x8; about 3 s left", "[1/6] a 9x9; about 3 s left"]
+def test_the_bar_speaks_now_and_then_where_there_is_no_terminal(monkeypatch, tmp_path: Path):
+    now = iter([100.0, 100.0, 101.0, 140.0, 140.0])
+    monkeypatch.setattr(profiling.time, "monotonic", lambda: next(now))
+    with open(tmp_path / "log", "w") as log:
+        bar = profiling.ProfileBar(Console(file=log))
+        for number in range(3):
+            bar(f"round {number}", number, 6, "about 3 s left")
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "[0/6] round 0; about 3 s left",
+        "[2/6] round 2; about 3 s left",
+    ]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
