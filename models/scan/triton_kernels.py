@@ -16,7 +16,7 @@ DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
 ROWS, SHARE, BLOCK = 4, 4, 16  # steps at a time, chunks and channels of a warp, as in triton_tiles.py
 FORWARD_PART, BACKWARD_PART = 16, 8  # states at a time
 MAX_STATES = 64
-FORWARD_WARPS, BACKWARD_WARPS = 20, 12  # per multiprocessor, of work to aim at
+FORWARD_WARPS, BACKWARD_WARPS = 16, 8  # per multiprocessor, of work to aim at
 REPLAY_REGISTERS = ADJOINT_REGISTERS = None
 MIN_CHUNK = 16
 SHORT_CHUNK = 24  # below it, programs rather share the channels of a chunk backward; each writes its own dB and dC
