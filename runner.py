@@ -177,8 +177,8 @@ def profile(
     choices = {"compiled": compiled, "routing": routing, "rounds": rounds, "device": environment.choose_device(device)}
     with profiling.ProfileBar(err) as progress:
         result = profiling.run(profiling.plan(models, Task.parse(task), **lists, **choices), progress)
-    cli.save(json, result)
     show([profiled.markdown(result)])
+    cli.save(json, result)
     return int(any(row["status"] in profiling.WRONG for row in result["rows"]))
 
 
