@@ -117,35 +117,33 @@ def _linear_backward(
     gelu: bool,
     skip: Tensor | None,
     products: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of gamma and beta [2, K] (or [0]), and of weight, bias and scale one after the other."""
     from models.kernels import linear as kernels
 
     rows, out = evenly(x)[0].view(-1, x.shape[-1]), len(weight)
     dy, skip = dy.view(-1, out), None if skip is None else skip.view(-1, out)
-    dz, dx, dgamma, dbeta = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products)
-    dweight, dbias, dscale = kernels.weights(dz, rows, gamma, beta, eps, out, bias is not None, skip, products)
-    rest = (dweight.new_empty(0) if t is None else t for t in (dgamma, dbeta, dbias, dscale))
-    return dx.view(x.shape), dweight, *rest
+    dz, dx, around = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products)
+    return dx.view(x.shape), around, kernels.weights(dz, rows, gamma, beta, eps, out, skip, products)
 
 
 @_linear_backward.register_fake
 def _(dy, x, gamma, beta, eps, weight, bias, gelu, skip, products):
-    def like(t: Tensor | None, present: bool = True) -> Tensor:
-        return weight.new_empty(0 if t is None or not present else t.shape)
-
-    scale = weight.new_empty(0 if skip is None else len(weight))
-    return x.new_empty(x.shape), torch.empty_like(weight), like(gamma), like(beta), like(bias), scale
+    around = weight.new_empty(0 if gamma is None else (2, x.shape[-1]))
+    return x.new_empty(x.shape), around, weight.new_empty(weight.shape[0] * (weight.shape[1] + 2))
 
 
 def _gradients(ctx, dy):
     x, gamma, beta, weight, bias, skip, scale = ctx.saved_tensors
     dy = dy.contiguous()
-    dx, dweight, *rest = torch.ops.mambair_bench.linear_backward(
+    dx, around, sums = torch.ops.mambair_bench.linear_backward(
         dy, x, gamma, beta, ctx.eps, weight, bias, ctx.gelu, skip, ctx.products
     )
-    dgamma, dbeta, dbias, dscale = (None if t.numel() == 0 else t for t in rest)
-    dresidual = dy if ctx.residual else None
-    return dx, dgamma, dbeta, None, dweight, dbias, None, dresidual, None if skip is None else dy * scale, dscale, None
+    dgamma, dbeta = (None, None) if gamma is None else around
+    dweight, dbias, dscale = sums.split([weight.numel(), len(weight), len(weight)])
+    dbias, dresidual = None if bias is None else dbias, dy if ctx.residual else None
+    dskip, dscale = (None, None) if skip is None else (dy * scale, dscale)
+    return dx, dgamma, dbeta, None, dweight.view(weight.shape), dbias, None, dresidual, dskip, dscale, None
 
 
 def _context(ctx, inputs, output) -> None:

@@ -30,7 +30,10 @@ class Blocks(NamedTuple):
     warps: int
 
 
-FORWARD, INPUTS, WEIGHTS = Blocks(128, 64, 8), Blocks(64, 64, 4), Blocks(64, 64, 4)
+# As measured on an H200: for rows of up to 64 features, of up to WHOLE, and of more.
+FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4), Blocks(128, 128, 8)
+INPUTS = Blocks(64, 32, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
+WEIGHTS = Blocks(64, 64, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
 
 
 @triton.jit
@@ -130,8 +133,7 @@ def _inputs(
     bias,
     dz,  # written if GELU
     dx,
-    dgamma,  # [programs, K]
-    dbeta,
+    sums,  # [programs, 2, K]: dgamma, dbeta
     rows,
     eps,
     N: tl.constexpr,
@@ -147,11 +149,12 @@ def _inputs(
     total_gamma, total_beta = tl.zeros([BK], tl.float32), tl.zeros([BK], tl.float32)
     for turn in range(tl.cdiv(tl.cdiv(rows, BM), tl.num_programs(0))):
         row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * BM + tl.arange(0, BM)
-        if gamma is not None:
-            v, inverse = _normalised(x, row, rows, k, eps, K, S)
-            left = split(_affine(v, gamma, beta, k, K), PRODUCTS)
-        elif GELU:
-            left = split(_tile(x, row, rows, k, K, S), PRODUCTS)
+        if GELU:
+            if gamma is not None:
+                v, _ = _normalised(x, row, rows, k, eps, K, S)
+                left = split(_affine(v, gamma, beta, k, K), PRODUCTS)
+            else:
+                left = split(_tile(x, row, rows, k, K, S), PRODUCTS)
         grad = tl.zeros([BM, BK], tl.float32)
         for start in range(0, N, BN):
             n = start + tl.arange(0, BN)
@@ -163,14 +166,16 @@ def _inputs(
                 tl.store(dz + row[:, None] * N + n[None, :], g, mask=(row < rows)[:, None] & (n < N)[None, :])
             grad += dot(split(g, PRODUCTS), w, PRODUCTS)
         if gamma is not None:
+            v, inverse = _normalised(x, row, rows, k, eps, K, S)  # again: no registers for it in between
             total_gamma += tl.sum(grad * v, 0)
             total_beta += tl.sum(grad, 0)
             grad *= tl.load(gamma + k, mask=k < K, other=0.0)[None, :]
             grad = (grad - tl.sum(grad, 1)[:, None] / K - v * (tl.sum(grad * v, 1)[:, None] / K)) * inverse[:, None]
         tl.store(dx + row[:, None] * K + k[None, :], grad, mask=(row < rows)[:, None] & (k < K)[None, :])
     if gamma is not None:
-        tl.store(dgamma + tl.program_id(0) * K + k, total_gamma, mask=k < K)
-        tl.store(dbeta + tl.program_id(0) * K + k, total_beta, mask=k < K)
+        sums += tl.program_id(0) * 2 * K
+        tl.store(sums + k, total_gamma, mask=k < K)
+        tl.store(sums + K + k, total_beta, mask=k < K)
 
 
 @triton.jit
@@ -180,9 +185,7 @@ def _weights(
     gamma,
     beta,
     skip,
-    dweight,  # [programs, N, K]
-    dbias,  # [programs, N]
-    dscale,  # [programs, N]
+    sums,  # [programs, N K + N + N]: dweight, dbias, dscale
     rows,
     eps,
     N: tl.constexpr,
@@ -196,7 +199,7 @@ def _weights(
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     k = tl.program_id(2) * BK + tl.arange(0, BK)
     total = tl.zeros([BN, BK], tl.float32)
-    total_bias, total_scale = tl.zeros([BN], tl.float32), tl.zeros([BN], tl.float32)
+    total_bias, total_scale = tl.zeros([BN], tl.float32), tl.zeros([BN], tl.float32)  # 0 without `skip`
     for turn in range(tl.cdiv(tl.cdiv(rows, BM), tl.num_programs(0))):
         row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * BM + tl.arange(0, BM)
         if gamma is not None:
@@ -209,19 +212,20 @@ def _weights(
         total_bias += tl.sum(g, 0)
         if skip is not None:
             total_scale += tl.sum(g * _tile(skip, row, rows, n, N, N), 0)
-    at = (tl.program_id(0) * N + n).to(tl.int64)
-    tl.store(dweight + at[:, None] * K + k[None, :], total, mask=(n < N)[:, None] & (k < K)[None, :])
+    sums += tl.program_id(0).to(tl.int64) * (N * K + 2 * N)
+    tl.store(sums + n[:, None] * K + k[None, :], total, mask=(n < N)[:, None] & (k < K)[None, :])
     if tl.program_id(2) == 0:
-        if dbias is not None:
-            tl.store(dbias + at, total_bias, mask=n < N)
-        if skip is not None:
-            tl.store(dscale + at, total_scale, mask=n < N)
+        tl.store(sums + N * K + n, total_bias, mask=n < N)
+        tl.store(sums + N * K + N + n, total_scale, mask=n < N)
 
 
-def _block(features: int) -> int:
-    """Features of one block: all of them, or 64 at a time."""
-    wide = max(16, triton.next_power_of_2(features))
-    return wide if wide <= WHOLE else 64
+def _cut(blocks: Blocks | tuple[Blocks, Blocks, Blocks], features: int, out: int) -> dict:
+    """Sizes of a program's tile: all features of a row, or 64 at a time, and as many of those that go out as fit."""
+    whole = max(16, triton.next_power_of_2(features))
+    if not isinstance(blocks, Blocks):
+        blocks = blocks[0 if whole <= 64 else 1 if whole <= WHOLE else 2]
+    wide = min(blocks.features, max(16, triton.next_power_of_2(out)))
+    return {"BM": blocks.rows, "BN": wide, "BK": whole if whole <= WHOLE else 64, "num_warps": blocks.warps}
 
 
 def forward(
@@ -237,17 +241,16 @@ def forward(
     scale: Tensor | None,
     products: str,
     dtype: torch.dtype,
-    blocks: Blocks = FORWARD,
+    blocks: Blocks | tuple[Blocks, Blocks, Blocks] = FORWARD,
 ) -> Tensor:
     """y [M, N] of `dtype`, for x [M, K] of any even rows, contiguous residual and skip [M, N]; weight [N, K]."""
-    (rows, features), apart, out = x.shape, x.stride(0), weight.shape[0]
+    (rows, features), out = x.shape, weight.shape[0]
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
-    block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
-    across = 1 if block >= features else triton.cdiv(out, wide)
-    _forward[(triton.cdiv(rows, blocks.rows), across)](
+    cut = _cut(blocks, features, out)
+    across = 1 if cut["BK"] >= features else triton.cdiv(out, cut["BN"])
+    _forward[(triton.cdiv(rows, cut["BM"]), across)](
         *(x, gamma, beta, weight, bias, residual, skip, scale, y, rows, eps),
-        **{"N": out, "K": features, "S": apart, "GELU": gelu, "PRODUCTS": products},
-        **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
+        **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, **cut},
     )
     return y
 
@@ -262,22 +265,25 @@ def inputs(
     bias: Tensor | None,
     gelu: bool,
     products: str,
-    blocks: Blocks = INPUTS,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of z (without GELU dy itself), x, gamma and beta. GELU and LayerNorm: for at most WHOLE features."""
-    (rows, features), apart, out = x.shape, x.stride(0), weight.shape[0]
+    blocks: Blocks | tuple[Blocks, Blocks, Blocks] = INPUTS,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of z (dy itself without GELU), of x, and of gamma and beta: [2, K], or [0] without them.
+
+    GELU and LayerNorm: for at most WHOLE features.
+    """
+    (rows, features), out = x.shape, weight.shape[0]
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dz = torch.empty_like(dy) if gelu else dy
-    block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
-    tiles = triton.cdiv(rows, blocks.rows)
-    programs = tiles if gamma is None else min(4 * PROGRAMS, tiles)
-    sums = [None if gamma is None else torch.empty((programs, features), device=x.device) for _ in range(2)]
-    _inputs[(programs, triton.cdiv(features, block))](
-        *(dy, x, gamma, beta, weight, bias, dz, dx, *sums, rows, eps),
-        **{"N": out, "K": features, "S": apart, "GELU": gelu, "PRODUCTS": products},
-        **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
+    cut = _cut(blocks, features, out)
+    programs = triton.cdiv(rows, cut["BM"])
+    if gamma is not None:
+        programs = min(4 * PROGRAMS, programs)
+    sums = torch.empty((programs, 0 if gamma is None else 2, features), device=x.device)
+    _inputs[(programs, triton.cdiv(features, cut["BK"]))](
+        *(dy, x, gamma, beta, weight, bias, dz, dx, sums, rows, eps),
+        **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, **cut},
     )
-    return dz, dx, *(None if s is None else s.sum(0) for s in sums)
+    return dz, dx, sums.sum(0) if len(sums[0]) else dx.new_empty(0)
 
 
 def weights(
@@ -287,22 +293,17 @@ def weights(
     beta: Tensor | None,
     eps: float,
     out: int,
-    biased: bool,
     skip: Tensor | None,
     products: str,
-    blocks: Blocks = WEIGHTS,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of weight [N, K], of bias [N] if `biased` and of scale [N] if there is `skip`, float32."""
-    (rows, features), apart, device = x.shape, x.stride(0), x.device
-    block, wide = _block(features), min(blocks.features, max(16, triton.next_power_of_2(out)))
-    grid = triton.cdiv(out, wide), triton.cdiv(features, block)
-    programs = max(1, min(2 * PROGRAMS // (grid[0] * grid[1]), triton.cdiv(rows, blocks.rows)))
-    dweight = torch.empty((programs, out, features), device=device)
-    dbias = torch.empty((programs, out), device=device) if biased else None
-    dscale = None if skip is None else torch.empty((programs, out), device=device)
+    blocks: Blocks | tuple[Blocks, Blocks, Blocks] = WEIGHTS,
+) -> Tensor:
+    """Gradients of weight [N, K], bias [N] and scale [N] (0 without `skip`), one after the other, float32."""
+    (rows, features), cut = x.shape, _cut(blocks, x.shape[1], out)
+    grid = triton.cdiv(out, cut["BN"]), triton.cdiv(features, cut["BK"])
+    programs = max(1, min(2 * PROGRAMS // (grid[0] * grid[1]), triton.cdiv(rows, cut["BM"])))
+    sums = torch.empty((programs, out * (features + 2)), device=x.device)
     _weights[(programs, *grid)](
-        *(dz, x, gamma, beta, skip, dweight, dbias, dscale, rows, eps),
-        **{"N": out, "K": features, "S": apart, "PRODUCTS": products},
-        **{"BM": blocks.rows, "BN": wide, "BK": block, "num_warps": blocks.warps},
+        *(dz, x, gamma, beta, skip, sums, rows, eps),
+        **{"N": out, "K": features, "S": x.stride(0), "PRODUCTS": products, **cut},
     )
-    return tuple(None if s is None else s.sum(0) for s in (dweight, dbias, dscale))
+    return sums.sum(0)
