@@ -14,7 +14,7 @@ decides. In training the values are the gradients of all parameters.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,25 +106,34 @@ class Subject:
         """Whether it draws from a generator whose numbers depend on the device (stochastic depth)."""
         return self.mode == "training" and getattr(self.network.config, "drop_path_rate", 0) > 0
 
-    def call(self, precision: str, backend: str, compiled: bool, labels: Tensor | None = None) -> Tensor:
-        """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run so."""
+    def call(
+        self, precision: str, backend: str, compiled: bool, labels: Tensor | None = None, parts: int = 1
+    ) -> Tensor:
+        """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run so.
+
+        parts: equal parts of the batch that are taken one after the other, for the same result in less memory.
+        """
         self.network.backend = backend
         if hasattr(self.network, "compiled"):
             self.network.compiled = compiled
         elif compiled:
             raise models.ModelError("this network has no layers to compile")
+        batch = replace(self.batch, labels=labels)
         if self.mode == "training":
-            batch = Batch(self.batch.lq, self.batch.gt, self.batch.keys, labels)
-            budget = Budget("reduced", 1, self.cell.budget.batch, self.cell.budget.patch, precision=precision)
-            cell = Cell(self.cell.variant, self.cell.task, 0, budget, (), (), self.cell.protocol)
-            return training.optimise(self.network, self.optimizer, batch, cell, 1)
-        self.network.noise = PhiloxGumbel(self.batch.keys)
+            budget = replace(self.cell.budget, precision=precision, accumulate=parts)
+            return training.optimise(self.network, self.optimizer, batch, replace(self.cell, budget=budget), 1)
         with torch.no_grad(), models.precision(precision, self.device):
-            return self.network(self.batch.lq) if labels is None else self.network(self.batch.lq, labels)
+            return (
+                torch.cat([self.restored(part) for part in batch.parts(parts)]) if parts > 1 else self.restored(batch)
+            )
 
-    def result(self, precision: str, backend: str, compiled: bool, given: bool = False) -> list[Tensor]:
+    def restored(self, batch: Batch) -> Tensor:
+        self.network.noise = PhiloxGumbel(batch.keys)
+        return self.network(batch.lq) if batch.labels is None else self.network(batch.lq, batch.labels)
+
+    def result(self, precision: str, backend: str, compiled: bool, given: bool = False, parts: int = 1) -> list[Tensor]:
         """float32 tensors on the host to be compared: the output, or the gradient of every parameter."""
-        output = self.call(precision, backend, compiled, self.labels if given else None)
+        output = self.call(precision, backend, compiled, self.labels if given else None, parts)
         if self.mode == "inference":
             return [output.float().cpu()]
         gradients = [p.grad.float().cpu() for p in self.network.parameters() if p.grad is not None]
@@ -140,9 +149,10 @@ class Subject:
             self.optimizer.state.clear()
 
     def reference(self, given: bool) -> list[Tensor]:
-        """The same of the plain network in float32. Raises as the network does, also when memory is short."""
+        """The same of the plain network in float32, image by image. Raises as it does, also when memory is short."""
+        parts = 1 if self.draws else len(self.batch.keys)
         with plain_scan_in_chunks():
-            return self.result("fp32", "reference", False, given and self.labels is not None)
+            return self.result("fp32", "reference", False, given and self.labels is not None, parts)
 
     def bytes(self) -> int:
         """Of all tensors that it keeps on its device between two calls."""

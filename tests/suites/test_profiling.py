@@ -154,11 +154,11 @@ def test_out_of_memory_is_a_row_and_the_rest_goes_on(monkeypatch, when):
     calls = []
     whole = Subject.call
 
-    def call(self, precision, backend, compiled, labels=None):
+    def call(self, precision, backend, *rest):
         calls.append(backend)
         if backend == "chunked" and (when == "at once" or calls.count("chunked") > 6):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
-        return whole(self, precision, backend, compiled, labels)
+        return whole(self, precision, backend, *rest)
 
     monkeypatch.setattr(Subject, "call", call)
     first, second = rows(backends="chunked,cpu" if scan.load("cpu").unavailable() is None else "chunked,reference")
@@ -169,10 +169,10 @@ def test_out_of_memory_is_a_row_and_the_rest_goes_on(monkeypatch, when):
 def test_an_unforeseen_error_of_a_kernel_is_a_row(monkeypatch):
     whole = Subject.call
 
-    def call(self, precision, backend, compiled, labels=None):
+    def call(self, precision, backend, *rest):
         if precision == "bf16":
             raise RuntimeError("an illegal instruction was met")
-        return whole(self, precision, backend, compiled, labels)
+        return whole(self, precision, backend, *rest)
 
     monkeypatch.setattr(Subject, "call", call)
     first, second = rows(precisions="bf16,fp32")
@@ -277,6 +277,15 @@ def test_a_training_step_leaves_the_weights_as_they_are():
     assert loss == pytest.approx(float(expected), rel=1e-5)
     weights = sum(p.numel() for p in before)
     assert subject.bytes() > 4 * 4 * weights  # weights, gradients, two moments
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("given", [True, False])
+def test_the_reference_of_a_batch_is_taken_image_by_image(mode, given):
+    subject = Subject("mambairv2-tiny", {}, SR2, mode, (8, 16), 3, CPU)
+    together = subject.result("fp32", "chunked", False, given)
+    assert agreement(subject.reference(given), together, 1e-4) == 1
+    assert agreement(subject.reference(not given), together, 1e-4) < 0.5  # another order, another result
 
 
 def test_weights_that_a_bad_step_spoilt_are_mended():
