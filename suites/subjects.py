@@ -123,9 +123,8 @@ class Subject:
             budget = replace(self.cell.budget, precision=precision, accumulate=parts)
             return training.optimise(self.network, self.optimizer, batch, replace(self.cell, budget=budget), 1)
         with torch.no_grad(), models.precision(precision, self.device):
-            return (
-                torch.cat([self.restored(part) for part in batch.parts(parts)]) if parts > 1 else self.restored(batch)
-            )
+            outputs = [self.restored(part) for part in batch.parts(parts)]
+        return torch.cat(outputs) if parts > 1 else outputs[0]
 
     def restored(self, batch: Batch) -> Tensor:
         self.network.noise = PhiloxGumbel(batch.keys)
