@@ -3,19 +3,20 @@
     <root>/<hash>/               a training cell: config.json, environment.json, status.json, scores.parquet,
                                  train.jsonl, weights.safetensors
     <root>/evaluations/<hash>/   scores of given weights: record.json (its key), environment.json, scores.parquet
+    <root>/families/<hash>/      which variant is compared with which base: member.json (results.families)
 
 <hash> names the canonical configuration or key (`records.key_of`). Score tables have a row per image: dataset, image
 (stem), pixels (SHA-256 of the decoded ground truth), psnr, ssim, psnr_single, seconds. Tables and reports are pure
 functions of these files. A results folder may be archived, moved and merged with another as it is (results.archive).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from results import locks, records
+from results import families, locks, records
 from results.records import StoreError
 
 __all__ = ["STATES", "Store", "StoreError"]
@@ -204,6 +205,33 @@ class Store:
         rows = records.read_frame(folder / "scores.parquet")
         environments = records.read_json(folder / "environment.json")
         return rows, {"key": key, "expected": expected, "environments": environments}
+
+    # Families
+
+    def add_family(
+        self, suite: str, family: str, base: Mapping[str, Any], members: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """Files which cells a family compares: configurations of its base and of its members with their labels, the
+        base among them, in the order in which tables show them. Seeds are left out: a member is all of its seeds."""
+        families.add(self.root, suite, family, base, members)
+
+    def family_folders(self) -> list[Path]:
+        return self._folders(self.root / families.FOLDER)
+
+    def families(self) -> pd.DataFrame:
+        """A row per family, member and stored cell of that member, finished or not (`families.COLUMNS`), in the order
+        suite, family, comparison, order, seed:
+
+        suite, family: names ("ablations", "tokens"). comparison: 8 hex digits that (suite, family, base) share: pool
+        variances and apply Holm within one of these; the same family at another budget or on another task is another.
+        task, budget: of the cells. order: place of the member in tables. label: what the family calls it ("T = 64"),
+        where `variant` is the cell's own name ("base"). is_base: whether this member is the base.
+        seed, hash: of the cell, to be joined with `cells()`, `means()`, `scores()`; None for a member of which no cell
+        is stored. base: hash of the base's cell of the same seed, whether or not it is stored; equals `hash` for the
+        base itself. A cell is in as many rows as families name it, and trained once.
+        problem: what is wrong with a record that cannot be read; every other column of that row is None.
+        """
+        return families.frame(self.family_folders(), self.cells())
 
     # Frames
 
