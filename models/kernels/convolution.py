@@ -23,6 +23,7 @@ from torch import Tensor
 from models.kernels import evenly
 from models.kernels.depthwise import _tile
 from models.kernels.products import dot, split
+from models.kernels.sums import sum_rows
 
 TAPS = tl.constexpr(9)
 PROGRAMS = 264  # of `_weights`, about; fixed, so that the order of sums depends on shapes only
@@ -336,4 +337,4 @@ def backward_weight(dy: Tensor, x: Tensor, products: str, parts: Parts | None = 
         STAGES=cut.stages,
         num_warps=cut.warps,
     )
-    return partial.sum(0).permute(3, 2, 0, 1).contiguous(), partial_bias.sum(0)
+    return sum_rows(partial).permute(3, 2, 0, 1).contiguous(), sum_rows(partial_bias)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels import evenly
+from models.kernels.sums import sum_rows
 
 ELEMENTS = {4: 2048, 1: 1024}  # of a program's tile, by its warps
 
@@ -244,4 +245,4 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor |
     _, programs, constants = _sizes(x, kernel, 4)
     _transposed[(programs,)](dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants)
     dgate = dx.new_empty(0) if side is None else direct
-    return dx, dweight.sum(0).to(weight.dtype), dbias.sum(0).to(bias.dtype), dgate
+    return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(bias.dtype), dgate

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels.products import dot, split, transposed
+from models.kernels.sums import sum_rows
 
 WHOLE = 128  # features of the widest row that one block holds, as models.linear knows
 PROGRAMS = 264  # that sum over rows: two to every processor of an H100
@@ -90,11 +91,12 @@ def _forward(
     S: tl.constexpr,  # between rows of x
     GELU: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    ACROSS: tl.constexpr,  # programs that share rows; they run side by side, so that rows are read from memory once
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    row = (tl.program_id(0) // ACROSS).to(tl.int64) * BM + tl.arange(0, BM)
     if BK >= K:
         k = tl.arange(0, BK)
         if gamma is not None:
@@ -102,7 +104,7 @@ def _forward(
             whole = split(_affine(v, gamma, beta, k, K), PRODUCTS)
         else:
             whole = split(_tile(x, row, rows, k, K, S), PRODUCTS)
-    for start in range(tl.program_id(1) * BN, N, tl.num_programs(1) * BN):
+    for start in range(tl.program_id(0) % ACROSS * BN, N, ACROSS * BN):
         n = start + tl.arange(0, BN)
         if BK >= K:
             z = dot(whole, transposed(_matrix(weight, n, k, N, K, PRODUCTS)), PRODUCTS)
@@ -248,9 +250,9 @@ def forward(
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
     cut = _cut(blocks, features, out)
     across = 1 if cut["BK"] >= features else triton.cdiv(out, cut["BN"])
-    _forward[(triton.cdiv(rows, cut["BM"]), across)](
+    _forward[(triton.cdiv(rows, cut["BM"]) * across,)](
         *(x, gamma, beta, weight, bias, residual, skip, scale, y, rows, eps),
-        **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, **cut},
+        **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, "ACROSS": across, **cut},
     )
     return y
 
@@ -277,13 +279,13 @@ def inputs(
     cut = _cut(blocks, features, out)
     programs = triton.cdiv(rows, cut["BM"])
     if gamma is not None:
-        programs = min(4 * PROGRAMS, programs)
+        programs = min(2 * PROGRAMS, programs)
     sums = torch.empty((programs, 0 if gamma is None else 2, features), device=x.device)
     _inputs[(programs, triton.cdiv(features, cut["BK"]))](
         *(dy, x, gamma, beta, weight, bias, dz, dx, sums, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, **cut},
     )
-    return dz, dx, sums.sum(0) if len(sums[0]) else dx.new_empty(0)
+    return dz, dx, dx.new_empty(0) if gamma is None else sum_rows(sums)
 
 
 def weights(
@@ -306,4 +308,4 @@ def weights(
         *(dz, x, gamma, beta, skip, sums, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "PRODUCTS": products, **cut},
     )
-    return sums.sum(0)
+    return sum_rows(sums)

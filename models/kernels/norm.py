@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels import evenly
+from models.kernels.sums import sum_rows
 
 ELEMENTS = 4096  # of a program's tile
 PROGRAMS = 528  # of the backward pass, each going over many tiles: four to every processor of an H100
@@ -77,4 +78,4 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor,
     _backward[(programs,)](
         dy.contiguous(), x, weight, dx, dweight, dbias, rows, eps, channels, apart, count, wide, num_warps=8
     )
-    return dx, dweight.sum(0).to(weight.dtype), dbias.sum(0).to(weight.dtype)
+    return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(weight.dtype)
