@@ -37,6 +37,7 @@ from models.precision import precision
 from models.scan import resolve
 from results import records
 from suites import checkpointing
+from suites.capture import Captured
 from suites.pool import Batch, Pool
 from suites.sampling import prefetch
 from suites.spec import Budget, Cell
@@ -99,13 +100,14 @@ def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, c
     """One iteration: gradients of the batch's mean loss, summed over equal parts, and an update. Returns that loss.
 
     Nothing is read back from the device. Stochastic depth (MambaIR) draws from torch's generator, keyed by step and
-    part, so that alone differs between a batch and its parts.
+    part, so that alone differs between a batch and its parts; a step that is being captured has none.
     """
     budget = cell.budget
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=batch.gt.device)
     for number, part in enumerate(batch.parts(budget.accumulate)):
-        torch.manual_seed(noise_key("depth", cell.seed, step, number))
+        if not (batch.gt.is_cuda and torch.cuda.is_current_stream_capturing()):
+            torch.manual_seed(noise_key("depth", cell.seed, step, number))
         model.noise = PhiloxGumbel(part.keys)
         with precision(budget.precision, batch.gt.device):
             output = model(part.lq) if part.labels is None else model(part.lq, part.labels)
@@ -164,6 +166,7 @@ class Run:
             "torch": str(torch.__version__),
         }
         on_gpu = device.type == "cuda"
+        captured = on_gpu and backend == "triton" and not getattr(model.config, "drop_path_rate", 0)
         rate = torch.tensor(self.budget.lr, device=device) if on_gpu else self.budget.lr
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=rate, betas=self.budget.betas, fused=True, capturable=on_gpu
@@ -173,6 +176,10 @@ class Run:
         self.on_device = torch.zeros(log_every(self.budget), device=device)  # losses not read yet
         self.unread = 0
         self.log = folder / "train.jsonl"
+        self.work: Callable[[Batch], Tensor] = Captured(self.optimise) if captured else self.optimise
+
+    def optimise(self, batch: Batch) -> Tensor:
+        return optimise(self.model, self.optimizer, batch, self.cell, self.step)
 
     def restore(self) -> None:
         """Takes up the newest whole checkpoint, if any; cuts the log to it. Raises TrainingError for a foreign one."""
@@ -221,7 +228,7 @@ class Run:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        self.on_device[self.unread] = optimise(self.model, self.optimizer, batch, self.cell, self.step)
+        self.on_device[self.unread] = self.work(batch)
         self.unread += 1
 
     def read(self) -> None:
@@ -321,6 +328,8 @@ def train(
     In the folder besides: train.jsonl, a line every `log_every` steps (step, lr, loss: mean since the last line,
     seconds, images_per_second, peak_mib), and checkpoint.pt until the end.
     compiled: MambaIRv2's layers run as torch.compile makes them (models.compilation); the first step waits for it.
+    On a GPU whose scan is in kernels a step is one CUDA graph (suites.capture), which changes no bit of it; not for
+    networks that draw at random in training (MambaIR's stochastic depth).
     on_progress(step, iterations, loss, images per second, seconds left) is called with every line.
 
     Raises TrainingError (bad images, a foreign checkpoint, a loss that is not finite or diverges), ModelError for what

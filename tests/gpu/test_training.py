@@ -27,7 +27,7 @@ def images() -> list[np.ndarray]:
 
 def cell(task: str, budget: Budget = BUDGET) -> Cell:
     parsed = Task.parse(task)
-    return Cell(Variant("tiny", "mambairv2-tiny"), parsed, 0, budget, ("own",), (), Protocol.official(parsed))
+    return Cell(Variant("tiny", "mambairv2-tiny"), parsed, 0, budget, ("own",), ("own",), Protocol.official(parsed))
 
 
 @pytest.mark.parametrize("task", ["sr-x2", "denoise-25", "jpeg-10"])

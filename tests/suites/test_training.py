@@ -26,7 +26,13 @@ BUDGET = Budget("smoke", 40, batch=4, patch=16, lr=1e-3, checkpoint_every=7, mil
 def cell(seed: int = 0, task: str = "sr-x2", budget: Budget = BUDGET, **overrides) -> Cell:
     parsed = Task.parse(task)
     return Cell(
-        Variant("small", "mambairv2-tiny", overrides), parsed, seed, budget, ("own",), (), Protocol.official(parsed)
+        Variant("small", "mambairv2-tiny", overrides),
+        parsed,
+        seed,
+        budget,
+        ("own",),
+        ("own",),
+        Protocol.official(parsed),
     )
 
 

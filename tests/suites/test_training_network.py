@@ -32,7 +32,13 @@ def one_thread():
 
 def cell(budget: Budget, task: Task = SR2, **overrides) -> Cell:
     return Cell(
-        Variant("tiny", "mambairv2-tiny", overrides), task, 0, budget, ("embedded",), (), Protocol.official(task)
+        Variant("tiny", "mambairv2-tiny", overrides),
+        task,
+        0,
+        budget,
+        ("embedded",),
+        ("embedded",),
+        Protocol.official(task),
     )
 
 
