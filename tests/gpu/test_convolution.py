@@ -104,7 +104,6 @@ def test_images_of_more_than_2_to_the_31_elements():
 
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])
 def test_compiled_convolutions_train(precision, monkeypatch):
-    monkeypatch.setattr("models.operators.PROVEN_ON_GPU", True)
     monkeypatch.setattr("models.convolution.CHOSEN", ("tf32x3", "tf32", "bf16"))
     conv = layers.conv3x3(24, 24).cuda()
 

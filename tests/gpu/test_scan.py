@@ -69,8 +69,8 @@ def test_forward_and_every_gradient_twice_alike(case, backend, poisoned):
     names = ("y", "u", "delta", "A", "B", "C", "D", "delta_bias", "table", "soft")
     for name, got, again, exact in zip(names, first, second, expected, strict=True):
         assert torch.equal(got, again), name
-        error = float((got - exact).abs().max() / exact.abs().max())
-        assert error < 3e-6, f"{name}: {error:.1e}"
+        error, size = float((got - exact).abs().max()), float(exact.abs().max())
+        assert error <= 3e-6 * size, f"{name}: {error:.1e} of {size:.1e}"  # dA of a single step is zero
 
 
 @pytest.mark.parametrize("backend", [name for name in USABLE if name != "reference"])
