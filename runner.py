@@ -16,6 +16,7 @@ from reports import page, render
 from reports import profile as profiled
 from reports import tables as drawn
 from results.archive import import_into
+from results.evidence import Evidence
 from results.store import Store
 from suites import commandline as cli
 from suites import engine, verification
@@ -50,7 +51,7 @@ def list_everything(data: cli.Data = cli.DATA, results: cli.Results = cli.STORE)
 
     show(["suites:", *(f"  {name:16} {recipe.__doc__.splitlines()[0]}" for name, recipe in SUITES.items())])
     show([f"models: {', '.join(models.names())}; baselines bicubic, identity"])
-    show(["datasets:", *cli.data_lines("list", data)[0], f"tables: {', '.join(drawn.names(Store(results)))}"])
+    show(["datasets:", *cli.data_lines("list", data)[0], f"tables: {', '.join(drawn.names(Evidence(Store(results))))}"])
 
 
 @app.command()
@@ -92,10 +93,10 @@ def tables(
     results: cli.Results = cli.STORE,
 ) -> None:
     """Every table: published, measured, difference, interval, verdict."""
-    store = Store(results)
-    frames = [(drawn.table(name, store), drawn.caption(name)) for name in names or drawn.names(store)]
+    evidence = Evidence(Store(results))
+    frames = [(drawn.table(name, evidence), drawn.caption(name)) for name in names or drawn.names(evidence)]
     print(render.render_all(frames, format_))
-    for problem in drawn.problems():
+    for problem in drawn.problems(evidence):
         err.print(f"left out: {problem}")
 
 

@@ -1,7 +1,8 @@
 """What a rendered table shows of its frame: a list of blocks, grids of text with their ranks, whatever the format.
 
 A paper's table: the published values as the paper sets them, then published beside measured for the networks that are
-built here. What was trained here: a grid of variants per study and dataset.
+built here. What was trained here: a grid of variants per family and dataset. What the protocol is worth: settings down,
+datasets across.
 """
 
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from reports.sensitivity import OFFICIAL
 from results import published
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "params": "params", "macs": "MACs"}
 SIGNS = {"secondary": "†", "computed": "‡"}
 LEGEND = {"†": "a secondary source, not the paper itself", "‡": "computed by this project, not printed in the paper"}
 COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
-VARIANTS = ("variant", "params", "PSNR", "SSIM", "vs base", "95 % interval", "verdict")
+VARIANTS = ("variant", "PSNR", "SSIM", "vs base", "95 %", "paper", "MDE", "verdict")
 SCORES = ("psnr", "ssim")
 
 
@@ -41,20 +43,28 @@ class Block:
 
 def blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """The blocks of a frame of `reports.tables.table`, in order."""
-    if frame["published"].notna().any():
-        for task, part in frame.groupby("task", sort=False):
-            for metrics in (("params", "macs", "psnr"), ("ssim",)):
-                shown = part[part["metric"].isin(metrics)]
-                if not shown.empty:
-                    yield _as_published(task, shown)
-        own = frame[frame["model"] != ""]
-        for (task, method), part in own.groupby(["task", "method"], sort=False):
-            if part["measured"].notna().any():
-                yield from _compared(f"{method}, {task}", part)
-        yield from _not_measured(own)
-    else:
+    kind = next(iter(frame["kind"]), "paper")
+    if kind == "sensitivity":
+        for (origin, task), part in frame[frame["metric"] == "psnr"].groupby(["setting", "task"], sort=False):
+            yield from _settings(origin, task, part)
+    elif kind == "trained":
         for (task, _, dataset), part in frame.groupby(["task", "study", "dataset"], sort=False):
             yield _variants(task, dataset, part)
+    else:
+        yield from _paper(frame)
+
+
+def _paper(frame: pd.DataFrame) -> Iterator[Block]:
+    for task, part in frame.groupby("task", sort=False):
+        for metrics in (("params", "macs", "psnr"), ("ssim",)):
+            shown = part[part["metric"].isin(metrics)]
+            if not shown.empty:
+                yield _as_published(task, shown)
+    own = frame[frame["model"] != ""]
+    for (task, method), part in own.groupby(["task", "method"], sort=False):
+        if part["measured"].notna().any():
+            yield from _compared(f"{method}, {task}", part)
+    yield from _not_measured(own)
 
 
 def _quantity(row: dict[str, Any]) -> str:
@@ -165,27 +175,110 @@ def _not_measured(own: pd.DataFrame) -> Iterator[Block]:
 
 
 def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
-    budget = part["budget"].iloc[0]
-    setting = part["setting"].iloc[0]
-    heading = f"{task} on {dataset}, {budget} budget{f' ({setting})' if setting else ''}"
-    block = Block(heading, VARIANTS, left=(0, 6))
+    budget, setting = part[["budget", "setting"]].iloc[0]
+    block = Block(f"{task} on {dataset}, {budget} budget{f' ({setting})' if setting else ''}", VARIANTS)
     variants = {key: {row["metric"]: row for row in rows.to_dict("records")} for key, rows in _by_variant(part)}
     marks = {metric: _marks({key: rows[metric]["measured"] for key, rows in variants.items()}) for metric in SCORES}
     for key, rows in variants.items():
         psnr = rows["psnr"]
-        cells = [Cell(psnr["method"]), Cell(number(rows["params"]["measured"], "params"))]
+        cells = [Cell(psnr["method"])]
         cells += [Cell(number(rows[name]["measured"], name), marks[name].get(key, "")) for name in SCORES]
-        texts = (number(psnr["difference"], "psnr", signed=True), psnr["interval"] or "", psnr["verdict"])
+        texts = (number(psnr["difference"], "psnr", signed=True), half_width(psnr), psnr["published"] or "")
+        texts += (detectable(psnr["mde"]), psnr["verdict"])
         block.rows.append([*cells, *(Cell(text) for text in texts)])
-        if psnr["note"]:
-            block.notes.append(f"{psnr['method']}: {psnr['note']}.")
+    _drop_empty(block, ("paper", "MDE"))
+    counts = {rows["params"]["method"]: number(rows["params"]["measured"], "params") for rows in variants.values()}
+    block.notes.append("Parameters: " + ", ".join(f"{name} {count or '-'}" for name, count in counts.items()) + ".")
+    block.notes += [
+        f"{rows['psnr']['method']}: {rows['psnr']['note']}." for rows in variants.values() if rows["psnr"]["note"]
+    ]
     scored = part[part["metric"].isin(SCORES)]
     block.notes += [_sentence(text) for text in dict.fromkeys(scored["evidence"].dropna())]
-    block.notes.append(f"Protocol: {part['protocol'].iloc[0]}.")
-    block.notes.append("Every interval stands alone: none is widened for the number of comparisons.")
-    if budget != "paper":
-        block.notes.append("Only the differences mean something: no score here is comparable with the paper's.")
+    block.notes += [f"Protocol: {text}." for text in dict.fromkeys(filter(None, part["protocol"]))][:1]
+    block.notes += _how(part)
     return block
+
+
+def _how(part: pd.DataFrame) -> Iterator[str]:
+    """What the columns of a family's block mean."""
+    psnr = part[part["metric"] == "psnr"]
+    pooled = psnr["df"].dropna()
+    if len(pooled):
+        yield (
+            "95 %: paired by seed, the variance that the family shares, with "
+            f"{pooled.iloc[0]:.0f} degrees of freedom; verdicts after Holm's correction for {len(pooled)}."
+        )
+    if (psnr["verdict"] == "inconclusive").any():
+        yield "MDE: the difference that these seeds would find with power 0.8 after that correction."
+    if psnr["published"].notna().any():
+        signs = dict.fromkeys(SIGNS.get(row, "") for row in psnr["provenance"].dropna())
+        legend = "".join(f" {sign} {LEGEND[sign]}." for sign in signs if sign)
+        yield f"Paper: its difference between the same two networks.{legend}"
+    if part["budget"].iloc[0] != "paper":
+        yield "Only the differences mean something: no score here is comparable with the paper's."
+
+
+def _drop_empty(block: Block, names: tuple[str, ...]) -> None:
+    """Takes out those columns of `names` in which no row has anything."""
+    kept = [i for i, name in enumerate(block.header) if name not in names or any(row[i].text for row in block.rows)]
+    block.header = tuple(block.header[i] for i in kept)
+    block.rows = [[row[i] for i in kept] for row in block.rows]
+    block.left = (0, len(kept) - 1)
+
+
+def half_width(row: dict[str, Any]) -> str:
+    """Half of an interval; the number of seeds where there is a difference without one."""
+    if row["low"] is not None and not pd.isna(row["low"]):
+        return f"±{number((row['high'] - row['low']) / 2, row['metric'])}"
+    return row["interval"] if row["difference"] is not None and not pd.isna(row["difference"]) else ""
+
+
+def detectable(value: float | None) -> str:
+    return "" if value is None or pd.isna(value) else f"{value:.3f}" if value < 10 else ">10"
+
+
+# What the protocol is worth
+
+
+def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
+    """Scores, then differences from the official protocol; settings down, datasets across."""
+    sets = tuple(dict.fromkeys(part["dataset"]))
+    rows = {name: own.set_index("dataset").to_dict("index") for name, own in part.groupby("method", sort=False)}
+    model = part["model"].iloc[0]
+    marks = {name: _marks({key: own.get(name, {}).get("measured") for key, own in rows.items()}) for name in sets}
+    scores = Block(f"{model}, {task}: PSNR", ("setting", *sets), notes=[_sentence(origin)])
+    changes = Block(f"{model}, {task}: difference from the official protocol, 95 %", ("setting", *sets))
+    for name, own in rows.items():
+        cells = {each: own.get(each, {"measured": None, "difference": None}) for each in sets}
+        texts = [Cell(number(cells[each]["measured"], "psnr") or "-", marks[each].get(name, "")) for each in sets]
+        scores.rows.append([Cell(name), *texts])
+        if any(row["difference"] is not None for row in cells.values()):
+            changes.rows.append([Cell(name), *(Cell(_change(cells[each]) or "-") for each in sets)])
+    for name, own in rows.items():
+        for column, shown in (
+            ("note", own),
+            ("verdict", {k: row for k, row in own.items() if row["measured"] is None}),
+        ):
+            said = [f"{row[column]} ({each})" for each, row in shown.items() if row[column]]
+            scores.notes += [f"{name}: {', '.join(said)}."] * bool(said)
+    official = part[part["method"] == OFFICIAL]
+    seeds = {text.partition(", ")[2]: None for text in official["evidence"].dropna()}
+    scores.notes += [f"Official protocol: {text}." for text in seeds]
+    scores.notes += [f"It is: {text}." for text in dict.fromkeys(official["protocol"])]
+    yield scores
+    if changes.rows:
+        changes.notes = [
+            "Paired over the pictures of a set; * still below 0.05 after Holm's correction for the settings of a set.",
+            "The interval is about pictures such as these; that the weights are one training's is not in it.",
+        ]
+        yield changes
+
+
+def _change(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    star = "*" if row["p"] is not None and row["p"] < 0.05 else " "
+    return f"{number(row['difference'], 'psnr', signed=True)} {half_width({**row, 'metric': 'psnr'})} {star}".rstrip()
 
 
 def _sentence(text: str) -> str:

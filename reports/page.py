@@ -1,4 +1,7 @@
-"""The report: one Markdown page of all that a store holds, a pure function of it (the same store, the same bytes)."""
+"""The report: one Markdown page of all that a store holds, and of the tables that it and what is committed fill.
+
+A pure function of them: the same store, the same bytes.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,6 +15,7 @@ from reports import render, tables
 from reports.blocks import Cell, number
 from reports.rows import protocol_text
 from results import records
+from results.evidence import Evidence
 from results.store import Store, StoreError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,14 +32,15 @@ def markdown(store: Store) -> str:
     """The report: failures, tables with something measured, cells, evaluation records, protocols, machines."""
     cells, evaluations = store.cells(), store.evaluations()
     protocols, machines = _Numbered("P"), _Numbered("M")
-    frames = {name: tables.table(name, store) for name in tables.names(store)}
+    evidence = Evidence(store)
+    frames = {name: tables.table(name, evidence) for name in tables.names(evidence)}
     scored = {name: part for name, frame in frames.items() if len(part := _scored_tasks(frame))}
     context = {
         "cells": _cell_grid(cells, store, protocols, machines) if len(cells) else "",
         "states": ", ".join(f"{n} {state}" for state, n in sorted(Counter(cells["state"].fillna("damaged")).items())),
         "evaluations": evaluations.to_dict("records"),
         "evaluation_grid": _evaluation_grid(evaluations, store, protocols, machines),
-        "failures": _failures(cells, evaluations, store),
+        "failures": _failures(cells, evidence),
         "tables": [render.markdown(frame, tables.caption(name)).rstrip() for name, frame in scored.items()],
         "without": [name for name in frames if name not in scored],
         "protocols": protocols.items(),
@@ -115,17 +120,13 @@ def _environment_text(environment: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"commit {environment.get('commit') or 'unknown'}"])
 
 
-def _failures(cells: pd.DataFrame, evaluations: pd.DataFrame, store: Store) -> list[str]:
-    broken = [
-        f"cell {_named(row)}: {row['problem'] or row['reason'] or 'failed'}"
+def _failures(cells: pd.DataFrame, evidence: Evidence) -> list[str]:
+    failed = [
+        f"cell {_named(row)}: {row['reason'] or 'failed'}"
         for row in cells.to_dict("records")
-        if row["problem"] or row["state"] == "failed"
+        if row["state"] == "failed"
     ]
-    broken += [
-        f"evaluation {row['hash']}: {row['problem']}" for row in evaluations.to_dict("records") if row["problem"]
-    ]
-    broken += [f"published numbers: {problem}" for problem in tables.problems()]
-    return [" ".join(line.split()).replace(f"{store.root}/", "") for line in broken]
+    return [" ".join(line.split()) for line in [*failed, *tables.problems(evidence)]]
 
 
 def _named(row: Mapping[str, Any]) -> str:

@@ -4,9 +4,8 @@ A score is matched with evaluation records by (model, task, dataset) under the o
 seeds of the same weights are averaged. Cells trained here count only when they were trained at the paper's budget for
 as many iterations as the published row. Parameters and MACs come from `results/measured/`.
 
-A score is `reproduced` when the difference is at most TOLERANCE; else `undecided` when its interval covers zero, else
-`differs`. A count is `reproduced` when it has the printed digits, rounded or cut off, or is within COUNTING of them. A
-number that is not there has its reason in place of the verdict.
+The verdict on a score is `verdicts.of_score`. A count is `reproduced` when it has the printed digits, rounded or cut
+off, or is within COUNTING of them. A number that is not there has its reason in place of the verdict.
 """
 
 from collections.abc import Iterator
@@ -15,19 +14,18 @@ from typing import Any
 
 import pandas as pd
 
-from reports.rows import COLUMNS, interval_fields, protocol_text, seeds
-from reports.statistics import mean_interval
+from reports import verdicts
+from reports.rows import COLUMNS, interval_fields, protocol_text, units
+from reports.statistics import draw_interval, mean_interval
+from reports.steps import network_key
 from results import measured, published
-from results.store import Store
+from results.evidence import Evidence
 
-TOLERANCE = {"psnr": 0.02, "ssim": 0.0005}
 COUNTING = 1e-4  # relative: MACs are counted at small sizes and extended
 FULL_SETS = {
     **{"Set5": 5, "Set14": 14, "BSD100": 100, "Urban100": 100, "Manga109": 109},
     **{"CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Classic5": 5, "LIVE1": 29},
 }
-TASK_ARGUMENTS = {"upscale", "upsampler", "in_chans"}  # they follow from the task
-NO_COUNTERPART = "no published counterpart"
 
 
 def official_protocol(task: str) -> dict[str, Any]:
@@ -42,12 +40,12 @@ def official_protocol(task: str) -> dict[str, Any]:
     return {**common, **own[kind]}
 
 
-def rows(frame: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
+def rows(frame: pd.DataFrame, evidence: Evidence) -> Iterator[dict[str, Any]]:
     """The rows of a published table (`results.published`); a cell that several weights were scored for has several."""
-    counts, found = measured.complexity(), _Found(store)
+    counts, found = measured.complexity(), _Found(evidence)
     for cell in frame.to_dict("records"):
         row = {name: value for name, value in cell.items() if name in COLUMNS}
-        row |= {"published": cell["value"], "budget": "", "study": "", "setting": ""}
+        row |= {"kind": "paper", "published": cell["value"], "budget": "", "study": "", "setting": ""}
         if not cell["model"]:
             yield row | {"verdict": "published only"}
         elif cell["metric"] in ("params", "macs"):
@@ -71,11 +69,11 @@ def _count(cell: dict[str, str], counts: pd.DataFrame) -> dict[str, Any]:
     result["measured"] = value
     printed = published.number(cell["value"])
     if printed is None:
-        return result | {"verdict": NO_COUNTERPART}
+        return result | {"verdict": verdicts.NO_COUNTERPART}
     difference, place = value - printed, published.last_place(cell["value"])
     same_digits = -place / 2 <= difference < place  # rounded, or cut off (445.89G is printed as 445.8G)
     close = same_digits or abs(difference) <= COUNTING * printed
-    return result | {"difference": difference, "verdict": "reproduced" if close else "differs"}
+    return result | {"difference": difference, "verdict": verdicts.REPRODUCED if close else verdicts.DIFFERS}
 
 
 @dataclass(frozen=True)
@@ -94,28 +92,24 @@ def _compare(cell: dict[str, str], scores: Scores) -> dict[str, Any]:
     values = list((scores.psnr if cell["metric"] == "psnr" else scores.ssim).values())
     result: dict[str, Any] = {"budget": scores.budget, "protocol": scores.protocol}
     if not values:
-        return result | {"verdict": scores.blank if cell["value"] else NO_COUNTERPART}
+        return result | {"verdict": scores.blank if cell["value"] else verdicts.NO_COUNTERPART}
     result |= {"evidence": scores.evidence, "measured": mean_interval(values).mean}
     printed = published.number(cell["value"])
     if printed is None:
-        return result | {"interval": seeds(len(values)), "verdict": NO_COUNTERPART}
-    interval = mean_interval([value - printed for value in values])
-    if abs(interval.mean) <= TOLERANCE[cell["metric"]]:
-        verdict = "reproduced"
-    else:
-        verdict = "undecided" if interval.covers_zero else "differs"
-    return result | interval_fields(interval, cell["metric"]) | {"verdict": verdict}
+        return result | {"interval": units(len(values)), "verdict": verdicts.NO_COUNTERPART}
+    interval = draw_interval(values, printed)
+    return result | interval_fields(interval, cell["metric"]) | {"verdict": verdicts.of_score(interval, cell["metric"])}
 
 
 class _Found:
     """What a store holds for published scores."""
 
-    def __init__(self, store: Store) -> None:
-        evaluations, cells = store.evaluations(), store.cells()
-        cells = cells[cells["problem"].isna()]
-        trained = store.means().query("source == 'cell'").merge(cells, on="hash")
-        self.evaluations = evaluations[evaluations["problem"].isna()].to_dict("records")
-        self.trained = trained[trained["budget"] == "paper"].to_dict("records")
+    def __init__(self, evidence: Evidence) -> None:
+        cells = evidence.cells[evidence.cells["problem"].isna()]
+        trained = evidence.means.query("source == 'cell'").merge(cells, on="hash").to_dict("records")
+        self.evaluations = evidence.evaluations.to_dict("records")
+        self.trained = [entry for entry in trained if entry["budget"] == "paper"]
+        self.smaller = [entry for entry in trained if entry["budget"] != "paper"]
         self.reduced = set(cells[cells["budget"] != "paper"]["weights"].dropna())  # never held against the paper
 
     def scores(self, cell: dict[str, str]) -> list[Scores]:
@@ -133,18 +127,27 @@ class _Found:
             result.append(_gather(own, None))
         if result:
             return result
-        if records and not given:
-            blank = "only weights of a smaller budget"
-        else:
-            blank = "no weights released, not trained here" if cell["weights"] else "not run"
-        return [Scores({}, {}, "", "", "", blank)]
+        return [Scores({}, {}, "", "", "", self._blank(cell, bool(records and not given)))]
+
+    def _blank(self, cell: dict[str, str], only_smaller: bool) -> str:
+        """Why nothing stands beside a published score."""
+        if only_smaller:
+            return "only weights of a smaller budget"
+        if not cell["weights"]:
+            return "not run"
+        budgets = sorted({entry["budget"] for entry in self.smaller if _fits(entry, cell)})
+        if budgets:
+            return f"not comparable, trained at a smaller budget: its difference is in {' and '.join(budgets)}"
+        return "no weights released, not trained here"
 
 
 def _fits(entry: dict[str, Any], cell: dict[str, str]) -> bool:
     """Whether a record or trained cell is of the network and task of a published cell, under the official protocol."""
-    overrides = {name: value for name, value in entry["overrides"].items() if name not in TASK_ARGUMENTS}
-    wanted = (cell["model"], cell["task"], published.parse_overrides(cell["overrides"]), "learned")
-    if (entry["model"], entry["task"], overrides, entry["labels"]) != wanted:
+    if (entry["task"], entry["labels"]) != (cell["task"], "learned"):
+        return False
+    if network_key(entry["model"], entry["overrides"]) != network_key(
+        cell["model"], published.parse_overrides(cell["overrides"])
+    ):
         return False
     routes = cell["model"].startswith("mambairv2")  # in the first version nothing is routed or prompted
     official = official_protocol(cell["task"])

@@ -17,7 +17,7 @@ WIDTH = 100
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"†": r"$^\dagger$", "‡": r"$^\ddagger$"},
+    **{"†": r"$^\dagger$", "‡": r"$^\ddagger$", "±": r"$\pm$"},
 }
 _MARKDOWN_MARK = {"": "{}", "best": "**{}**", "second": "_{}_"}
 _LATEX_MARK = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}

@@ -1,27 +1,49 @@
-"""Intervals of means and of paired differences, by Student's t; the unit is a seed."""
+"""Intervals and tests by Student's t. The unit is a seed where networks are trained, an image where weights are fixed.
 
+docs/statistics.md says which interval stands in which table and how often each covers what it should
+(`reports.coverage`). What a plan can detect is in `results.power`.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
+
+from results.power import minimum_detectable_effect
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of n values with its confidence interval; low and high are None where n is 1: no scatter is known."""
+    """A mean of n values with its confidence interval; low and high are None where no scatter is known.
+
+    df: degrees of freedom of the variance behind it. error: standard error of the mean.
+    """
 
     mean: float
     low: float | None
     high: float | None
     n: int
+    df: float | None = None
+    error: float | None = None
 
     @property
     def covers_zero(self) -> bool | None:
         """Whether zero is inside, the ends included; None where there is no interval."""
         return None if self.low is None else self.low <= 0 <= self.high
+
+    def p(self, low: float = 0.0, high: float | None = None) -> float | None:
+        """Two-sided p value of the hypothesis that the true mean lies in [low, high]; None without an interval."""
+        if self.error is None:
+            return None
+        distance = max(low - self.mean, self.mean - (low if high is None else high), 0.0)
+        if self.error == 0:
+            return float(distance == 0)
+        return float(2 * stats.t.sf(distance / self.error, self.df))
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
@@ -29,11 +51,20 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"an interval needs at least one value, and finite ones: {values.tolist()}")
-    mean, n = float(values.mean()), values.size
-    if n == 1:
-        return Interval(mean, None, None, 1)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+    n = values.size
+    return _interval(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None, n, n - 1, level)
+
+
+def draw_interval(values: Sequence[float], draw: float, level: float = LEVEL) -> Interval:
+    """Interval of the difference between the mean of `values` and the mean of what `draw` was drawn from, once.
+
+    A published score is one run, or one draw of the routing noise, and scatters as each of `values` does: the interval
+    is mean - draw +- t(n - 1) * sd * sqrt(1 + 1/n). Raises ValueError as `mean_interval` does.
+    """
+    interval = mean_interval([value - draw for value in values], level)
+    if interval.low is None:
+        return interval
+    return _interval(interval.mean, interval.error * math.sqrt(interval.n + 1), interval.n, interval.df, level)
 
 
 def paired_interval(ours: Mapping[int, float], base: Mapping[int, float], level: float = LEVEL) -> Interval | None:
@@ -43,3 +74,95 @@ def paired_interval(ours: Mapping[int, float], base: Mapping[int, float], level:
     """
     seeds = sorted(ours.keys() & base.keys())
     return mean_interval([ours[seed] - base[seed] for seed in seeds], level) if seeds else None
+
+
+def welch_interval(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Interval:
+    """Interval of mean(a) - mean(b) of two independent samples whose variances may differ (Welch, Biometrika 1947).
+
+    `n` is the smaller sample. Raises ValueError for fewer than two values in one of them.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"Welch's interval needs two values on either side: {len(a)} and {len(b)} are there")
+    result = stats.ttest_ind(a, b, equal_var=False)
+    low, high = result.confidence_interval(level)
+    mean, n, df = float(np.mean(a) - np.mean(b)), min(len(a), len(b)), float(result.df)
+    return Interval(mean, float(low), float(high), n, df, math.hypot(stats.sem(a), stats.sem(b)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant against the base of its family, over the seeds that both have.
+
+    interval: with the variance that the family shares; own: with the variance of this difference alone. sd: of the
+    difference of one seed, from the shared variance; None where no scatter is known.
+    """
+
+    interval: Interval
+    own: Interval
+    sd: float | None
+
+    def detectable(self, comparisons: int = 1) -> float | None:
+        """The difference found with power 0.8 at the level 0.05 / comparisons (Holm's first step); None without
+        scatter."""
+        if self.sd is None:
+            return None
+        if self.sd == 0:
+            return 0.0
+        alpha = (1 - LEVEL) / comparisons
+        return minimum_detectable_effect(self.sd, self.interval.n, alpha, df=self.interval.df)
+
+
+def against_base(scores: Mapping[str, Mapping[int, float]], base: str, level: float = LEVEL) -> dict[str, Difference]:
+    """Every variant of a family against `base`: scores by variant and seed -> the variants that share a seed with it.
+
+    The differences are means over pairs of equal seeds. Their common variance is that of the two-way layout
+    score = variant + seed + error, by least squares over all scores: its residual has (variants - 1) (seeds - 1)
+    degrees of freedom when no score is missing, and for one variant all is the paired t test. (Averaging the variances
+    of the differences would count the base's scatter once per variant and claim degrees of freedom that are not there.)
+    """
+    variance, df = _residual(scores)
+    result = {}
+    for name, values in scores.items():
+        own = paired_interval(values, scores[base], level) if name != base else None
+        if own is None:
+            continue
+        sd = None if variance is None else math.sqrt(2 * variance)
+        error = None if sd is None else sd / math.sqrt(own.n)
+        result[name] = Difference(_interval(own.mean, error, own.n, df, level), own, sd)
+    return result
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p values of a family: below 0.05 where Holm's step-down test rejects (Scand. J. Statist. 1979)."""
+    adjusted, largest = {}, 0.0
+    for position, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
+
+
+def _residual(scores: Mapping[str, Mapping[int, float]]) -> tuple[float | None, int]:
+    """Residual variance of score = variant + seed + error, and its degrees of freedom; None where there are none."""
+    cells = [(i, seed, score) for i, values in enumerate(scores.values()) for seed, score in values.items()]
+    seeds = {seed: place for place, seed in enumerate(sorted({seed for _, seed, _ in cells}))}
+    design = np.zeros((len(cells), len(scores) + len(seeds)))  # [scores, variants + seeds], of one rank less
+    for line, (variant, seed, _) in enumerate(cells):
+        design[line, variant] = design[line, len(scores) + seeds[seed]] = 1
+    values = np.array([score for *_, score in cells])
+    centred = values - values.mean()  # scores of 30 dB differ by hundredths: keeps the digits
+    solution, _, rank, _ = np.linalg.lstsq(design, centred, rcond=None)
+    df = len(cells) - int(rank)
+    return (float(np.sum((centred - design @ solution) ** 2)) / df, df) if df else (None, 0)
+
+
+def _interval(mean: float, error: float | None, n: int, df: float, level: float) -> Interval:
+    """mean +- t * standard error; without one only the mean."""
+    if error is None or df < 1:
+        return Interval(mean, None, None, n, None)
+    half = _quantile(level, df) * error
+    return Interval(mean, mean - half, mean + half, n, df, error)
+
+
+@lru_cache
+def _quantile(level: float, df: float) -> float:
+    return float(stats.t.ppf((1 + level) / 2, df))

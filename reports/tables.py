@@ -1,51 +1,56 @@
 """Tables as long frames: published | measured | difference | interval | verdict, one row per number.
 
 The paper's tables go by the names in `results/published/` (see `reports.paper`); what was trained here goes by its
-budget: `smoke`, `reduced`, `paper` (see `reports.trained`). All are pure functions of what is stored.
+budget: `smoke`, `reduced`, `paper` (see `reports.trained`); `sensitivity` is what the test protocol is worth (see
+`reports.sensitivity`). All are pure functions of what is stored and committed.
 """
 
 from functools import cache
 
 import pandas as pd
 
-from reports import paper, trained
+from reports import paper, sensitivity, steps, trained
 from reports.rows import COLUMNS, TableError
 from results import published
-from results.store import Store
+from results.evidence import Evidence
 
 BUDGETS = ("smoke", "reduced", "paper")
 
 
-def names(store: Store | None = None) -> list[str]:
-    """The published tables, then the budgets of the cells in `store`."""
-    return [*_published().tables, *(_budgets(store.cells()) if store is not None else ())]
+def names(evidence: Evidence) -> list[str]:
+    """The published tables, then those of what `evidence` holds: protocols, and the budgets of trained cells."""
+    protocols = [sensitivity.NAME] if sensitivity.known(evidence) else []
+    return [*_published().tables, *protocols, *_budgets(evidence)]
 
 
-def problems() -> list[str]:
-    """One line for every file of published numbers that was left out."""
-    return list(_published().problems)
+def problems(evidence: Evidence) -> list[str]:
+    """One line for everything that was left out: files of published numbers, damaged parts of what is stored."""
+    return [*_published().problems, *evidence.problems]
 
 
 def caption(name: str) -> str:
     """What the table `name` shows, in one line."""
     if name in _published().tables:
         return _published().captions[name]
+    if name == sensitivity.NAME:
+        return sensitivity.CAPTION
     scale = "" if name == "paper" else "; not paper scale, not comparable with published scores"
     return f"Trained here at the {name} budget: differences from the base, paired by seed{scale}"
 
 
-def table(name: str, store: Store) -> pd.DataFrame:
+def table(name: str, evidence: Evidence) -> pd.DataFrame:
     """The frame of a table, with COLUMNS. `published` is text as printed, `measured` to `high` are numbers or None.
 
-    Raises TableError for a name that is not among `names(store)`.
+    Raises TableError for a name that is not among `names(evidence)`.
     """
-    cells = store.cells()
     if name in _published().tables:
-        rows = paper.rows(_published().tables[name], store)
-    elif name in _budgets(cells):
-        rows = trained.rows(cells[cells["budget"] == name], store)
+        rows = paper.rows(_published().tables[name], evidence)
+    elif name in _budgets(evidence):
+        rows = trained.rows(name, evidence, steps.steps(_published().tables))
+    elif name == sensitivity.NAME and sensitivity.known(evidence):
+        rows = sensitivity.rows(evidence)
     else:
-        raise TableError(f"unknown table {name!r}: choose from {', '.join(names(store))}")
+        raise TableError(f"unknown table {name!r}: choose from {', '.join(names(evidence))}")
     values = [[{"table": name, **row}.get(column) for column in COLUMNS] for row in rows]
     return pd.DataFrame(values, columns=list(COLUMNS), dtype=object)
 
@@ -55,5 +60,5 @@ def _published() -> published.Published:
     return published.load()
 
 
-def _budgets(cells: pd.DataFrame) -> list[str]:
-    return [name for name in BUDGETS if (cells["budget"] == name).any()]
+def _budgets(evidence: Evidence) -> list[str]:
+    return [name for name in BUDGETS if (evidence.cells["budget"] == name).any()]

@@ -1,79 +1,95 @@
-"""Rows of what was trained here: every variant against the base of its study, paired by seed.
+"""Rows of what was trained here: every variant against the base of its family, paired by seed.
 
-Cells form a study when their configurations differ in variant and seed only; how a variant routes and orders its
-prompts belongs to it, though the protocol says it too. The base of a study is the variant of that name; without it
-nothing is compared, and the verdict is `no base`. `better` and `worse`: the interval of the difference from the base
-excludes zero; else `undecided`. Such rows carry their budget, and are never compared with published scores.
+A family is what the store says (`Store.families`): one base and its variants at one budget. Cells that no family names
+stand together where their configurations differ in variant and seed only (how a variant routes and orders its prompts
+belongs to it, though the protocol says it too), and the variant called `base` is their base.
+
+Differences, pooled variance and Holm: `reports.statistics`; the verdict: `verdicts.of_difference`, on the published
+difference where the paper has the same two networks on the same whole set. Scores themselves are never compared with
+published ones.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from reports.rows import interval_fields, protocol_text, seeds
-from reports.statistics import mean_interval, paired_interval
-from results import measured, records
-from results.store import Store, StoreError
+from reports import verdicts
+from reports.paper import FULL_SETS
+from reports.rows import interval_fields, protocol_text, units
+from reports.statistics import Difference, against_base, holm, mean_interval
+from reports.steps import Step, network_key
+from results import records
+from results.evidence import Evidence
 
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 BASE = "base"
 UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
+OUTSIDE = "no family of this store names it"
+Steps = Mapping[tuple[str, ...], Step]
 
 
-def rows(cells: pd.DataFrame, store: Store) -> Iterator[dict[str, Any]]:
-    """The rows of `cells` (of `store.cells()`), study by study, dataset by dataset, the base first."""
-    means = store.means()
-    cells = cells.assign(study=cells["config"].map(_study), key=cells["config"].map(_variant))
-    settings = _settings(cells)
+def rows(budget: str, evidence: Evidence, published: Steps) -> Iterator[dict[str, Any]]:
+    """The rows of all cells of `budget`, family by family, dataset by dataset, in the family's own order."""
+    groups = [*_families(budget, evidence), *_studies(budget, evidence)]
+    settings = _settings(groups)
+    for group, setting in zip(groups, settings, strict=True):
+        sets = dict.fromkeys(name for row in group.cells.to_dict("records") for name in row["test_sets"])
+        for dataset in sets:
+            yield from _dataset(group, setting, dataset, evidence, published)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is compared with one base. cells: of `Evidence.cells`, with `member`, its key here.
+
+    members: what each is called, in order. base: key of the base, None without one.
+    """
+
+    name: str
+    family: str
+    cells: pd.DataFrame
+    members: dict[str, str]
+    base: str | None
+    outside: bool = False
+
+
+def _families(budget: str, evidence: Evidence) -> Iterator[Group]:
+    frame = evidence.families[evidence.families["budget"] == budget]
+    for (suite, family, name), part in frame.groupby(["suite", "family", "comparison"], sort=True):
+        part = part.assign(
+            member=[f"{order} {label}" for order, label in zip(part["order"], part["label"], strict=True)]
+        )
+        cells = part[["hash", "member"]].dropna().merge(evidence.cells, on="hash")
+        if cells.empty:
+            continue
+        base = part[part["is_base"].astype(bool)]["member"]
+        title = family if family == suite else f"{suite}, {family}"
+        yield Group(name, title, cells, dict(zip(part["member"], part["label"], strict=True)), next(iter(base), None))
+
+
+def _studies(budget: str, evidence: Evidence) -> Iterator[Group]:
+    cells = evidence.cells[evidence.cells["budget"] == budget]
+    cells = cells.assign(study=cells["config"].map(_study), member=cells["config"].map(_variant))
+    named = set(evidence.families["hash"].dropna())
+    outside = ~cells["hash"].isin(named)
+    known = cells["study"].isin(cells[~outside]["study"])
     for name, study in sorted(cells.groupby("study"), key=lambda item: (item[1]["task"].iloc[0], item[0])):
-        variants = [study[study["key"] == key] for key in sorted(study["key"].unique(), key=_base_first)]
-        counts = [_parameters(variant, store) for variant in variants]
-        for dataset in dict.fromkeys(name for sets in study["test_sets"] for name in sets):
-            base = None
-            for variant, count in zip(variants, counts, strict=True):
-                is_base = base is None and variant["variant"].iloc[0] == BASE
-                here = variant.merge(means[means["dataset"] == dataset], on="hash", how="left")
-                common = _common(variant, dataset) | {"setting": settings[name]}
-                yield common | {"metric": "params"} | count
-                scores = {metric: _by_seed(here, metric) for metric in ("psnr", "ssim")}
-                for metric, values in scores.items():
-                    row = common | {"metric": metric}
-                    if values:
-                        verdict = {"verdict": "base"} if is_base else _against(base and base[metric], values, metric)
-                        yield row | _score(values, variant) | verdict
-                    else:
-                        yield row | {"verdict": _absence(here)}
-                if is_base:
-                    base = scores
+        if not outside[study.index].any():
+            continue
+        study = study[outside[study.index] | (study["variant"] == BASE)]
+        keys = sorted(study["member"].unique(), key=_base_first)
+        labels = {key: json.loads(key)[0]["name"] for key in keys}
+        base = keys[0] if labels[keys[0]] == BASE else None
+        yield Group(name, "", study, labels, base, bool(known[study.index].any()))
 
 
 def _study(config: dict[str, Any]) -> str:
     protocol = {**config["protocol"], **dict.fromkeys(OF_THE_VARIANT)}
     shared = {name: value for name, value in config.items() if name not in ("variant", "seed")}
     return records.key_of({**shared, "protocol": protocol})[:8]
-
-
-def _settings(cells: pd.DataFrame) -> dict[str, str]:
-    """By study: the fields in which the studies of its task differ, as in "batch 8, lr 0.001"; empty for only one."""
-    fields: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in cells.to_dict("records"):
-        config = row["config"]
-        protocol = {key: value for key, value in config["protocol"].items() if key not in OF_THE_VARIANT}
-        protocol = {f"protocol {key}": value for key, value in protocol.items()}
-        sets = {"trained on": config["train_sets"], "scored on": config["test_sets"]}
-        fields.setdefault(config["task"], {}).setdefault(row["study"], {**config["budget"], **sets, **protocol})
-    result = {}
-    for studies in fields.values():
-        for name, own in studies.items():
-            differ = [key for key in own if any(own[key] != other.get(key) for other in studies.values())]
-            result[name] = ", ".join(f"{key} {_text(own[key])}" for key in differ)
-    return result
-
-
-def _text(value: Any) -> str:
-    return ("+".join(map(_text, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _variant(config: dict[str, Any]) -> str:
@@ -85,14 +101,67 @@ def _base_first(key: str) -> tuple[Any, ...]:
     return (variant["name"] != BASE, len(variant["overrides"]), variant["labels"] != "learned", variant["name"])
 
 
-def _by_seed(here: pd.DataFrame, metric: str) -> dict[int, float]:
-    return {row["seed"]: row[metric] for row in here.to_dict("records") if not pd.isna(row[metric])}
+def _settings(groups: list[Group]) -> list[str]:
+    """Per group its family, and the fields in which it differs from others of its family and task: "batch 8"."""
+    fields = []
+    for group in groups:
+        config = group.cells["config"].iloc[0]
+        protocol = {key: value for key, value in config["protocol"].items() if key not in OF_THE_VARIANT}
+        protocol = {f"protocol {key}": value for key, value in protocol.items()}
+        sets = {"trained on": config["train_sets"], "scored on": config["test_sets"]}
+        fields.append({**config["budget"], **sets, **protocol})
+    kinds = [(group.family, group.cells["task"].iloc[0]) for group in groups]
+    result = []
+    for own, kind, group in zip(fields, kinds, groups, strict=True):
+        others = [other for other, its in zip(fields, kinds, strict=True) if its == kind]
+        differ = [key for key in own if any(own[key] != other.get(key) for other in others)]
+        texts = [group.family, *(f"{key} {_text(own[key])}" for key in differ)]
+        result.append(", ".join(filter(None, texts)))
+    return result
 
 
-def _common(variant: pd.DataFrame, dataset: str) -> dict[str, Any]:
-    first = variant.iloc[0]
+def _text(value: Any) -> str:
+    return ("+".join(map(_text, value)) or "none") if isinstance(value, list) else str(value)
+
+
+def _dataset(
+    group: Group, setting: str, dataset: str, evidence: Evidence, published: Steps
+) -> Iterator[dict[str, Any]]:
+    """The rows of one group on one dataset: parameters, PSNR and SSIM of every member."""
+    means = evidence.means
+    joined = group.cells.merge(means[means["dataset"] == dataset], on="hash", how="left")
+    parts = {key: joined[joined["member"] == key] for key in group.members}
+    scores = {
+        metric: {key: values for key, part in parts.items() if (values := _by_seed(part, metric))}
+        for metric in ("psnr", "ssim")
+    }
+    verdicts_of = {metric: _against(group, dataset, metric, scores[metric], parts, published) for metric in scores}
+    for key, part in parts.items():
+        common = {"kind": "trained", "method": group.members[key], "study": group.name, "setting": setting}
+        if part.empty:
+            first = group.cells.iloc[0]
+            common |= {"task": first["task"], "budget": first["budget"], "dataset": dataset, "model": ""}
+            common |= {"overrides": "", "protocol": "", "note": "not one of its cells is stored"}
+            yield from (common | {"metric": metric, "verdict": "not run"} for metric in ("params", "psnr", "ssim"))
+            continue
+        common |= _common(part, dataset, group.outside and part["variant"].iloc[0] != BASE)
+        yield common | {"metric": "params"} | _parameters(part, evidence)
+        for metric in ("psnr", "ssim"):
+            row = common | {"metric": metric}
+            if key not in scores[metric]:
+                yield row | {"verdict": _absence(part)}
+                continue
+            yield row | _score(scores[metric][key], part) | verdicts_of[metric][key]
+
+
+def _by_seed(part: pd.DataFrame, metric: str) -> dict[int, float]:
+    return {row["seed"]: row[metric] for row in part.to_dict("records") if not pd.isna(row[metric])}
+
+
+def _common(part: pd.DataFrame, dataset: str, outside: bool) -> dict[str, Any]:
+    first = part.iloc[0]
+    notes = (OUTSIDE if outside else "", _untrained(first["overrides"]), _missing(part))
     return {
-        "method": first["variant"],
         "model": first["model"],
         "overrides": " ".join(
             f"{name}={value if isinstance(value, str) else json.dumps(value)}"
@@ -100,10 +169,9 @@ def _common(variant: pd.DataFrame, dataset: str) -> dict[str, Any]:
         ),
         "task": first["task"],
         "budget": first["budget"],
-        "study": first["study"],
         "dataset": dataset,
         "protocol": protocol_text(first["protocol"]),
-        "note": "; ".join(filter(None, (_untrained(first["overrides"]), _missing(variant)))),
+        "note": "; ".join(filter(None, notes)),
     }
 
 
@@ -112,54 +180,102 @@ def _untrained(overrides: dict[str, Any]) -> str:
     return UNTRAINED if overrides.get("ase") == "off" and overrides.get("sgn") != "off" else ""
 
 
-def _parameters(variant: pd.DataFrame, store: Store) -> dict[str, Any]:
-    for name in variant[variant["state"] == "done"]["hash"]:
-        try:
-            count = measured.parameters(store.root / name / "weights.safetensors")
-        except StoreError:
-            continue  # another seed has as many
-        return {"measured": count, "interval": "exact", "evidence": "counted in the trained weights"}
-    return {"verdict": _absence(variant)}
+def _parameters(part: pd.DataFrame, evidence: Evidence) -> dict[str, Any]:
+    for name in part[part["state"] == "done"]["hash"]:
+        count = evidence.parameters(name)
+        if count is not None:  # else another seed has as many
+            return {"measured": count, "interval": "exact", "evidence": "counted in the trained weights"}
+    return {"verdict": _absence(part)}
 
 
-def _score(values: dict[int, float], variant: pd.DataFrame) -> dict[str, Any]:
+def _score(values: dict[int, float], part: pd.DataFrame) -> dict[str, Any]:
     """Mean over seeds."""
-    iterations, budget = variant[["iterations", "budget"]].iloc[0]
+    iterations, budget = part[["iterations", "budget"]].iloc[0]
     return {
         "measured": mean_interval(list(values.values())).mean,
-        "interval": seeds(len(values)),
+        "interval": units(len(values)),
         "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}",
     }
 
 
-def _against(base: dict[int, float] | None, values: dict[int, float], metric: str) -> dict[str, Any]:
-    """The paired difference from the base, and its verdict; `base` None: the study has none."""
-    if base is None:
-        return {"verdict": "no base"}
-    difference = paired_interval(values, base)
-    if difference is None:
-        return {"verdict": "no seed in common with the base"}
-    if difference.low is None or difference.covers_zero:
-        verdict = "undecided"
-    else:
-        verdict = "better" if difference.mean > 0 else "worse"
-    return interval_fields(difference, metric) | {"verdict": verdict}
+def _against(
+    group: Group,
+    dataset: str,
+    metric: str,
+    scores: dict[str, dict[int, float]],
+    parts: dict[str, pd.DataFrame],
+    published: Steps,
+) -> dict[str, dict[str, Any]]:
+    """For every member with scores: its difference from the base, its interval, p, MDE and verdict."""
+    if group.base not in scores:
+        return {key: {"verdict": "no base"} for key in scores}
+    differences = against_base(scores, group.base)
+    steps = {
+        key: step
+        for key in differences
+        if (step := _step(parts[key], parts[group.base], dataset, metric, published)) is not None
+    }
+    p_zero = holm({key: p for key, difference in differences.items() if (p := difference.interval.p()) is not None})
+    p_size = holm(
+        {
+            key: p
+            for key, step in steps.items()
+            if (p := differences[key].interval.p(step.value - step.resolution, step.value + step.resolution))
+            is not None
+        }
+    )
+    result = {group.base: {"verdict": verdicts.BASE}}
+    for key in scores.keys() - {group.base}:
+        if key in differences:
+            step = steps.get(key)
+            values = _difference(differences[key], metric, p_zero.get(key), p_size.get(key), step)
+            if values["verdict"] == verdicts.INCONCLUSIVE:
+                values["mde"] = differences[key].detectable(len(differences))
+            result[key] = values
+        else:
+            result[key] = {"verdict": "no seed in common with the base"}
+    return result
 
 
-def _absence(cells: pd.DataFrame) -> str:
+def _difference(
+    difference: Difference, metric: str, p: float | None, p_size: float | None, step: Step | None
+) -> dict[str, Any]:
+    mean = difference.interval.mean
+    verdict = verdicts.of_difference(mean, p, step and step.value, p_size)
+    result = interval_fields(difference.interval, metric) | {"p": p, "verdict": verdict}
+    result |= {"own_low": difference.own.low, "own_high": difference.own.high}
+    if step is not None:
+        result |= {"published": step.text, "provenance": step.provenance, "source": step.source}
+    return result
+
+
+def _step(ours: pd.DataFrame, base: pd.DataFrame, dataset: str, metric: str, published: Steps) -> Step | None:
+    """The published difference of the same two networks, tested alike, on the same whole set."""
+    if set(ours["labels"]) | set(base["labels"]) != {"learned"}:
+        return None
+    if not (pd.concat([ours["images"], base["images"]]).dropna() == FULL_SETS.get(dataset)).all():
+        return None
+    tested = [[part["protocol"].iloc[0][name] for name in OF_THE_VARIANT] for part in (ours, base)]
+    keys = [network_key(part["model"].iloc[0], part["overrides"].iloc[0]) for part in (ours, base)]
+    if tested[0] != tested[1] or keys[0] == keys[1]:
+        return None
+    return published.get((*keys, ours["task"].iloc[0], dataset, metric))
+
+
+def _absence(part: pd.DataFrame) -> str:
     """Why there is no number of these cells, in a word or two; `note` has the reasons."""
-    if "coverage" in cells and cells["coverage"].notna().any():
-        return cells["coverage"].dropna().iloc[0]
-    if (cells["state"] == "done").any():
+    if "coverage" in part and part["coverage"].notna().any():
+        return part["coverage"].dropna().iloc[0]
+    if (part["state"] == "done").any():
         return "cannot be read"
-    return "failed" if cells["state"].isin(("failed", None)).any() else "not run"
+    return "failed" if part["state"].isin(("failed", None)).any() else "not run"
 
 
-def _missing(variant: pd.DataFrame) -> str:
+def _missing(part: pd.DataFrame) -> str:
     """How many seeds are missing and why; empty when all are done."""
-    missing = variant[variant["state"] != "done"]
+    missing = part[part["state"] != "done"]
     reasons = dict.fromkeys(
         f"{row['state'] or 'damaged'}: {row['reason'] or row['problem'] or 'not started'}"
         for row in missing.to_dict("records")
     )
-    return f"{len(missing)} of {seeds(len(variant))} missing ({'; '.join(reasons)})" if reasons else ""
+    return f"{len(missing)} of {units(len(part))} missing ({'; '.join(reasons)})" if reasons else ""

@@ -1,21 +1,43 @@
-"""What was measured here once and is committed: `results/measured/`, a folder per machine, each with its environment.
+"""What was measured here once and is committed: `results/measured/`, a folder per machine.
 
-`counted/complexity.csv` holds the parameters, MACs and scan FLOPs that `suites.cost` counted. They do not depend on the
-machine; overrides are written as in the published tables, the task's own arguments left out.
+    counted/complexity.csv           parameters, MACs and scan FLOPs counted by `suites.cost`, for any machine;
+                                     overrides as in the published tables, the task's own arguments left out
+    <machine>/<name>.scores.json     {"exported": ..., "environments": {label: ...}, "evaluations": {hash: {"key",
+                                     "expected"}}, "cells": {hash: {"config", "status", "environment", "parameters"}}}
+    <machine>/<name>.scores.csv.xz   a row per image of each: hash, environment (label) and the store's score columns
+    <machine>/families/<hash>/       the store's own member.json
+
+Records, configurations and hashes are the store's, weights and training logs are left out. `python -m results.measured
+STORE MACHINE/NAME` writes the two files of what a store holds, and refuses a record that does not say by which command
+and when it was measured.
 """
 
+import argparse
+import io
+import lzma
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from results import families, records
 from results.records import StoreError
+from results.store import MACHINE, Store, flatten_config
 
 FOLDER = Path(__file__).parent / "measured"
 COMPLEXITY = FOLDER / "counted" / "complexity.csv"
 COMPLEXITY_COLUMNS = (
     *("model", "overrides", "task", "size", "params", "macs_paper", "macs", "scan_flops", "counters"),
 )
+SCORE_COLUMNS = ("hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds", "environment")
+PROVENANCE = ("command", "finished", "commit", "device")  # what every measurement must say of itself
 
 
 def complexity(path: Path = COMPLEXITY) -> pd.DataFrame:
@@ -45,3 +67,182 @@ def _size(shape: list[int]) -> int:
     for side in shape:
         size *= side
     return size
+
+
+@dataclass
+class Committed:
+    """cells, evaluations: rows as `Store.cells` and `Store.evaluations` give them; expected: images per hash and set;
+    parameters: of the cells, by hash; scores: a row per image with SCORE_COLUMNS; families: folders of member.json;
+    problems: a line for each part that was left out."""
+
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    expected: dict[str, dict[str, int]] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
+    families: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def load(folder: Path | None = None) -> Committed:
+    """Everything under `folder` (FOLDER). What cannot be used is left out and named in `problems`."""
+    folder = FOLDER if folder is None else folder
+    found, tables = Committed(), []
+    found.families = sorted(path.parent for path in folder.glob(f"*/{families.FOLDER}/*/{families.FILE}"))
+    for path in sorted(folder.glob("*/*.scores.json")):
+        try:
+            record, scores = read(path)
+        except StoreError as error:
+            found.problems.append(_line(error, folder))
+            continue
+        entries = [("evaluation", *item) for item in record["evaluations"].items()]
+        for kind, name, entry in [*entries, *(("cell", *item) for item in record["cells"].items())]:
+            rows = scores[scores["hash"] == name]
+            try:
+                if name in found.expected:
+                    raise StoreError(f"{path}: {kind} {name} is in another file already")
+                row, found.expected[name] = _ROW[kind](name, entry, rows, record["environments"])
+            except (StoreError, KeyError, TypeError, AttributeError) as error:
+                text = str(error) if isinstance(error, StoreError) else f"{path}: {kind} {name} lacks {error}"
+                found.problems.append(_line(text, folder))
+                continue
+            (found.cells if kind == "cell" else found.evaluations).append(row)
+            if kind == "cell" and entry.get("parameters") is not None:
+                found.parameters[name] = int(entry["parameters"])
+            tables.append(rows.assign(source=kind))
+    if tables:
+        found.scores = pd.concat(tables, ignore_index=True)
+    return found
+
+
+def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The JSON and the rows of one pair of files. Raises StoreError for what is missing, damaged or lacks a part."""
+    record = records.read_json(path)
+    missing = [name for name in ("exported", "environments", "evaluations", "cells") if name not in record]
+    if missing:
+        raise StoreError(f"{path} lacks {', '.join(missing)}")
+    table = path.with_name(path.name.removesuffix(".json") + ".csv.xz")
+    try:
+        text = lzma.decompress(table.read_bytes()).decode()
+        scores = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(("hash", "image", "environment"), str))
+    except FileNotFoundError as error:
+        raise StoreError(f"{table} is missing") from error
+    except (OSError, lzma.LZMAError, UnicodeDecodeError, ValueError) as error:
+        raise StoreError(f"{table} cannot be read as compressed CSV: {str(error).splitlines()[0]}") from error
+    missing = [name for name in SCORE_COLUMNS if name not in scores.columns]
+    if missing:
+        raise StoreError(f"{table} lacks the column {', '.join(missing)}")
+    try:
+        scores = records.check_rows(scores, str(table))
+    except ValueError as error:
+        raise StoreError(f"{table}: a score is no number: {error}") from error
+    strange = set(scores["hash"]) - set(record["evaluations"]) - set(record["cells"])
+    if strange:
+        raise StoreError(f"{table} has scores of {', '.join(sorted(strange)[:3])}, which {path.name} does not name")
+    twice = scores[scores.duplicated(["hash", "dataset", "image"])]
+    if len(twice):
+        raise StoreError(f"{table} repeats {twice['dataset'].iloc[0]}/{twice['image'].iloc[0]}")
+    return record, scores
+
+
+def _evaluation_row(
+    name: str, entry: dict[str, Any], rows: pd.DataFrame, environments: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    key, expected = entry["key"], {entry["key"]["dataset"]: int(entry["expected"])}
+    if records.key_of(key) != name:
+        raise StoreError(f"the key of evaluation {name} belongs to {records.key_of(key)}")
+    used = [environments[label] for label in rows["environment"].unique()]
+    latest = max(used, key=lambda item: str(item.get("finished")), default={})
+    means = records.summarise(rows, expected)
+    row = {"hash": name, **key, **{column: latest.get(column) for column in (*MACHINE, "finished")}}
+    return row | (means[0] if means else {"images": 0, "expected": entry["expected"], "complete": False}), expected
+
+
+def _cell_row(
+    name: str, entry: dict[str, Any], rows: pd.DataFrame, environments: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    if records.key_of(entry["config"]) != name:
+        raise StoreError(f"the configuration of cell {name} belongs to {records.key_of(entry['config'])}")
+    status, environment = entry["status"], entry["environment"]
+    row = {"hash": name, **flatten_config(entry["config"])}
+    row |= {column: status.get(column) for column in ("state", "reason", "step", "weights")}
+    wanted = (*MACHINE, "started", "finished", "train_steps", "train_seconds", "evaluate_seconds")
+    return row | {column: environment.get(column) for column in wanted}, dict(status.get("expected") or {})
+
+
+_ROW = {"evaluation": _evaluation_row, "cell": _cell_row}
+
+
+def _line(error: object, folder: Path) -> str:
+    return " ".join(str(error).replace(f"{folder}/", "").split())
+
+
+# Writing
+
+
+def export(store: Store, target: Path, command: str) -> list[str]:
+    """Writes `<target>.scores.json`, its CSV and the families of every finished cell and evaluation record of `store`.
+
+    command: by which this is called, kept with the date. What stood there is replaced. Returns what was written, in
+    words. Raises StoreError for a record or cell that is damaged or does not say all of PROVENANCE, and for an empty
+    store; nothing is written then.
+    """
+    environments: dict[str, Any] = {}
+    evaluations: dict[str, Any] = {}
+    cells: dict[str, Any] = {}
+    tables = []
+    for folder in store.evaluation_folders():
+        rows, record = store.read_evaluation(folder)
+        for label, environment in record["environments"].items():
+            _check_provenance(environment, f"evaluation {folder.name}")
+            environments[label] = environment
+        evaluations[folder.name] = {"key": record["key"], "expected": record["expected"]}
+        tables.append(rows.assign(hash=folder.name))
+    for folder in store.cell_folders():
+        status = store.status(folder)
+        if status["state"] == "done":
+            environment = records.read_json(folder / "environment.json")
+            _check_provenance(environment, f"cell {folder.name}")
+            count = parameters(folder / "weights.safetensors")
+            config = store.read_config(folder)
+            cells[folder.name] = {"config": config, "status": status, "environment": environment, "parameters": count}
+            tables.append(records.read_frame(folder / "scores.parquet").assign(hash=folder.name, environment=""))
+    if not tables:
+        raise StoreError(f"{store.root} holds no finished cell and no evaluation record")
+    frame = pd.concat(tables, ignore_index=True).reindex(columns=list(SCORE_COLUMNS))
+    frame = frame.sort_values(["hash", "dataset", "image"], ignore_index=True)
+    exported = {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    content = {"exported": exported, "environments": environments, "evaluations": evaluations, "cells": cells}
+    text = frame.to_csv(index=False, lineterminator="\n")
+    records.write_bytes(target.with_name(f"{target.name}.scores.csv.xz"), lzma.compress(text.encode(), preset=9))
+    records.write_json(target.with_name(f"{target.name}.scores.json"), content)
+    members = store.family_folders() if cells else []
+    for folder in members:
+        place = target.parent / families.FOLDER / folder.name / families.FILE
+        with records.guarded(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / families.FILE, place)
+    counts = f"{len(evaluations)} evaluation records, {len(cells)} cells, {len(frame)} scores of images"
+    return [f"{target}: {counts}, {len(members)} members of families"]
+
+
+def _check_provenance(environment: dict[str, Any], where: str) -> None:
+    missing = [name for name in PROVENANCE if not environment.get(name)]
+    if missing:
+        raise StoreError(f"{where} does not say its {', '.join(missing)}: such a number is not committed")
+
+
+def _main(arguments: list[str]) -> Iterator[str]:
+    parser = argparse.ArgumentParser(prog="python -m results.measured", description=export.__doc__)
+    parser.add_argument("store", type=Path, help="a result store")
+    parser.add_argument("target", help="MACHINE/NAME under results/measured")
+    options = parser.parse_args(arguments)
+    command = shlex.join(["python", "-m", "results.measured", *arguments])
+    yield from export(Store(options.store), FOLDER / options.target, command)
+
+
+if __name__ == "__main__":
+    try:
+        print(*_main(sys.argv[1:]), sep="\n")
+    except StoreError as problem:
+        sys.exit(f"error: {problem}")

@@ -6,7 +6,17 @@ from types import ModuleType
 
 import pytest
 
+from results import measured
 from results.store import Store
+
+
+@pytest.fixture(autouse=True)
+def nothing_committed(tmp_path, monkeypatch) -> Path:
+    """No measurement but the test's own: an empty folder in place of `results/measured/`."""
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    monkeypatch.setattr(measured, "FOLDER", folder)
+    return folder
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from reports import render, tables
 from reports.blocks import Cell, number
 from reports.rows import COLUMNS, TableError
+from results.evidence import Evidence
 
 
 def test_grid_is_padded_and_marks_best_and_second():
@@ -34,7 +35,7 @@ def smoke(store, make):
         make.train(store, make.cell("base", seed), base, 0.8)
         make.train(store, make.cell("ase-off", seed, ase="off"), ase, 0.9, size=1200)
         make.train(store, make.cell("sgn-off", seed, sgn="off"), sgn, 0.95)
-    return tables.table("smoke", store)
+    return tables.table("smoke", Evidence(store))
 
 
 def test_trained_table_in_markdown(store, make):
@@ -48,17 +49,20 @@ def test_trained_table_in_markdown(store, make):
             "",
             "### sr-x2 on embedded, smoke budget",
             "",
-            "| variant | params |       PSNR |       SSIM | vs base |        95 % interval | verdict   |",
-            "| ------- | -----: | ---------: | ---------: | ------: | -------------------: | --------- |",
-            "| base    |  1,000 |     30.200 |     0.8000 |         |              2 seeds | base      |",
-            "| ase-off |  1,200 | **31.205** |   _0.9000_ |  +1.005 | [+0.941, +1.069] n=2 | better    |",
-            "| sgn-off |  1,000 |   _30.250_ | **0.9500** |  +0.050 | [-3.127, +3.227] n=2 | undecided |",
+            "| variant |       PSNR |       SSIM | vs base |   95 % |   MDE | verdict      |",
+            "| ------- | ---------: | ---------: | ------: | -----: | ----: | ------------ |",
+            "| base    |     30.200 |     0.8000 |         |        |       | base         |",
+            "| ase-off | **31.205** |   _0.9000_ |  +1.005 | ±0.887 | 1.652 | inconclusive |",
+            "| sgn-off |   _30.250_ | **0.9500** |  +0.050 | ±0.887 | 1.652 | inconclusive |",
             "",
+            "Parameters: base 1,000, ase-off 1,200, sgn-off 1,000.  ",
             "ase-off: untrained routing.  ",
             "Smoke budget, 300 iterations, seeds 0, 1.  ",
             "Protocol: tiling official, routing gumbel, samples 1, seed 0, prompt_order raster, lr_route matlab,",
             "luma float, channels y, border 2, precision fp32.  ",
-            "Every interval stands alone: none is widened for the number of comparisons.  ",
+            "95 %: paired by seed, the variance that the family shares, with 2 degrees of freedom; verdicts after",
+            "Holm's correction for 2.  ",
+            "MDE: the difference that these seeds would find with power 0.8 after that correction.  ",
             "Only the differences mean something: no score here is comparable with the paper's.",
             "",
         ]
@@ -67,16 +71,16 @@ def test_trained_table_in_markdown(store, make):
 
 def test_trained_table_in_latex(store, make):
     text = render.render(smoke(store, make), "tex", "A & B")
-    assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. ase-off: untrained routing. Smoke budget, 300" in text
+    assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. Parameters: base 1,000, ase-off 1,200, sgn-off" in text
     assert (
         "\n".join(
             [
                 r"\begin{tabular}{lrrrrrl}",
                 r"\toprule",
-                r"variant & params & PSNR & SSIM & vs base & 95 \% interval & verdict \\",
+                r"variant & PSNR & SSIM & vs base & 95 \% & MDE & verdict \\",
                 r"\midrule",
-                r"base & 1,000 & 30.200 & 0.8000 &  & 2 seeds & base \\",
-                r"ase-off & 1,200 & \textbf{31.205} & \underline{0.9000} & +1.005 & [+0.941, +1.069] n=2 & better \\",
+                r"base & 30.200 & 0.8000 &  &  &  & base \\",
+                r"ase-off & \textbf{31.205} & \underline{0.9000} & +1.005 & $\pm$0.887 & 1.652 & inconclusive \\",
             ]
         )
         in text
@@ -87,7 +91,7 @@ def test_trained_table_in_latex(store, make):
 def test_published_table_marks_ranks_as_in_print_and_reads_at_100_columns(store, make):
     make.evaluate(store, 38.2577, 0.96151)
     make.evaluate(store, 33.0, dataset="Urban100", images=12, of=100)
-    text = render.render(tables.table("table3", store), "md", tables.caption("table3"))
+    text = render.render(tables.table("table3", Evidence(store)), "md", tables.caption("table3"))
     lines = text.splitlines()
     assert "| SRFormer-light  |   853K | 236.3G |   _38.23_ |     33.94 | **32.36** |   _32.91_ |   _39.28_ |" in lines
     assert "| MambaIRv2-light |   774K | 286.3G | **38.26** | **34.09** | **32.36** | **33.26** | **39.35** |" in lines
@@ -95,24 +99,24 @@ def test_published_table_marks_ranks_as_in_print_and_reads_at_100_columns(store,
     assert "Weights 01234567, Gumbel seed 0." in text
     assert "Not there: Urban100 (12 of 100 images)." in text
     assert "Not there: Set14, BSD100, Manga109 (not run)." in text
-    for name in tables.names(store):
-        text = render.render(tables.table(name, store), "md", tables.caption(name))
+    for name in tables.names(Evidence(store)):
+        text = render.render(tables.table(name, Evidence(store)), "md", tables.caption(name))
         widest = max(len(line) for line in text.splitlines())
         assert widest <= (110 if name == "complexity" else 100), (name, widest)
 
 
 def test_secondary_and_missing_sources_are_marked(store):
-    text = render.render(tables.table("table5", store), "md", "")
+    text = render.render(tables.table("table5", Evidence(store)), "md", "")
     assert "| MambaIRv2-B | 22.9M† |   445.8G† |" in text and "| MambaIRv2-L |  34.2M | not found |" in text
     assert "† a secondary source, not the paper itself." in text
-    ablation = render.render(tables.table("ablation-components", store), "md", "")
+    ablation = render.render(tables.table("ablation-components", Evidence(store)), "md", "")
     assert "All: a secondary source, not the paper itself." in ablation and "†" not in ablation
-    assert r"445.8G$^\dagger$" in render.render(tables.table("table5", store), "tex", "")
+    assert r"445.8G$^\dagger$" in render.render(tables.table("table5", Evidence(store)), "tex", "")
 
 
 def test_csv_is_the_whole_frame(store, make):
     make.evaluate(store, 38.2577)
-    frame = tables.table("table3", store)
+    frame = tables.table("table3", Evidence(store))
     rows = list(csv.DictReader(io.StringIO(render.render(frame, "csv", ""))))
     assert len(rows) == len(frame) and list(rows[0]) == list(COLUMNS)
     row = next(r for r in rows if (r["method"], r["dataset"], r["task"]) == ("MambaIRv2-light", "Set5", "sr-x2"))
@@ -122,12 +126,12 @@ def test_csv_is_the_whole_frame(store, make):
 
 def test_an_unknown_format_is_refused(store):
     with pytest.raises(TableError, match="unknown format 'html': choose from md, csv, tex"):
-        render.render(tables.table("tableA2", store), "html", "")
+        render.render(tables.table("tableA2", Evidence(store)), "html", "")
 
 
 def test_several_tables(store):
     """Several tables are one CSV under one header; as Markdown and LaTeX they follow each other after a blank line."""
-    frames = [(tables.table(name, store), tables.caption(name)) for name in ("table5", "tableA2")]
+    frames = [(tables.table(name, Evidence(store)), tables.caption(name)) for name in ("table5", "tableA2")]
     rows = list(csv.DictReader(io.StringIO(render.render_all(frames, "csv"))))
     assert len(rows) == sum(len(frame) for frame, _ in frames)
     assert list(dict.fromkeys(row["table"] for row in rows)) == ["table5", "tableA2"]

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from reports import paper, tables
 from reports.blocks import blocks
 from reports.rows import COLUMNS
 from results import measured
+from results.evidence import Evidence
 from suites.spec import Budget, Protocol, Task
 
 
@@ -30,45 +32,45 @@ def test_official_protocol_is_the_vocabularys(task):
 
 
 def test_names_are_the_published_tables_then_the_budgets(store, make):
-    published = tables.names()
-    assert published[:2] == ["table3", "table4"] and tables.names(store) == published
+    published = tables.names(Evidence(store))
+    assert published[:2] == ["table3", "table4"] and tables.names(Evidence(store)) == published
     make.train(store, make.cell("base", 0), 30.0)
-    assert tables.names(store) == [*published, "smoke"]
+    assert tables.names(Evidence(store)) == [*published, "smoke"]
     with pytest.raises(tables.TableError, match=r"unknown table 'table9': choose from table3, .*smoke"):
-        tables.table("table9", store)
+        tables.table("table9", Evidence(store))
     with pytest.raises(tables.TableError, match="unknown table 'reduced'"):
-        tables.table("reduced", store)
+        tables.table("reduced", Evidence(store))
 
 
 def test_empty_store_keeps_every_published_cell_and_says_why_the_rest_is_blank(store):
-    for name in tables.names():
-        frame = tables.table(name, store)
+    for name in tables.names(Evidence(store)):
+        frame = tables.table(name, Evidence(store))
         assert list(frame.columns) == list(COLUMNS) and len(frame)
         assert frame["verdict"].notna().all() and (frame["verdict"] != "").all()
-    frame = tables.table("table3", store)
+    frame = tables.table("table3", Evidence(store))
     assert row(frame)["published"] == "38.26" and row(frame)["verdict"] == "not run" and row(frame)["measured"] is None
     assert row(frame, method="SwinIR-light")["verdict"] == "published only"
-    ablation = tables.table("ablation-components", store)
+    ablation = tables.table("ablation-components", Evidence(store))
     assert set(ablation["verdict"]) == {"no weights released, not trained here"}
-    assert set(tables.table("tableA2", store)["verdict"]) == {"no published counterpart"}
+    assert set(tables.table("tableA2", Evidence(store))["verdict"]) == {"no published counterpart"}
 
 
 def test_counts_stand_beside_the_printed_digits(store):
-    frame = tables.table("table3", store)
+    frame = tables.table("table3", Evidence(store))
     params, macs = (row(frame, metric, dataset="") for metric in ("params", "macs"))
     assert (params["published"], params["measured"], params["difference"]) == ("774K", 774_092, 92)
     assert (params["verdict"], macs["verdict"]) == ("reproduced", "reproduced")
     assert abs(macs["measured"] - 286_298_557_280) < 1e-4 * 286e9
-    large = tables.table("table4", store)
+    large = tables.table("table4", Evidence(store))
     large = row(large, "params", dataset="", method="MambaIRv2-L")
     assert (large["published"], large["verdict"]) == ("34.2M", "differs")  # the code has 34.09M
-    base = row(tables.table("table5", store), "macs", dataset="", method="MambaIRv2-B")
+    base = row(tables.table("table5", Evidence(store)), "macs", dataset="", method="MambaIRv2-B")
     assert (base["published"], base["verdict"]) == ("445.8G", "reproduced")  # printed truncated
 
 
 def test_one_seed_of_given_weights(store, make):
     make.evaluate(store, 38.2577, 0.96151)
-    frame = tables.table("table3", store)
+    frame = tables.table("table3", Evidence(store))
     psnr, ssim = row(frame), row(frame, "ssim")
     assert psnr["measured"] == pytest.approx(38.2577) and psnr["difference"] == pytest.approx(-0.0023)
     assert (psnr["interval"], psnr["low"], psnr["verdict"]) == ("1 seed", None, "reproduced")
@@ -85,13 +87,13 @@ def test_one_seed_of_given_weights(store, make):
         ((38.24, 38.279), "reproduced"),  # within the tolerance, whatever the interval
         ((38.285, 38.285), "differs"),
         ((38.30, 38.31, 38.30, 38.31), "differs"),
-        ((38.20, 38.40), "undecided"),  # the interval covers the published score
+        ((38.20, 38.40), "inconclusive"),  # the interval covers the published score
     ],
 )
 def test_verdict_from_the_interval_over_gumbel_seeds(store, make, scores, verdict):
     for seed, score in enumerate(scores):
         make.evaluate(store, score, seed=seed)
-    found = row(tables.table("table3", store))
+    found = row(tables.table("table3", Evidence(store)))
     assert found["verdict"] == verdict
     assert found["measured"] == pytest.approx(sum(scores) / len(scores))
     assert found["low"] <= found["difference"] <= found["high"] and f"n={len(scores)}" in found["interval"]
@@ -108,28 +110,28 @@ def test_only_the_official_protocol_and_network_are_held_against_the_paper(store
         make.evaluate(store, 10.0, **change)
     make.evaluate(store, 10.0, labels="kmeans")
     make.evaluate(store, 10.0, model="mambairv2-base")
-    frame = tables.table("table3", store)
+    frame = tables.table("table3", Evidence(store))
     assert row(frame)["measured"] is None and row(frame)["verdict"] == "not run"
-    assert row(tables.table("table4", store), method="MambaIRv2-B")["verdict"] == "differs"
+    assert row(tables.table("table4", Evidence(store)), method="MambaIRv2-B")["verdict"] == "differs"
 
 
 def test_mambair_has_no_routing_to_match(store, make):
     make.evaluate(store, 38.13, model="mambair-light", routing=None, prompt_order=None)
-    assert row(tables.table("table3", store), method="MambaIR-light")["verdict"] == "reproduced"
+    assert row(tables.table("table3", Evidence(store)), method="MambaIR-light")["verdict"] == "reproduced"
 
 
 def test_other_tasks_are_matched_too(store, make):
     make.evaluate(store, 30.37, 0.8269, model="mambairv2-base", task="jpeg-10", dataset="Classic5")
     make.evaluate(store, 34.48, model="mambairv2-base", task="denoise-15", dataset="CBSD68", images=68, of=68)
-    jpeg = row(tables.table("table6", store), method="MambaIRv2", task="jpeg-10", dataset="Classic5")
-    noise = row(tables.table("table7", store), method="MambaIRv2", task="denoise-15", dataset="CBSD68")
+    jpeg = row(tables.table("table6", Evidence(store)), method="MambaIRv2", task="jpeg-10", dataset="Classic5")
+    noise = row(tables.table("table7", Evidence(store)), method="MambaIRv2", task="denoise-15", dataset="CBSD68")
     assert (jpeg["verdict"], noise["verdict"]) == ("reproduced", "reproduced")
 
 
 def test_a_part_of_a_set_is_no_score(store, make):
     make.evaluate(store, 33.26, dataset="Urban100", images=12, of=100)
     make.evaluate(store, 34.09, dataset="Set14", images=3, of=3)  # whole, says the folder it was found in
-    frame = tables.table("table3", store)
+    frame = tables.table("table3", Evidence(store))
     assert row(frame, dataset="Urban100")["verdict"] == "12 of 100 images"
     assert row(frame, dataset="Set14")["verdict"] == "3 of 14 images"
     assert row(frame, dataset="Urban100")["measured"] is None
@@ -138,7 +140,7 @@ def test_a_part_of_a_set_is_no_score(store, make):
 def test_two_weights_have_a_row_each(store, make):
     make.evaluate(store, 38.26)
     make.evaluate(store, 37.00, weights="f" * 64)
-    frame = tables.table("table3", store)
+    frame = tables.table("table3", Evidence(store))
     found = frame[(frame["method"] == "MambaIRv2-light") & (frame["dataset"] == "Set5") & (frame["task"] == "sr-x2")]
     found = found[found["metric"] == "psnr"]
     assert list(found["evidence"].str[:16]) == ["weights 01234567", "weights ffffffff"]
@@ -148,7 +150,7 @@ def test_two_weights_have_a_row_each(store, make):
 def test_weights_of_a_smaller_budget_are_never_held_against_the_paper(store, make):
     make.train(store, make.cell("base", 0, model="mambairv2-light"), 38.26, weights=make.WEIGHTS)
     make.evaluate(store, 38.26)
-    found = row(tables.table("table3", store))
+    found = row(tables.table("table3", Evidence(store)))
     assert found["measured"] is None and found["verdict"] == "only weights of a smaller budget"
 
 
@@ -158,30 +160,30 @@ def test_trained_at_the_papers_budget_for_as_long(store, make):
         which = make.cell("base", seed, long, model="mambairv2-light")
         folder = make.train(store, make.on(which, "Set5"), score)
         store.write_status(folder, "done", step=500_000, expected={"Set5": 4}, weights=f"w{seed}")
-    found = row(tables.table("table3", store))
+    found = row(tables.table("table3", Evidence(store)))
     assert found["verdict"] == "4 of 5 images" and found["budget"] == "paper"  # its folder lacked one picture
     ablation = make.on(make.cell("attention", 0, short, model="mambairv2-light", scans=0), "Urban100")
     make.train(store, ablation, 32.89)
-    frame = tables.table("ablation-components", store)
+    frame = tables.table("ablation-components", Evidence(store))
     assert row(frame, dataset="Urban100", method="window attention only")["verdict"] == "4 of 100 images"
     assert row(frame, dataset="Urban100", method="+ ASE")["verdict"] == "no weights released, not trained here"
 
 
 def test_released_weights_are_not_held_against_ablations(store, make):
     make.evaluate(store, 33.26, dataset="Urban100", images=100, of=100)
-    frame = tables.table("ablation-components", store)
+    frame = tables.table("ablation-components", Evidence(store))
     assert row(frame, dataset="Urban100", method="+ ASE + SGN (base)")["measured"] is None
-    assert row(tables.table("table3", store), dataset="Urban100")["verdict"] == "reproduced"
+    assert row(tables.table("table3", Evidence(store)), dataset="Urban100")["verdict"] == "reproduced"
 
 
 def trained(store):
-    frame = tables.table("smoke", store)
+    frame = tables.table("smoke", Evidence(store))
     assert set(frame["budget"]) == {"smoke"} and frame["published"].isna().all()
     return frame
 
 
 def test_trained_variants_against_their_base(store, make):
-    for seed, (base, better, close) in enumerate([(30.0, 31.00, 30.3), (30.4, 31.41, 30.2)]):
+    for seed, (base, better, close) in enumerate([(30.0, 31.00, 30.005), (30.4, 31.41, 30.400)]):
         make.train(store, make.cell("base", seed), base)
         make.train(store, make.cell("better", seed, sgn="off"), better, size=1200)
         make.train(store, make.cell("close", seed, ase="off"), close)
@@ -194,8 +196,12 @@ def test_trained_variants_against_their_base(store, make):
     assert base["measured"] == pytest.approx(30.2) and base["verdict"] == "base" and base["difference"] is None
     assert better["difference"] == pytest.approx(1.005) and better["verdict"] == "better"
     half = 12.706204736432095 * 0.005  # t(0.975, 1) * sd / sqrt(2), of differences 1.00 and 1.01
+    assert (better["own_low"], better["own_high"]) == (pytest.approx(1.005 - half), pytest.approx(1.005 + half))
+    gains = np.array([0.4, 0.41, 0.395, 0.39])  # from the first seed to the second: base, better, close, worse
+    half = 3.182446305284263 * np.sqrt(gains.var(ddof=1) / 2)  # t(0.975, 3); sd(gains) = sqrt(2) sd(residual)
     assert (better["low"], better["high"]) == (pytest.approx(1.005 - half), pytest.approx(1.005 + half))
-    assert close["verdict"] == "undecided" and worse["verdict"] == "worse"
+    assert better["df"] == 3 and better["mde"] is None and close["mde"] > half
+    assert close["verdict"] == "inconclusive" and worse["verdict"] == "worse"
     assert row(frame, "params", method="better", **args)["measured"] == 1200
     assert better["evidence"] == "smoke budget, 300 iterations, seeds 0, 1"
     assert better["overrides"] == "sgn=off"
@@ -208,7 +214,7 @@ def test_only_shared_seeds_are_paired(store, make):
     make.train(store, make.cell("other", 7, ase="off"), 31.5)
     frame = trained(store)
     one, other = (row(frame, method=name, dataset="embedded") for name in ("one", "other"))
-    assert one["difference"] == pytest.approx(0.5) and (one["interval"], one["verdict"]) == ("1 seed", "undecided")
+    assert one["difference"] == pytest.approx(0.5) and (one["interval"], one["verdict"]) == ("1 seed", "inconclusive")
     assert other["difference"] is None and other["verdict"] == "no seed in common with the base"
 
 
@@ -261,7 +267,7 @@ def test_studies_are_not_mixed(store, make):
 
 def test_studies_of_a_table_have_headings_of_their_own(store, make):
     def headings() -> list[str]:
-        return [block.heading for block in blocks(tables.table("smoke", store))]
+        return [block.heading for block in blocks(tables.table("smoke", Evidence(store)))]
 
     make.train(store, make.cell("base", 0), 30.0)
     assert headings() == ["sr-x2 on embedded, smoke budget"]

@@ -1,0 +1,105 @@
+"""A store and what is committed under `results/measured/`, read once, as one set of frames: what the tables go by.
+
+What both have is taken from one of them: an evaluation record from the one with more images (the store, if they have as
+many), a cell from the store if it is finished there. Their rows are never mixed: another machine's float32 differs in
+the last digits.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results import families, measured, records
+from results.store import CELL_COLUMNS, EVALUATION_COLUMNS, MEAN_COLUMNS, SCORE_COLUMNS, Store, StoreError
+
+
+class Evidence:
+    """Frames as `Store` gives them, of a store and the committed measurements. `committed`: None for FOLDER."""
+
+    def __init__(self, store: Store, committed: Path | None = None) -> None:
+        self.store = store
+        self._committed = measured.load(committed)
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """One line for everything that was left out: a damaged cell, record or family, a committed file."""
+        lines = list(self._committed.problems)
+        for kind, frame in (("cell", self._own_cells), ("evaluation", self._own_evaluations)):
+            lines += [f"{kind} {row['hash']}: {row['problem']}" for row in frame if row["problem"]]
+        lines += [f"family: {problem}" for problem in self.families["problem"].dropna()]
+        return [" ".join(line.replace(f"{self.store.root}/", "").split()) for line in lines]
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """`Store.cells`, without those whose configuration cannot be read."""
+        own = [row for row in self._own_cells if row["config"] is not None and row["hash"] not in self._taken]
+        return _frame([*own, *(row for row in self._committed.cells if row["hash"] in self._taken)], CELL_COLUMNS)
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """`Store.evaluations`, without those that cannot be read."""
+        own = [row for row in self._own_evaluations if not row["problem"] and row["hash"] not in self._taken]
+        rows = [*own, *(row for row in self._committed.evaluations if row["hash"] in self._taken)]
+        return _frame(rows, EVALUATION_COLUMNS)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """`Store.scores`: a row per image."""
+        return pd.concat([self._own_scores, self._committed_scores], ignore_index=True)
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """`Store.means`: a row per finished cell or record and dataset."""
+        rows = [row for row in self.store.means().to_dict("records") if row["hash"] not in self._taken]
+        for (source, name), part in self._committed_scores.groupby(["source", "hash"], sort=False):
+            expected = self._committed.expected[name]
+            rows += [{"source": source, "hash": name, **entry} for entry in records.summarise(part, expected)]
+        return _frame(rows, MEAN_COLUMNS)
+
+    @cached_property
+    def families(self) -> pd.DataFrame:
+        """`Store.families`, of all cells."""
+        folders = {path.name: path for path in (*self._committed.families, *self.store.family_folders())}
+        return families.frame(list(folders.values()), self.cells)
+
+    def parameters(self, name: str) -> int | None:
+        """Number of parameters of the finished cell with this hash; None when its weights cannot be read."""
+        if name in self._taken:
+            return self._committed.parameters.get(name)
+        try:
+            return measured.parameters(self.store.root / name / "weights.safetensors")
+        except StoreError:
+            return None
+
+    @cached_property
+    def _own_cells(self) -> list[dict[str, Any]]:
+        return self.store.cells().to_dict("records")
+
+    @cached_property
+    def _own_evaluations(self) -> list[dict[str, Any]]:
+        return self.store.evaluations().to_dict("records")
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """Hashes of what comes from the committed files."""
+        own = {row["hash"]: row["images"] or 0 for row in self._own_evaluations}
+        done = {row["hash"] for row in self._own_cells if row["state"] == "done"}
+        taken = {row["hash"] for row in self._committed.evaluations if row["images"] > own.get(row["hash"], 0)}
+        return taken | {row["hash"] for row in self._committed.cells if row["hash"] not in done}
+
+    @cached_property
+    def _own_scores(self) -> pd.DataFrame:
+        frame = self.store.scores()
+        return frame[~frame["hash"].isin(self._taken)]
+
+    @cached_property
+    def _committed_scores(self) -> pd.DataFrame:
+        frame = self._committed.scores.reindex(columns=list(SCORE_COLUMNS))
+        return frame[frame["hash"].isin(self._taken)]
+
+
+def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Object columns: what is unknown stays None, a count stays an integer, a list stays a list."""
+    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=list(columns), dtype=object)
