@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from results import locks, records
+from results import families, locks, records
 from results.records import StoreError, guarded
 from results.store import EVALUATIONS, Store, is_hash
 
@@ -24,11 +24,15 @@ CELL_FILES = (
     *("scores.parquet", "train.jsonl", "weights.safetensors"),
 )
 RECORD_FILES = ("record.json", "environment.json", "scores.parquet")
+UNDER = {EVALUATIONS: RECORD_FILES, families.FOLDER: (families.FILE,)}
 
 
 @dataclass
 class ImportReport:
-    """What became of each folder, by its hash; `conflicts` and `refused` are sentences, with the store unchanged."""
+    """What became of each folder, by its hash; `conflicts` and `refused` are sentences, with the store unchanged.
+
+    Records of families only say what is compared: they join without being counted.
+    """
 
     added: list[str] = field(default_factory=list)
     merged: list[str] = field(default_factory=list)  # new rows joined a folder that was here
@@ -66,6 +70,8 @@ def import_into(store: Store, path: str | Path) -> ImportReport:
             _import(_import_cell, store, source, folder, report)
         for folder in source.evaluation_folders():
             _import(_import_record, store, source, folder, report)
+        for folder in source.family_folders():
+            _import(_import_member, store, source, folder, report)
     return report
 
 
@@ -137,8 +143,8 @@ def _place(name: str) -> Path | None:
     parts = path.parts
     if len(parts) < 2 or ".." in parts or path.is_absolute() or not is_hash(parts[-2]):
         return None
-    if len(parts) > 2 and parts[-3] == EVALUATIONS:
-        return Path(EVALUATIONS, parts[-2], parts[-1]) if parts[-1] in RECORD_FILES else None
+    if len(parts) > 2 and parts[-3] in UNDER:
+        return Path(*parts[-3:]) if parts[-1] in UNDER[parts[-3]] else None
     return Path(parts[-2], parts[-1]) if parts[-1] in CELL_FILES else None
 
 
@@ -242,6 +248,14 @@ def _import_record(store: Store, source: Store, folder: Path, report: ImportRepo
         report.merged.append(folder.name)
     elif not conflicts:
         report.present.append(folder.name)
+
+
+def _import_member(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
+    with _skipping(report.refused):
+        families.read_member(folder)
+    target = store.root / families.FOLDER / folder.name
+    if not (target / families.FILE).exists():
+        _move(folder, target)
 
 
 def _more(conflicts: list[str]) -> str:

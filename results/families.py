@@ -65,12 +65,15 @@ def frame(folders: Sequence[Path], cells: pd.DataFrame) -> pd.DataFrame:
         except (StoreError, KeyError, TypeError) as error:
             problem = str(error) if isinstance(error, StoreError) else f"{folder / FILE} holds no cell: {error!r}"
             rows.append({"problem": problem})
-    rows.sort(key=lambda row: tuple(str(row.get(name)) for name in ("suite", "family", "comparison")) + _place(row))
+    rows.sort(
+        key=lambda row: tuple(str(row.get(name)) for name in ("suite", "family", "task", "comparison")) + _place(row)
+    )
     return pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)
 
 
-def _place(row: Mapping[str, Any]) -> tuple[int, int]:
-    return row.get("order", 0), -1 if row.get("seed") is None else row["seed"]
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = tuple(str(row.get(name)) for name in ("suite", "family", "task", "comparison"))
+    return *names, row.get("order", 0), -1 if row.get("seed") is None else row["seed"]
 
 
 def _rows(record: Mapping[str, Any], seeds: Mapping[str, list[tuple[int, str]]]) -> list[dict[str, Any]]:

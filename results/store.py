@@ -220,7 +220,7 @@ class Store:
 
     def families(self) -> pd.DataFrame:
         """A row per family, member and stored cell of that member, finished or not (`families.COLUMNS`), in the order
-        suite, family, comparison, order, seed:
+        suite, family, task, comparison, order, seed:
 
         suite, family: names ("ablations", "tokens"). comparison: 8 hex digits that (suite, family, base) share: pool
         variances and apply Holm within one of these; the same family at another budget or on another task is another.

@@ -170,6 +170,10 @@ def run(
         launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
         # The nodes of a cluster are other machines than this one.
         check_cells([planned.cell for planned in todo], backend, "meta" if launch == "submitit" else device)
+    for family in suite.compared():
+        members = [(label, cell.config()) for label, cell in family.members]
+        store.add_family(suite.name, family.name, family.base.config(), members)
+    if todo:
         folders = {planned.cell.name: store.open_cell(planned.cell.config()) for planned in todo}
         options = _arguments(store, device, data, backend, deterministic, launcher, command)
         _Engine(store, launcher, list(program), options, outcome, console or Console()).work(todo, folders)

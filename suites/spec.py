@@ -5,7 +5,8 @@ engine runs them, the store files them under the hash of their canonical form. A
 """
 
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 RESTORATION_LEVELS = {"sr": (2, 3, 4), "denoise": (15, 25, 50), "jpeg": (10, 20, 30, 40)}
@@ -227,10 +228,41 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Family:
+    """Variants that answer one question by their differences from one base, on one task at one budget.
+
+    members: (label, cell), the base among them, in the order in which tables show them. The seed of these cells says
+    nothing: a member is a cell at all of its seeds, and one cell may be a member of several families.
+    """
+
+    name: str
+    question: str
+    base: Cell
+    members: tuple[tuple[str, Cell], ...]
+
+    @classmethod
+    def of(cls, name: str, question: str, cells: Iterable[Cell], base: str = "base") -> "Family":
+        """All variants of `cells`, which share a task, under their own names. Raises SpecError without a `base`."""
+        members = {cell.variant.name: cell for cell in cells}
+        check_choice(f"base of the family {name}", base, tuple(members))
+        return cls(name, question, members[base], tuple(members.items()))
+
+
+@dataclass(frozen=True)
 class Suite:
-    """A named list of cells. `base` is the variant that the others are compared with; `doc` is what `list` prints."""
+    """A named list of cells, and the comparisons that they are made for. `doc` is what `list` prints."""
 
     name: str
     doc: str
     cells: tuple[Cell, ...]
-    base: str | None = None
+    families: tuple[Family, ...] = ()
+
+    def compared(self) -> list[Family]:
+        """The families of which a member beside the base is among the cells, at whatever seed."""
+        present = [replace(cell, seed=0) for cell in self.cells]
+
+        def runs(family: Family) -> bool:
+            members = (replace(cell, seed=0) for _, cell in family.members)
+            return any(cell in present for cell in members if cell != replace(family.base, seed=0))
+
+        return [family for family in self.families if runs(family)]

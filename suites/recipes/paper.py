@@ -53,4 +53,4 @@ def light_x2(budget: str | None = None, seeds: tuple[int, ...] | None = None) ->
     cells = (
         Cell(variant, task, seed, schedule, train_sets, test_sets, Protocol.official(task)) for seed in seeds or (0,)
     )
-    return Suite("paper-light-x2", light_x2.__doc__ or "", tuple(cells), base="base")
+    return Suite("paper-light-x2", light_x2.__doc__ or "", tuple(cells))

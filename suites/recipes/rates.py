@@ -20,7 +20,7 @@ from suites.spec import Cell
 MEASURED = Path(__file__).resolve().parents[2] / "results" / "measured"
 COLUMNS = (
     *("variant", "model", "task", "budget", "cells", "iterations", "seconds_per_iteration", "hours"),
-    *("machine", "source"),
+    *("machine", "source", "note"),
 )
 OFFICIAL = "official code (csguoh/MambaIR 33d7b34) with its CUDA scan, forward + L1 + backward + Adam, torch 2.11"
 
@@ -101,27 +101,29 @@ def committed() -> list[Store]:
 def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> tuple[Rate, str] | None:
     """The best of `rates` for a cell, and how far it is from a measurement of just that: None when nothing compares.
 
-    Needed: the same model, task and precision. Preferred, in this order: the same kind of device, this machine, the
-    variant's own overrides (else the model without any), this code over the official one, the same batch and patch
-    (else the time is scaled by the pixels of a batch).
+    Needed: the same model and precision. Preferred, in this order: the same kind of device, this machine, the same
+    task, the variant's own overrides (else the model without any), this code over the official one, the same batch and
+    patch (else the time is scaled by the pixels of a batch: what a network does to a task's input costs about the same
+    whatever the task).
     """
     wanted = records.canonical(cell.variant.overrides)
 
     def worth(rate: Rate) -> tuple[bool, ...]:
         own = records.canonical(rate.overrides) == wanted
         same = (rate.batch, rate.patch) == (cell.budget.batch, cell.budget.patch)
-        return rate.device_type == device_type, here in rate.machine, own, rate.source != OFFICIAL, same
+        near = rate.device_type == device_type, here in rate.machine
+        return *near, rate.task == cell.task.name, own, rate.source != OFFICIAL, same
 
     fitting = [
         rate
         for rate in rates
-        if (rate.model, rate.task, rate.precision) == (cell.variant.model, cell.task.name, cell.budget.precision)
+        if (rate.model, rate.precision) == (cell.variant.model, cell.budget.precision)
         and records.canonical(rate.overrides) in (wanted, {})
     ]
     if not fitting:
         return None
     best = max(fitting, key=worth)
-    notes = []
+    notes = [] if best.task == cell.task.name else [f"as on {best.task}"]
     if records.canonical(best.overrides) != wanted:
         notes.append("the model without its overrides")
     if (best.batch, best.patch) != (cell.budget.batch, cell.budget.patch):
@@ -159,9 +161,8 @@ def estimate(cells: Sequence[Cell], store: Store, device: str = "cpu") -> pd.Dat
             rate, note = found
             pixels = cell.budget.batch * cell.budget.patch**2 / (rate.batch * rate.patch**2)
             seconds = rate.seconds * pixels
-            source = f"{rate.source}{f'; {note}' if note else ''}"
             row |= {"seconds_per_iteration": seconds, "hours": seconds * total / 3600}
-            row |= {"machine": rate.machine, "source": source}
+            row |= {"machine": rate.machine, "source": rate.source, "note": note}
         rows.append(row)
     return pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)
 
@@ -177,4 +178,6 @@ def summary(costs: pd.DataFrame) -> str:
 
 def hours(number: float) -> str:
     """Device time as people plan it: hours, and less than one in minutes and seconds."""
+    if number >= 1000:
+        return f"{number:,.0f} h"
     return f"{number:.3g} h" if number >= 1 else duration(3600 * number)

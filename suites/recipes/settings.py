@@ -20,20 +20,37 @@ DATASETS = ("train_sets", "test_sets")
 
 
 def apply(suite: Suite, settings: Sequence[str]) -> Suite:
-    """`suite` with every "KEY=VALUE" of `settings` applied to its cells, in order.
+    """`suite` with every "KEY=VALUE" of `settings` applied to its cells and families, in order.
 
     A published budget with another length, batch, ... is no longer called "paper" but "reduced". Raises SpecError for
     an unknown key (naming all keys), a value of another type, and for a network argument in which the suite's variants
     differ.
     """
-    before = suite.cells
+    changes, cells = [], suite.cells
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise SpecError(f"--set {setting}: give KEY=VALUE")
-        suite = _apply(suite, key.strip(), text.strip())
-    pairs = zip(suite.cells, before, strict=True)
-    return replace(suite, cells=tuple(replace(cell, variant=_named(cell.variant, old.variant)) for cell, old in pairs))
+        part, _, name = key.strip().rpartition(".")
+        _check(cells, part, name, key.strip(), text.strip())
+        changes.append((part, name, text.strip()))
+        cells = tuple(_change(cell, *changes[-1])[0] for cell in cells)
+
+    def changed(cell: Cell) -> Cell:
+        after = cell
+        for change in changes:
+            after, _ = _change(after, *change)
+        return replace(after, variant=_named(after.variant, cell.variant))
+
+    families = tuple(
+        replace(
+            family,
+            base=changed(family.base),
+            members=tuple((label, changed(cell)) for label, cell in family.members),
+        )
+        for family in suite.families
+    )
+    return replace(suite, cells=tuple(map(changed, suite.cells)), families=families)
 
 
 def _named(variant: Variant, before: Variant) -> Variant:
@@ -59,16 +76,15 @@ def keys() -> list[str]:
     return sorted({*_hints("budget"), *_hints("protocol"), *network, *DATASETS})
 
 
-def _apply(suite: Suite, key: str, text: str) -> Suite:
-    part, _, name = key.rpartition(".")
-    changed = [(_change(cell, part, name, text)) for cell in suite.cells]
-    if part not in ("", "budget", "protocol", "network") or not any(hit for _, hit in changed):
+def _check(cells: Sequence[Cell], part: str, name: str, key: str, text: str) -> None:
+    """Raises SpecError when no cell knows the key, or when the variants differ in it."""
+    known = [_change(cell, part, name, text)[1] for cell in cells]
+    if part not in ("", "budget", "protocol", "network") or not any(known):
         raise SpecError(f"unknown key {key!r} of --set: choose from {', '.join(keys())}")
-    if part in ("", "network") and any(name in cell.variant.overrides for cell in suite.cells):
-        values = {str(cell.variant.overrides.get(name)) for cell in suite.cells}
+    if part in ("", "network") and any(name in cell.variant.overrides for cell in cells):
+        values = {str(cell.variant.overrides.get(name)) for cell in cells}
         if len(values) > 1:
             raise SpecError(f"--set {key}: the suite's variants differ in it; choose some with --only")
-    return replace(suite, cells=tuple(cell for cell, _ in changed))
 
 
 def _change(cell: Cell, part: str, name: str, text: str) -> tuple[Cell, bool]:

@@ -1,6 +1,6 @@
 """The whole chain in minutes on two CPU cores: a tiny MambaIRv2 and four ablations of it."""
 
-from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Task, Variant
+from suites.spec import Budget, Cell, Family, Protocol, SpecError, Suite, Task, Variant
 
 TASK = Task.parse("sr-x2")
 # The paper's schedule at a thousandth of its length, with the rate and the batch that such a short run needs.
@@ -32,13 +32,10 @@ def smoke(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Su
     """
     if budget not in (None, "smoke"):
         raise SpecError(f"the suite smoke has no budget {budget!r}: choose from smoke")
-    return Suite(
-        "smoke",
-        smoke.__doc__ or "",
-        tuple(
-            Cell(variant, TASK, seed, BUDGET, ("embedded",), ("embedded",), Protocol.official(TASK))
-            for variant in VARIANTS
-            for seed in (seeds or (0, 1))
-        ),
-        base="base",
+    cells = tuple(
+        Cell(variant, TASK, seed, BUDGET, ("embedded",), ("embedded",), Protocol.official(TASK))
+        for variant in VARIANTS
+        for seed in (seeds or (0, 1))
     )
+    family = Family.of("smoke", "does the chain from training to tables work here?", cells)
+    return Suite("smoke", smoke.__doc__ or "", cells, (family,))

@@ -1,0 +1,117 @@
+"""What `run --dry-run` prints: how every cell stands, the schedules, what the rest will cost, what it can detect."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+
+from results.power import minimum_detectable_effect
+from results.store import Store
+from suites import engine
+from suites.recipes import rates, scatter
+from suites.spec import Cell, Family, Suite
+
+ALPHA, POWER = 0.05, 0.8
+
+
+def describe(suite: Suite, store: Store, device: str = "cpu") -> list[str]:
+    """The lines of a dry run; nothing is written and nothing runs. Raises SpecError as `engine.plan` does."""
+    planned = engine.plan(suite, store)
+    counts = Counter(state for _, state, _ in planned)
+    lines = [f"{suite.name}: {len(planned)} cells ({', '.join(f'{count} {state}' for state, count in counts.items())})"]
+    for cell, state, reason in planned:
+        name = store.cell_folder(cell.config()).name
+        lines.append(f"  {name}  {cell.name:32} {state}{f' ({reason})' if reason else ''}")
+    lines += [*_schedules(suite.cells), *_cost([cell for cell, state, _ in planned if state != "done"], store, device)]
+    return [*lines, *detectable(suite, [store, *rates.committed()])]
+
+
+def _schedules(cells: Sequence[Cell]) -> list[str]:
+    """Every budget and what is trained and scored with it, for the tasks that share them."""
+    tasks: dict[tuple, dict[str, None]] = {}
+    for cell in cells:
+        tasks.setdefault((cell.budget, cell.train_sets, cell.test_sets), {})[cell.task.name] = None
+    lines = []
+    for (budget, train_sets, test_sets), names in tasks.items():
+        fields = " ".join(f"{key}={_plain(value)}" for key, value in asdict(budget).items() if key != "name")
+        lines += [
+            f"budget {budget.name}, {', '.join(names)}: {fields}",
+            f"  trained on {_plain(train_sets)}, scored on {_plain(test_sets)}",
+        ]
+    return lines
+
+
+def _cost(rest: Sequence[Cell], store: Store, device: str) -> list[str]:
+    """Lines on the training of `rest`, variants of one rate together, and where the rates come from."""
+    if not rest:
+        return ["nothing is left to run"]
+    costs = rates.estimate(rest, store, device)
+    costs["each"] = costs["iterations"] // costs["cells"]
+    lines, sources = ["cost of training what is not done (scoring comes on top):"], []
+    alike = ["task", "budget", "each", "seconds_per_iteration", "machine", "source", "note"]
+    for (task, _, each, seconds, machine, source, note), part in costs.groupby(alike, sort=False, dropna=False):
+        head = f"  {task}, {part['cells'].sum()} x {each:,} iterations"
+        if pd.isna(seconds):
+            lines.append(f"{head}: {source}")
+        else:
+            if source not in sources:
+                sources.append(source)
+            origin = f"[{sources.index(source) + 1}{f'; {note}' if note else ''}]"
+            time = f"{1000 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+            lines.append(f"{head}, {time} each, {rates.hours(part['hours'].sum())} on {machine} {origin}")
+        names = ", ".join(part["variant"])
+        lines += textwrap.wrap(names, 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    lines += [f"  [{number}] {source}" for number, source in enumerate(sources, 1)]
+    return [*lines, f"in all: {rates.summary(costs)}"]
+
+
+def detectable(suite: Suite, stores: Sequence[Store]) -> list[str]:
+    """Lines on the smallest differences from the base that the suite's seeds can tell from zero; none for a suite that
+    compares nothing.
+
+    Two numbers a family and dataset: for one difference, and for the first step of Holm's procedure in the family. The
+    variance is pooled over the family: k differences from a shared base at n seeds leave k (n - 1) degrees of freedom
+    (two-way layout, variant by seed).
+    """
+    families = suite.compared()
+    if not families:
+        return []
+    known, rows, sources = scatter.measured(stores) + list(scatter.PUBLISHED), [], {}
+    for family in families:
+        seeds, variants = _seeds(suite, family), len(family.members) - 1
+        task, budget = family.base.task.name, family.base.budget.name
+        effects = []
+        for dataset in family.base.test_sets:
+            found = scatter.of(task, budget, dataset, known)
+            if found and seeds > 1:
+                sources[task, dataset, found.sd, found.source] = None
+                one, holm = (
+                    minimum_detectable_effect(found.sd, seeds, alpha, POWER, df=variants * (seeds - 1))
+                    for alpha in (ALPHA, ALPHA / variants)
+                )
+                effects.append(f"{dataset} {one:.3f} ({holm:.3f})")
+        unknown = "nothing is known of the scatter: two seeds would tell" if seeds > 1 else "give two or more --seeds"
+        head = f"{family.name}, {task}"
+        compared = f"{variants} against {family.base.variant.name}, {seeds} seed{'s' if seeds > 1 else ''}"
+        rows.append(f"  {head:26} {compared:31} {', '.join(effects) or unknown}")
+    title = (
+        f"smallest difference from the base, in dB, found with a probability of {POWER:.0%} (two-sided {ALPHA:.0%}, "
+        "paired by seed, variance pooled over the family; in brackets at Holm's first step):"
+    )
+    assumed = [
+        f"  {task}, {name}: sd {sd:.3f} dB of a paired difference [{source}]" for task, name, sd, source in sources
+    ]
+    return [title, *rows, *(["assumed scatter:", *assumed] if assumed else [])]
+
+
+def _seeds(suite: Suite, family: Family) -> int:
+    """Seeds that the base has in the suite."""
+    base = family.base
+    own = {cell.seed for cell in suite.cells if (cell.variant, cell.task) == (base.variant, base.task)}
+    return len(own or {cell.seed for cell in suite.cells})
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
