@@ -51,5 +51,6 @@ class Captured:
         gc.collect()
         torch.cuda.empty_cache()  # the graph has memory of its own
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
+        # The thread that fetches batches may go on meanwhile: it pins memory, which other modes forbid to every thread.
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self.result = self.work(batch)

@@ -1,0 +1,67 @@
+"""Learning curves: stopped and taken up again they are the curve, and each seed is what `train` makes of it alone."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from suites import curve
+from suites.data.training import load_training
+from suites.spec import Budget, Cell, Protocol, Task, Variant
+from suites.training import train
+
+AT = (2, 4, 6)
+
+
+def cells(count: int = 2) -> list[Cell]:
+    task = Task("sr", 2)
+    budget = Budget("reduced", AT[-1], batch=2, patch=16, checkpoint_every=AT[-1])
+    variant = Variant("base", "mambairv2-tiny")
+    return [Cell(variant, task, s, budget, ("embedded",), ("embedded",), Protocol.official(task)) for s in range(count)]
+
+
+def scores(folder) -> pd.DataFrame:
+    frame = pd.read_csv(folder / "scores.csv")
+    return frame.sort_values(list(frame.columns)[:4], ignore_index=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_stopped_curve_goes_on_and_is_each_seed_alone(tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with curve.determinism(True):
+        curve.follow(curve.Curve(cells(), AT, whole, None, "cpu"), float("inf"))
+        curve.follow(curve.Curve(cells(), AT, parts, None, "cpu"), 0.0)
+        assert not (parts / "scores.csv").exists() and (parts / "seed-1" / "checkpoint.pt").exists()
+        curve.follow(curve.Curve(cells(), AT, parts, None, "cpu"), float("inf"))
+    frame = scores(whole)
+    assert frame.equals(scores(parts))
+    images = len(load_training(("embedded",), None))
+    assert set(map(tuple, frame[["seed", "iteration"]].to_numpy())) == {(s, i) for s in (0, 1) for i in AT}
+    assert frame["psnr"].between(5, 60).all() and frame.groupby(["seed", "iteration"]).size().nunique() == 1 <= images
+    alone = train(cells()[1], load_training(("embedded",), None), tmp_path / "alone")
+    trained = safetensors.torch.load_file(whole / "seed-1" / f"step-{AT[-1]:06d}.safetensors")
+    for name, tensor in safetensors.torch.load_file(alone).items():
+        assert torch.equal(tensor, trained[name]), name
+    assert "iteration 6/6" in capsys.readouterr().out
+
+
+def test_seeds_at_different_iterations_are_refused(tmp_path):
+    with curve.determinism(True):
+        curve.follow(curve.Curve(cells(1), AT, tmp_path, None, "cpu"), 0.0)
+        with pytest.raises(SystemExit, match="stand at different iterations"):
+            curve.Curve(cells(2), AT, tmp_path, None, "cpu")
+
+
+def test_the_recipe_is_the_official_one():
+    cell = curve.cell_of(7, 3000, "tf32x3")
+    expected = Budget("reduced", 3000, batch=32, patch=64, lr=2e-4, betas=(0.9, 0.99), loss="l1", precision="tf32x3")
+    assert cell.seed == 7 and dataclasses.replace(cell.budget, checkpoint_every=1000) == expected
