@@ -51,7 +51,7 @@ def known(evidence: Evidence) -> bool:
 
 
 def setting(task: str, protocol: Mapping[str, Any]) -> str:
-    """A protocol's name: OFFICIAL, or routing and tiling where they differ, then what else does: `argmax, whole image`."""
+    """A protocol's name: OFFICIAL, or routing and tiling where they differ, then what else does ("argmax, tiles")."""
     official = official_protocol(task)
     odd = {name: value for name, value in protocol.items() if name in official and value != official[name]}
     if not odd:
