@@ -1,9 +1,10 @@
 """How often the intervals of `reports.statistics` cover what they should, by simulation: `results/measured/coverage/`.
 
 Scores are variant + seed + error; errors are normal, heavy-tailed (Student's t with 3 degrees of freedom) or of unequal
-variance (the base and three variants 1, the fourth 3; without pairs: 1 against 3); differences of images also skewed
-(exponential). The functions that the tables use are called on every sample. `python -m reports.coverage` writes coverage.csv and environment.json; docs/statistics.md shows
-them (`markdown`).
+variance (the base and three variants 1, the fourth 3; without pairs: 1 against 3), differences of images also skewed
+(exponential). The functions that the tables use are called on every sample.
+
+`python -m reports.coverage` writes coverage.csv and environment.json; docs/statistics.md shows them (`markdown`).
 """
 
 import platform

@@ -56,7 +56,7 @@ def _point(row: Row) -> tuple[str, int, int, int]:
 
 def _fields(row: Row) -> tuple[str, ...]:
     overrides = "".join(f" {key}={value}" for key, value in row["overrides"].items())
-    return row["model"] + overrides, row["precision"], row["backend"], "compiled" if row["compiled"] else ""
+    return row["model"] + overrides, row["precision"], row["backend"], "" if row["launch"] == "eager" else row["launch"]
 
 
 def _common(rows: Sequence[Row]) -> str:
@@ -71,7 +71,7 @@ def namer(rows: Sequence[Row]) -> Name:
 
     def name(row: Row) -> str:
         own = " ".join(part for part, is_own in zip(_fields(row), differs, strict=True) if is_own and part)
-        return own or ("not compiled" if any(differs) else row["model"])
+        return own or ("eager" if any(differs) else row["model"])
 
     return name
 

@@ -27,6 +27,7 @@ from results.evidence import Evidence
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 BASE = "base"
 UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
+NOISY = 2  # standard errors of the family's: then the note gives the variant's own interval
 OUTSIDE = "no family of this store names it"
 Steps = Mapping[tuple[str, ...], Step]
 
@@ -151,7 +152,9 @@ def _dataset(
             if key not in scores[metric]:
                 yield row | {"verdict": _absence(part)}
                 continue
-            yield row | _score(scores[metric][key], part) | verdicts_of[metric][key]
+            values = verdicts_of[metric][key]
+            note = "; ".join(filter(None, (common["note"], values.get("note"))))
+            yield row | _score(scores[metric][key], part) | values | {"note": note}
 
 
 def _by_seed(part: pd.DataFrame, metric: str) -> dict[int, float]:
@@ -243,7 +246,11 @@ def _difference(
     mean = difference.interval.mean
     verdict = verdicts.of_difference(mean, p, step and step.value, p_size)
     result = interval_fields(difference.interval, metric) | {"p": p, "verdict": verdict}
-    result |= {"own_low": difference.own.low, "own_high": difference.own.high}
+    own, shared = difference.own, difference.interval
+    result |= {"own_low": own.low, "own_high": own.high}
+    if own.error is not None and shared.error is not None and own.error > NOISY * shared.error:
+        bounds = interval_fields(own, metric)["interval"]
+        result["note"] = f"scatters over {NOISY} times as much as its family, by itself {bounds}"
     if step is not None:
         result |= {"published": step.text, "provenance": step.provenance, "source": step.source}
     return result
