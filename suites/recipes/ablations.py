@@ -117,7 +117,7 @@ DFWB = ("DIV2K", "Flickr2K", "BSDS500-train", "BSDS500-test", "WED")
 SMALL_SETS = ("BSDS500-train", "BSDS500-test", "T91")
 REDUCED_CHARBONNIER = replace(paper.REDUCED, loss="charbonnier")
 
-SMOKE = Budget("smoke", iterations=60, batch=2, patch=24, lr=2e-3, milestones=(30, 48, 54, 57), checkpoint_every=30)
+SMOKE = Budget("smoke", iterations=100, batch=2, patch=24, lr=8e-3, milestones=(50, 80, 90, 95), checkpoint_every=50)
 # Light's own T, r and d_state in the smallest network, so that every switch has its value at every budget.
 SMOKE_NETWORK = {"d_state": 8, "num_tokens": DEFAULT_TOKENS, "inner_rank": 32, "pool_rank": 32}
 SMOKE_SETTING = Setting("mambairv2-tiny", SMOKE, ("embedded",), ("embedded",), SMOKE_NETWORK)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from results.evidence import Evidence
 from results.power import minimum_detectable_effect
 from results.store import Store
 from suites import engine
@@ -18,14 +19,14 @@ ALPHA, POWER = 0.05, 0.8
 
 def describe(suite: Suite, store: Store, device: str = "cpu") -> list[str]:
     """The lines of a dry run; nothing is written and nothing runs. Raises SpecError as `engine.plan` does."""
-    planned = engine.plan(suite, store)
+    planned, evidence = engine.plan(suite, store), Evidence(store)
     counts = Counter(state for _, state, _ in planned)
     lines = [f"{suite.name}: {len(planned)} cells ({', '.join(f'{count} {state}' for state, count in counts.items())})"]
     for cell, state, reason in planned:
         name = store.cell_folder(cell.config()).name
         lines.append(f"  {name}  {cell.name:32} {state}{f' ({reason})' if reason else ''}")
-    lines += [*_schedules(suite.cells), *_cost([cell for cell, state, _ in planned if state != "done"], store, device)]
-    return [*lines, *detectable(suite, [store, *rates.committed()])]
+    rest = [cell for cell, state, _ in planned if state != "done"]
+    return [*lines, *_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence)]
 
 
 def _schedules(cells: Sequence[Cell]) -> list[str]:
@@ -43,31 +44,32 @@ def _schedules(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _cost(rest: Sequence[Cell], store: Store, device: str) -> list[str]:
+def _cost(rest: Sequence[Cell], evidence: Evidence, device: str) -> list[str]:
     """Lines on the training of `rest`, variants of one rate together, and where the rates come from."""
     if not rest:
         return ["nothing is left to run"]
-    costs = rates.estimate(rest, store, device)
+    costs = rates.estimate(rest, evidence, device)
     costs["each"] = costs["iterations"] // costs["cells"]
-    lines, sources = ["cost of training what is not done (scoring comes on top):"], []
     alike = ["task", "budget", "each", "seconds_per_iteration", "machine", "source", "note"]
-    for (task, _, each, seconds, machine, source, note), part in costs.groupby(alike, sort=False, dropna=False):
+    parts = list(costs.groupby(alike, sort=False, dropna=False))
+    shared = Counter(source for (*_, source, _), _ in parts)
+    numbers = {source: number for number, source in enumerate((s for s, n in shared.items() if n > 1), 1)}
+    lines = ["cost of training what is not done (starting and scoring come on top):"]
+    for (task, _, each, seconds, machine, source, note), part in parts:
         head = f"  {task}, {part['cells'].sum()} x {each:,} iterations"
+        origin = "; ".join(filter(None, (str(numbers.get(source, source)), note)))
         if pd.isna(seconds):
-            lines.append(f"{head}: {source}")
+            lines.append(f"{head} [{origin}]")
         else:
-            if source not in sources:
-                sources.append(source)
-            origin = f"[{sources.index(source) + 1}{f'; {note}' if note else ''}]"
             time = f"{1000 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-            lines.append(f"{head}, {time} each, {rates.hours(part['hours'].sum())} on {machine} {origin}")
+            lines.append(f"{head}, {time} each, {rates.hours(part['hours'].sum())} on {machine} [{origin}]")
         names = ", ".join(part["variant"])
         lines += textwrap.wrap(names, 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
-    lines += [f"  [{number}] {source}" for number, source in enumerate(sources, 1)]
+    lines += [f"  [{number}] {source}" for source, number in numbers.items()]
     return [*lines, f"in all: {rates.summary(costs)}"]
 
 
-def detectable(suite: Suite, stores: Sequence[Store]) -> list[str]:
+def detectable(suite: Suite, evidence: Evidence) -> list[str]:
     """Lines on the smallest differences from the base that the suite's seeds can tell from zero; none for a suite that
     compares nothing.
 
@@ -78,7 +80,7 @@ def detectable(suite: Suite, stores: Sequence[Store]) -> list[str]:
     families = suite.compared()
     if not families:
         return []
-    known, rows, sources = scatter.measured(stores) + list(scatter.PUBLISHED), [], {}
+    known, rows, sources = scatter.measured(evidence) + list(scatter.PUBLISHED), [], {}
     for family in families:
         seeds, variants = _seeds(suite, family), len(family.members) - 1
         task, budget = family.base.task.name, family.base.budget.name

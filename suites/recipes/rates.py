@@ -1,23 +1,22 @@
 """What a suite costs: its iterations times a measured time per iteration, with the source of that time.
 
-The best source wins: a finished cell of this store or of results/measured on this machine, then on another, then the
-official implementation as measured on a named GPU. Nothing is guessed: without a source there is no estimate.
+The best source wins: a finished cell (of the store, or committed under results/measured) on this machine, then on
+another, then the official implementation as measured on a named GPU. Nothing is guessed: without a source there is no
+estimate.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from results import records
-from results.store import Store
+from results.evidence import Evidence
 from suites import environment
 from suites.progress import duration
 from suites.spec import Cell
 
-MEASURED = Path(__file__).resolve().parents[2] / "results" / "measured"
 COLUMNS = (
     *("variant", "model", "task", "budget", "cells", "iterations", "seconds_per_iteration", "hours"),
     *("machine", "source", "note"),
@@ -62,40 +61,33 @@ SMOKE = Rate(
 )
 
 
-def measured(stores: Sequence[Store]) -> list[Rate]:
+def measured(evidence: Evidence) -> list[Rate]:
     """Rates of every finished cell that recorded its training time."""
-    rates = []
-    for store in stores:
-        cells = store.cells()
-        for row in cells[cells["state"] == "done"].to_dict("records"):
-            if not (row["train_steps"] and row["train_seconds"]):
-                continue
-            budget = row["config"]["budget"]
-            where = "a finished cell here" if store is stores[0] else f"results/measured/{store.root.name}"
-            rates.append(
-                Rate(
-                    row["model"],
-                    row["overrides"],
-                    row["task"],
-                    budget["batch"],
-                    budget["patch"],
-                    budget["precision"],
-                    row["device_type"],
-                    _machine(row["device"], row["device_type"], row["threads"]),
-                    row["train_seconds"] / row["train_steps"],
-                    f"{where} ({row['hash']}, commit {str(row['commit'])[:8]})",
-                )
+    rates, cells = [], evidence.cells
+    for row in cells[cells["state"] == "done"].to_dict("records"):
+        if not (row["train_steps"] and row["train_seconds"]):
+            continue
+        budget = row["config"]["budget"]
+        where = "a finished cell here" if (evidence.store.root / row["hash"]).is_dir() else "a committed cell"
+        rates.append(
+            Rate(
+                row["model"],
+                row["overrides"],
+                row["task"],
+                budget["batch"],
+                budget["patch"],
+                budget["precision"],
+                row["device_type"],
+                _machine(row["device"], row["device_type"], row["threads"]),
+                row["train_seconds"] / row["train_steps"],
+                f"{where} ({row['hash']}, commit {str(row['commit'])[:8]})",
             )
+        )
     return rates
 
 
 def _machine(device: str, device_type: str, threads: int | None) -> str:
-    return f"{device}, {threads} threads" if device_type == "cpu" else device
-
-
-def committed() -> list[Store]:
-    """The stores under results/measured, if any."""
-    return [Store(path) for path in sorted(MEASURED.glob("*/")) if any(path.glob("*/config.json"))]
+    return f"{device}, {threads} thread{'' if threads == 1 else 's'}" if device_type == "cpu" else device
 
 
 def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> tuple[Rate, str] | None:
@@ -131,7 +123,7 @@ def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> t
     return best, "; ".join(notes)
 
 
-def estimate(cells: Sequence[Cell], store: Store, device: str = "cpu") -> pd.DataFrame:
+def estimate(cells: Sequence[Cell], evidence: Evidence, device: str = "cpu") -> pd.DataFrame:
     """A row per variant, task and budget of `cells` (`COLUMNS`): how many, iterations of all together, hours of device
     time one after another, and what machine and measurement the time per iteration comes from.
 
@@ -139,7 +131,7 @@ def estimate(cells: Sequence[Cell], store: Store, device: str = "cpu") -> pd.Dat
     Evaluation is not part of it.
     """
     machine = environment.describe(device, "")
-    rates = [*measured([store, *committed()]), SMOKE, *PUBLISHED]
+    rates = [*measured(evidence), SMOKE, *PUBLISHED]
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.variant.name, cell.task.name, cell.budget.name), []).append(cell)

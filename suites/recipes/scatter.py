@@ -1,14 +1,15 @@
 """How much scores scatter between seeds, with the source: what a plan's detectable effects are computed from.
 
-The best source wins: differences from the base, paired by seed, of finished cells in this store or in results/measured;
-then the official implementation's scatter between seeds. Nothing is guessed: without a source there is no effect.
+The best source wins: differences from the base, paired by seed, of finished cells (of the store, or committed under
+results/measured), then the official implementation's scatter between seeds. Nothing is guessed: without a source there
+is no effect.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from results.store import Store
+from results.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,23 @@ PUBLISHED = tuple(
 )
 
 
-def measured(stores: Sequence[Store]) -> list[Scatter]:
+def measured(evidence: Evidence) -> list[Scatter]:
     """By task, budget and dataset: the pooled sd of paired differences from the base over all families, with its
     degrees of freedom in the source; none where no variant and its base share two seeds."""
-    found = []
-    for store in stores:
-        members = store.families()
-        members = members[(members["is_base"] == False) & members["hash"].notna()]  # noqa: E712 - None is neither
-        pairs = members.drop_duplicates(["hash", "base"])  # of a comparison that two families make
-        means = store.means().dropna(subset=["psnr"])
-        ours, base = means[["hash", "dataset", "psnr"]], means[["hash", "dataset", "psnr"]]
-        both = pairs.merge(ours, on="hash").merge(
-            base.rename(columns={"hash": "base"}), on=["base", "dataset"], suffixes=("", "_base")
-        )
-        where = "here" if store is stores[0] else f"in results/measured/{store.root.name}"
-        both["difference"] = (both["psnr"] - both["psnr_base"]).astype("float64")
-        for (task, budget, dataset), part in both.groupby(["task", "budget", "dataset"]):
-            groups = part.groupby(["comparison", "variant"])["difference"]
-            df = int((groups.size() - 1).sum())
-            squares = float((part["difference"] - groups.transform("mean")).pow(2).sum())
-            if df and squares > 0:
-                source = f"paired differences of finished cells {where}, {df} degrees of freedom"
-                found.append(Scatter(task, budget, dataset, math.sqrt(squares / df), source))
+    found, members = [], evidence.families
+    pairs = members[(members["is_base"] == False) & members["hash"].notna()]  # noqa: E712 - None is neither
+    pairs = pairs.drop_duplicates(["hash", "base"])  # of a comparison that two families make
+    ours = evidence.means.dropna(subset=["psnr"])[["hash", "dataset", "psnr"]]
+    base = ours.rename(columns={"hash": "base", "psnr": "psnr_base"})
+    both = pairs.merge(ours, on="hash").merge(base, on=["base", "dataset"])
+    both["difference"] = (both["psnr"] - both["psnr_base"]).astype("float64")
+    for (task, budget, dataset), part in both.groupby(["task", "budget", "dataset"]):
+        variants = part.groupby(["comparison", "variant"])["difference"]
+        df = int((variants.size() - 1).sum())
+        squares = float((part["difference"] - variants.transform("mean")).pow(2).sum())
+        if df and squares > 0:
+            source = f"paired differences of finished cells, {df} degrees of freedom"
+            found.append(Scatter(task, budget, dataset, math.sqrt(squares / df), source))
     return found
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import models
-from results import records
+from results import measured, records
+from results.evidence import Evidence
 from results.store import Store
 from suites import recipes
 from suites.recipes import paper, rates, settings
@@ -166,14 +167,15 @@ def test_every_key_is_one_that_can_be_set():
 
 
 def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp_path):
-    costs = rates.estimate(recipes.choose("paper-light-x2", seeds=(0, 1)).cells, Store(tmp_path))
+    nothing = Evidence(Store(tmp_path), tmp_path)
+    costs = rates.estimate(recipes.choose("paper-light-x2", seeds=(0, 1)).cells, nothing)
     row = costs.iloc[0]
     assert (row["cells"], row["iterations"], row["machine"]) == (2, 1_000_000, "NVIDIA H200")
     assert row["hours"] == pytest.approx(1e6 * 0.2803 / 3600) and "official code" in row["source"]
     assert rates.summary(costs) == "2 cells, 1,000,000 iterations, 77.9 h on NVIDIA H200"
-    small = rates.estimate(change("batch=16", "patch=32", suite="paper-light-x2"), Store(tmp_path)).iloc[0]
+    small = rates.estimate(change("batch=16", "patch=32", suite="paper-light-x2"), nothing).iloc[0]
     assert small["seconds_per_iteration"] == pytest.approx(0.2803 / 8) and "scaled by pixels" in small["note"]
-    slow = rates.estimate(change("budget.precision=bf16", suite="paper-light-x2"), Store(tmp_path)).iloc[0]
+    slow = rates.estimate(change("budget.precision=bf16", suite="paper-light-x2"), nothing).iloc[0]
     assert slow["hours"] is None and "never measured" in slow["source"]
     assert rates.summary(pd.DataFrame([slow])).endswith("1 cells of unknown cost")
 
@@ -181,7 +183,7 @@ def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp
 def test_cost_prefers_what_was_measured_here(tmp_path, monkeypatch):
     store, cells = Store(tmp_path), recipes.choose("smoke").cells
     monkeypatch.setattr(rates.environment, "describe", lambda *_: {"device": "Chip", "device_type": "cpu"})
-    assert set(rates.estimate(cells, store)["machine"]) == {rates.SMOKE.machine}
+    assert set(rates.estimate(cells, Evidence(store, tmp_path))["machine"]) == {rates.SMOKE.machine}
 
     def finish(cell: Cell, device: str, seconds: float) -> None:
         folder = store.open_cell(cell.config())
@@ -198,7 +200,7 @@ def test_cost_prefers_what_was_measured_here(tmp_path, monkeypatch):
     finish(base, "Other", 30.0)
     finish(replace(base, seed=7), "Chip", 10.0)
     finish(scans, "Other", 50.0)
-    costs = rates.estimate(cells, store).set_index("variant")
+    costs = rates.estimate(cells, Evidence(store, tmp_path)).set_index("variant")
     assert costs.loc["base", "seconds_per_iteration"] == pytest.approx(0.1) and "Chip" in costs.loc["base", "machine"]
     assert costs.loc["sgn-off", "seconds_per_iteration"] == pytest.approx(0.1)
     assert "without its overrides" in costs.loc["sgn-off", "note"]
@@ -216,10 +218,11 @@ def test_budgets_of_one_recipe_differ_in_length_not_in_kind():
         assert [milestone / schedule.iterations for milestone in schedule.milestones] == [0.5, 0.8, 0.9, 0.95]
 
 
-def test_dry_run_says_state_schedule_and_cost(tmp_path):
+def test_dry_run_says_state_schedule_and_cost(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)  # whatever has been committed
     text = "\n".join(recipes.describe(recipes.choose("paper-light-x2"), Store(tmp_path)))
     assert "1 cells (1 planned)" in text and "milestones=250000,400000,450000,475000" in text
-    assert "280 ms each, 38.9 h on NVIDIA H200 [1]" in text and "[1] official code" in text
+    assert "280 ms each, 38.9 h on NVIDIA H200 [official code" in text
     assert "trained on DIV2K" in text and "smallest difference" not in text  # one variant is compared with nothing
     assert not list(tmp_path.iterdir())
     text = "\n".join(recipes.describe(recipes.choose("smoke", seeds="3"), Store(tmp_path)))
