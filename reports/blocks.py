@@ -18,7 +18,7 @@ NAMES = {"psnr": "PSNR", "ssim": "SSIM", "params": "params", "macs": "MACs"}
 SIGNS = {"secondary": "†", "computed": "‡"}
 LEGEND = {"†": "a secondary source, not the paper itself", "‡": "computed by this project, not printed in the paper"}
 COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
-VARIANTS = ("variant", "PSNR", "SSIM", "vs base", "95 %", "paper", "MDE", "verdict")
+VARIANTS = ("variant", "PSNR", "SSIM", "vs base, 95 %", "paper", "MDE", "verdict")
 SCORES = ("psnr", "ssim")
 
 
@@ -183,8 +183,7 @@ def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
         psnr = rows["psnr"]
         cells = [Cell(psnr["method"])]
         cells += [Cell(number(rows[name]["measured"], name), marks[name].get(key, "")) for name in SCORES]
-        texts = (number(psnr["difference"], "psnr", signed=True), half_width(psnr), psnr["published"] or "")
-        texts += (detectable(psnr["mde"]), psnr["verdict"])
+        texts = (_change(psnr), psnr["published"] or "", detectable(psnr["mde"]), psnr["verdict"])
         block.rows.append([*cells, *(Cell(text) for text in texts)])
     _drop_empty(block, ("paper", "MDE"))
     counts = {rows["params"]["method"]: number(rows["params"]["measured"], "params") for rows in variants.values()}
@@ -226,11 +225,12 @@ def _drop_empty(block: Block, names: tuple[str, ...]) -> None:
     block.left = (0, len(kept) - 1)
 
 
-def half_width(row: dict[str, Any]) -> str:
-    """Half of an interval; the number of seeds where there is a difference without one."""
-    if row["low"] is not None and not pd.isna(row["low"]):
-        return f"±{number((row['high'] - row['low']) / 2, row['metric'])}"
-    return row["interval"] if row["difference"] is not None and not pd.isna(row["difference"]) else ""
+def _change(row: dict[str, Any]) -> str:
+    """A difference with half its interval; with the number of seeds or images where there is none."""
+    if row["difference"] is None:
+        return ""
+    half = row["interval"] if row["low"] is None else f"±{number((row['high'] - row['low']) / 2, row['metric'])}"
+    return f"{number(row['difference'], row['metric'], signed=True)} {half}"
 
 
 def detectable(value: float | None) -> str:
@@ -245,15 +245,16 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     sets = tuple(dict.fromkeys(part["dataset"]))
     rows = {name: own.set_index("dataset").to_dict("index") for name, own in part.groupby("method", sort=False)}
     model = part["model"].iloc[0]
+    absent = dict.fromkeys(("measured", "difference", "p"))
     marks = {name: _marks({key: own.get(name, {}).get("measured") for key, own in rows.items()}) for name in sets}
     scores = Block(f"{model}, {task}: PSNR", ("setting", *sets), notes=[_sentence(origin)])
     changes = Block(f"{model}, {task}: difference from the official protocol, 95 %", ("setting", *sets))
     for name, own in rows.items():
-        cells = {each: own.get(each, {"measured": None, "difference": None}) for each in sets}
+        cells = {each: own.get(each, absent) for each in sets}
         texts = [Cell(number(cells[each]["measured"], "psnr") or "-", marks[each].get(name, "")) for each in sets]
         scores.rows.append([Cell(name), *texts])
-        if any(row["difference"] is not None for row in cells.values()):
-            changes.rows.append([Cell(name), *(Cell(_change(cells[each]) or "-") for each in sets)])
+        if any(_change(row) for row in cells.values()):
+            changes.rows.append([Cell(name), *(Cell(_starred(cells[each]) or "-") for each in sets)])
     for name, own in rows.items():
         for column, shown in (
             ("note", own),
@@ -274,11 +275,9 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
         yield changes
 
 
-def _change(row: dict[str, Any]) -> str:
-    if row["difference"] is None:
-        return ""
-    star = "*" if row["p"] is not None and row["p"] < 0.05 else " "
-    return f"{number(row['difference'], 'psnr', signed=True)} {half_width({**row, 'metric': 'psnr'})} {star}".rstrip()
+def _starred(row: dict[str, Any]) -> str:
+    star = "*" if row["p"] is not None and row["p"] < 0.05 else ""
+    return f"{_change(row)} {star}".rstrip()
 
 
 def _sentence(text: str) -> str:

@@ -8,8 +8,8 @@
     <machine>/families/<hash>/       the store's own member.json
 
 Records, configurations and hashes are the store's, weights and training logs are left out. `python -m results.measured
-STORE MACHINE/NAME` writes the two files of what a store holds, and refuses a record that does not say by which command
-and when it was measured.
+STORE MACHINE/NAME` writes the two files of what a store holds. What does not say by which command and when it was
+measured is refused, unless --command and --finished say it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import lzma
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,13 +180,14 @@ def _line(error: object, folder: Path) -> str:
 # Writing
 
 
-def export(store: Store, target: Path, command: str) -> list[str]:
+def export(store: Store, target: Path, command: str, known: Mapping[str, str] | None = None) -> list[str]:
     """Writes `<target>.scores.json`, its CSV and the families of every finished cell and evaluation record of `store`.
 
-    command: by which this is called, kept with the date. What stood there is replaced. Returns what was written, in
-    words. Raises StoreError for a record or cell that is damaged or does not say all of PROVENANCE, and for an empty
-    store; nothing is written then.
+    command: by which this is called, kept with the date. known: what of PROVENANCE is filled in where an environment
+    lacks it. What stood there is replaced. Returns what was written, in words. Raises StoreError for a record or cell
+    that is damaged or does not say all of PROVENANCE, and for an empty store; nothing is written then.
     """
+    known = known or {}
     environments: dict[str, Any] = {}
     evaluations: dict[str, Any] = {}
     cells: dict[str, Any] = {}
@@ -194,15 +195,14 @@ def export(store: Store, target: Path, command: str) -> list[str]:
     for folder in store.evaluation_folders():
         rows, record = store.read_evaluation(folder)
         for label, environment in record["environments"].items():
-            _check_provenance(environment, f"evaluation {folder.name}")
-            environments[label] = environment
+            environments[label] = _with_provenance(environment, known, f"evaluation {folder.name}")
         evaluations[folder.name] = {"key": record["key"], "expected": record["expected"]}
         tables.append(rows.assign(hash=folder.name))
     for folder in store.cell_folders():
         status = store.status(folder)
         if status["state"] == "done":
             environment = records.read_json(folder / "environment.json")
-            _check_provenance(environment, f"cell {folder.name}")
+            environment = _with_provenance(environment, known, f"cell {folder.name}")
             count = parameters(folder / "weights.safetensors")
             config = store.read_config(folder)
             cells[folder.name] = {"config": config, "status": status, "environment": environment, "parameters": count}
@@ -226,23 +226,29 @@ def export(store: Store, target: Path, command: str) -> list[str]:
     return [f"{target}: {counts}, {len(members)} members of families"]
 
 
-def _check_provenance(environment: dict[str, Any], where: str) -> None:
-    missing = [name for name in PROVENANCE if not environment.get(name)]
+def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str], where: str) -> dict[str, Any]:
+    result = {**known, **{name: value for name, value in environment.items() if value not in (None, "")}}
+    missing = [name for name in PROVENANCE if not result.get(name)]
     if missing:
         raise StoreError(f"{where} does not say its {', '.join(missing)}: such a number is not committed")
+    return result
 
 
-def _main(arguments: list[str]) -> Iterator[str]:
-    parser = argparse.ArgumentParser(prog="python -m results.measured", description=export.__doc__)
+def main(arguments: Sequence[str]) -> list[str]:
+    """`export` from the command line; returns the lines to print."""
+    parser = argparse.ArgumentParser(prog="python -m results.measured", description="Commits what a store holds.")
     parser.add_argument("store", type=Path, help="a result store")
     parser.add_argument("target", help="MACHINE/NAME under results/measured")
+    parser.add_argument("--command", help="by which it was measured, where the records do not say it")
+    parser.add_argument("--finished", help="when it was measured, where the records do not say it")
     options = parser.parse_args(arguments)
+    known = {name: value for name in ("command", "finished") if (value := getattr(options, name))}
     command = shlex.join(["python", "-m", "results.measured", *arguments])
-    yield from export(Store(options.store), FOLDER / options.target, command)
+    return export(Store(options.store), FOLDER / options.target, command, known)
 
 
 if __name__ == "__main__":
     try:
-        print(*_main(sys.argv[1:]), sep="\n")
+        print(*main(sys.argv[1:]), sep="\n")
     except StoreError as problem:
         sys.exit(f"error: {problem}")
