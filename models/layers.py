@@ -73,7 +73,9 @@ class WindowAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """x + fc2(mix(GELU(fc1 norm(x)))) + skip scale, the second residual where there is one."""
+    """x + fc2(mix(fc1 norm(x))) + skip scale."""
+
+    gelu = False  # whether GELU follows fc1 at once; else `mix` begins with it
 
     def __init__(self, dim: int, hidden: int, inner: int) -> None:
         super().__init__()
@@ -81,26 +83,28 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.LayerNorm, skip: Tensor, scale: Tensor, fused: bool) -> Tensor:
         """x, skip [B, H, W, C], scale [C] -> [B, H, W, C]. On a GPU x and what fc1 gives are kept for the backward."""
-        u = linear(x, self.fc1.weight, self.fc1.bias, norm=norm, gelu=True, fused=fused)
+        u = linear(x, self.fc1.weight, self.fc1.bias, norm=norm, gelu=self.gelu, fused=fused)
         out = self.fc2.weight, self.fc2.bias
         after = {"residual": x, "skip": skip, "scale": scale, "fused": fused}
         return recomputed(lambda u: linear(self.mix(u, fused), *out, **after), u, fused=fused)
 
 
 class ConvFFN(FeedForward):
-    """mix(u) = u + GELU(depthwise(u)): of every variant but light."""
+    """mix(v) = u + GELU(depthwise(u)) with u = GELU(v): of every variant but light."""
+
+    gelu = True  # every tap of the convolution reads u
 
     def __init__(self, dim: int, hidden: int, kernel: int) -> None:
         super().__init__(dim, hidden, hidden)
         self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(depthwise(hidden, kernel), nn.GELU())})
 
     def mix(self, u: Tensor, fused: bool) -> Tensor:
-        """u [B, H, W, hidden] -> the same shape."""
+        """u [B, H, W, hidden], after GELU -> the same shape."""
         return convolve(self.dwconv["depthwise_conv"][0], u, "gelu", fused=fused)
 
 
 class GatedFFN(FeedForward):
-    """mix([u, v]) = u * depthwise 5x5(LayerNorm(v)): of the light variant."""
+    """mix([u, v]) = GELU(u) * depthwise 5x5(LayerNorm(GELU(v))): of the light variant."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(dim, hidden, hidden // 2)
@@ -109,7 +113,8 @@ class GatedFFN(FeedForward):
     def mix(self, u: Tensor, fused: bool) -> Tensor:
         """[u, v] [B, H, W, hidden] -> [B, H, W, hidden / 2]."""
         u, v = u.chunk(2, -1)
-        return convolve(self.sg["conv"], layer_norm(self.sg["norm"], v, fused=fused), "gate", u, fused=fused)
+        v = layer_norm(self.sg["norm"], v, gelu=True, fused=fused)
+        return convolve(self.sg["conv"], v, "gate", u, fused=fused)
 
 
 # --- selective scan ----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 A depthwise convolution comes with what follows it, c being its result:
 
-    gate      y = gate c            GatedFFN
+    gate      y = GELU(gate) c      GatedFFN
     sigmoid   y = x sigmoid(c)      conditional positional encoding
     gelu      y = x + GELU(c)       ConvFFN
     silu      y = SiLU(c)           MambaIR
@@ -57,7 +57,7 @@ def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None, 
         return torch.ops.mambair_bench.depthwise(x, conv.weight, conv.bias, gate, then)
     c = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     if then == "gate":
-        return gate * c
+        return F.gelu(gate) * c
     if then == "sigmoid":
         return x * c.sigmoid()
     return x + F.gelu(c) if then == "gelu" else F.silu(c)
@@ -107,46 +107,49 @@ _depthwise.register_autograd(_depthwise_gradients, setup_context=_depthwise_cont
 # --- layer norm --------------------------------------------------------------------------------------------------
 
 
-def layer_norm(norm: nn.LayerNorm, x: Tensor, *, fused: bool = True) -> Tensor:
-    """LayerNorm of x [..., C]. A compiler fuses PyTorch's own with its surroundings, so it is left to that."""
+def layer_norm(norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False, fused: bool = True) -> Tensor:
+    """LayerNorm of x [..., C], or of GELU(x), computed in float32; kernels give it the type of x, under autocast too.
+
+    A compiler fuses PyTorch's own with its surroundings, so it is left to that.
+    """
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
-        if torch.is_autocast_enabled(x.device.type):  # as PyTorch's own
-            x = x.float()
-        return torch.ops.mambair_bench.layer_norm(x, norm.weight, norm.bias, norm.eps)
-    return norm(x)
+        return torch.ops.mambair_bench.layer_norm(x, norm.weight, norm.bias, norm.eps, gelu)
+    return norm(F.gelu(x) if gelu else x)
 
 
 @torch.library.custom_op("mambair_bench::layer_norm", mutates_args=())
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool) -> Tensor:
     from models.kernels import norm as kernels
 
-    return kernels.forward(x, weight, bias, eps)
+    return kernels.forward(x, weight, bias, eps, gelu)
 
 
 @torch.library.custom_op("mambair_bench::layer_norm_backward", mutates_args=())
-def _layer_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _layer_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, eps: float, gelu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     from models.kernels import norm as kernels
 
-    return kernels.backward(dy, x, weight, eps)
+    return kernels.backward(dy, x, weight, eps, gelu)
 
 
 @_layer_norm.register_fake
-def _(x, weight, bias, eps):
+def _(x, weight, bias, eps, gelu):
     return x.new_empty(x.shape)
 
 
 @_layer_norm_backward.register_fake
-def _(dy, x, weight, eps):
+def _(dy, x, weight, eps, gelu):
     return x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(weight)
 
 
 def _layer_norm_gradients(ctx, dy):
     x, weight = ctx.saved_tensors
-    return *torch.ops.mambair_bench.layer_norm_backward(dy, x, weight, ctx.eps), None
+    return *torch.ops.mambair_bench.layer_norm_backward(dy, x, weight, ctx.eps, ctx.gelu), None, None
 
 
 def _layer_norm_context(ctx, inputs, output) -> None:
-    x, weight, _, ctx.eps = inputs
+    x, weight, _, ctx.eps, ctx.gelu = inputs
     ctx.save_for_backward(x, weight)
 
 

@@ -1,6 +1,6 @@
 """Depthwise convolutions of tokens with what follows them, channels last: c = conv(x) + bias, and then
 
-    gate      y = gate c            GatedFFN
+    gate      y = GELU(gate) c      GatedFFN
     sigmoid   y = x sigmoid(c)      conditional positional encoding
     gelu      y = x + GELU(c)       ConvFFN
     silu      y = SiLU(c)           MambaIR
@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels import evenly
+from models.kernels.activations import gelu_slope, normal
 from models.kernels.sums import sum_rows
 
 ELEMENTS = {4: 2048, 1: 1024}  # of a program's tile, by its warps
@@ -54,12 +55,6 @@ def _convolve(
 
 
 @triton.jit
-def _normal(c):
-    """Distribution function of the standard normal distribution."""
-    return 0.5 + 0.5 * tl.erf(c * 0.7071067811865476)
-
-
-@triton.jit
 def _forward(
     x,
     gate,
@@ -86,12 +81,13 @@ def _forward(
     conv += tl.load(bias + c, mask=c < C, other=0.0)[None, :]
     mask = ((row < height) & (column < width))[:, None] & (c < C)[None, :]
     if KIND == "gate":
-        out = conv * tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0)
+        g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        out = conv * g * normal(g)
     elif KIND == "silu":
         out = conv * tl.sigmoid(conv)
     else:
         middle = tl.load(x + (at * S)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        out = middle * tl.sigmoid(conv) if KIND == "sigmoid" else middle + conv * _normal(conv)
+        out = middle * tl.sigmoid(conv) if KIND == "sigmoid" else middle + conv * normal(conv)
     tl.store(y + first * C + (at * C)[:, None] + c[None, :], out, mask=mask)
 
 
@@ -130,10 +126,11 @@ def _backward(
     here = first * C + (at * C)[:, None] + c[None, :]
     grad = tl.load(dy + here, mask=mask, other=0.0).to(tl.float32)
     if KIND == "gate":
-        tl.store(direct + here, grad * conv, mask=mask)
-        grad *= tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0)
+        g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        tl.store(direct + here, grad * conv * gelu_slope(g), mask=mask)
+        grad *= g * normal(g)
     elif KIND == "gelu":
-        grad *= _normal(conv) + conv * tl.exp(-0.5 * conv * conv) * 0.3989422804014327
+        grad *= gelu_slope(conv)
     else:
         s = tl.sigmoid(conv)
         if KIND == "sigmoid":

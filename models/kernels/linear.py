@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels.activations import gelu_slope, normal
 from models.kernels.products import dot, split, transposed
 from models.kernels.sums import sum_rows
 
@@ -35,12 +36,6 @@ class Blocks(NamedTuple):
 FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4), Blocks(128, 128, 8)
 INPUTS = Blocks(64, 32, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
 WEIGHTS = Blocks(64, 64, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
-
-
-@triton.jit
-def _normal(z):
-    """Distribution function of the standard normal distribution."""
-    return 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)
 
 
 @triton.jit
@@ -117,7 +112,7 @@ def _forward(
         if bias is not None:
             z += tl.load(bias + n, mask=n < N, other=0.0)[None, :]
         if GELU:
-            z *= _normal(z)
+            z *= normal(z)
         if residual is not None:
             z += _tile(residual, row, rows, n, N, N)
         if skip is not None:
@@ -164,7 +159,7 @@ def _inputs(
             g = _tile(dy, row, rows, n, N, N)
             if GELU:
                 z = dot(left, transposed(w), PRODUCTS) + tl.load(bias + n, mask=n < N, other=0.0)[None, :]
-                g *= _normal(z) + z * tl.exp(-0.5 * z * z) * 0.3989422804014327
+                g *= gelu_slope(z)
                 tl.store(dz + row[:, None] * N + n[None, :], g, mask=(row < rows)[:, None] & (n < N)[None, :])
             grad += dot(split(g, PRODUCTS), w, PRODUCTS)
         if gamma is not None:

@@ -1,4 +1,5 @@
-"""LayerNorm over the channels of tokens: many rows to a program, where PyTorch's own gives each narrow row a block."""
+"""LayerNorm over the channels of tokens, after GELU if asked: many rows to a program, where PyTorch's own gives each
+narrow row a block."""
 
 import torch
 import triton
@@ -6,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels import evenly
+from models.kernels.activations import gelu_slope, normal
 from models.kernels.sums import sum_rows
 
 ELEMENTS = 4096  # of a program's tile
@@ -13,20 +15,33 @@ PROGRAMS = 528  # of the backward pass, each going over many tiles: four to ever
 
 
 @triton.jit
-def _normalise(x, row, c, there, C: tl.constexpr, S: tl.constexpr, eps):
-    """Centred rows over their deviation [R, BC], and one over the deviation [R]."""
+def _normalise(x, row, c, there, C: tl.constexpr, S: tl.constexpr, GELU: tl.constexpr, eps):
+    """Rows as they are [R, BC], centred over their deviation [R, BC], and one over the deviation [R]."""
     mask = there[:, None] & (c < C)[None, :]
-    v = tl.load(x + row[:, None] * S + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    raw = tl.load(x + row[:, None] * S + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    v = raw * normal(raw) if GELU else raw
     v = tl.where((c < C)[None, :], v - tl.sum(v, 1)[:, None] / C, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(v * v, 1) / C + eps)
-    return v * inverse[:, None], inverse
+    return raw, v * inverse[:, None], inverse
 
 
 @triton.jit
-def _forward(x, weight, bias, y, rows, eps, C: tl.constexpr, S: tl.constexpr, R: tl.constexpr, BC: tl.constexpr):
+def _forward(
+    x,
+    weight,
+    bias,
+    y,
+    rows,
+    eps,
+    C: tl.constexpr,
+    S: tl.constexpr,
+    GELU: tl.constexpr,
+    R: tl.constexpr,
+    BC: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     c = tl.arange(0, BC)
-    v, _ = _normalise(x, row, c, row < rows, C, S, eps)
+    _, v, _ = _normalise(x, row, c, row < rows, C, S, GELU, eps)
     w, b = tl.load(weight + c, mask=c < C, other=0.0), tl.load(bias + c, mask=c < C, other=0.0)
     tl.store(
         y + row[:, None] * C + c[None, :], v * w[None, :] + b[None, :], mask=(row < rows)[:, None] & (c < C)[None, :]
@@ -35,7 +50,19 @@ def _forward(x, weight, bias, y, rows, eps, C: tl.constexpr, S: tl.constexpr, R:
 
 @triton.jit
 def _backward(
-    dy, x, weight, dx, dweight, dbias, rows, eps, C: tl.constexpr, S: tl.constexpr, R: tl.constexpr, BC: tl.constexpr
+    dy,
+    x,
+    weight,
+    dx,
+    dweight,
+    dbias,
+    rows,
+    eps,
+    C: tl.constexpr,
+    S: tl.constexpr,
+    GELU: tl.constexpr,
+    R: tl.constexpr,
+    BC: tl.constexpr,
 ):
     c = tl.arange(0, BC)
     w = tl.load(weight + c, mask=c < C, other=0.0)
@@ -43,12 +70,14 @@ def _backward(
     for turn in range(tl.cdiv(tl.cdiv(rows, R), tl.num_programs(0))):
         row = (tl.program_id(0).to(tl.int64) + turn * tl.num_programs(0)) * R + tl.arange(0, R)
         mask = (row < rows)[:, None] & (c < C)[None, :]
-        v, inverse = _normalise(x, row, c, row < rows, C, S, eps)
+        raw, v, inverse = _normalise(x, row, c, row < rows, C, S, GELU, eps)
         g = tl.load(dy + row[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
         dw += g * v
         db += g
         g *= w[None, :]
         out = (g - tl.sum(g, 1)[:, None] / C - v * (tl.sum(g * v, 1)[:, None] / C)) * inverse[:, None]
+        if GELU:
+            out *= gelu_slope(raw)
         tl.store(dx + row[:, None] * C + c[None, :], out, mask=mask)
     tl.store(dweight + tl.program_id(0) * C + c, tl.sum(dw, 0), mask=c < C)
     tl.store(dbias + tl.program_id(0) * C + c, tl.sum(db, 0), mask=c < C)
@@ -59,16 +88,18 @@ def _block(channels: int) -> tuple[int, int]:
     return max(1, ELEMENTS // wide), wide
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm of x [..., C], in its type, contiguous."""
+def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool) -> Tensor:
+    """LayerNorm of x or GELU(x) [..., C], in its type, contiguous."""
     channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _forward[(triton.cdiv(rows, count),)](x, weight, bias, y, rows, eps, channels, apart, count, wide, num_warps=8)
+    _forward[(triton.cdiv(rows, count),)](
+        x, weight, bias, y, rows, eps, *(channels, apart, gelu, count, wide), num_warps=8
+    )
     return y
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float, gelu: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
     channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
@@ -76,6 +107,6 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor,
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight, dbias = (torch.empty((programs, channels), device=x.device) for _ in range(2))  # of every program
     _backward[(programs,)](
-        dy.contiguous(), x, weight, dx, dweight, dbias, rows, eps, channels, apart, count, wide, num_warps=8
+        dy.contiguous(), x, weight, dx, dweight, dbias, rows, eps, *(channels, apart, gelu, count, wide), num_warps=8
     )
     return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(weight.dtype)

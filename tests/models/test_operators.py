@@ -21,7 +21,7 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs a CUDA device or Triton's interpreter (TRITON_INTERPRET=1)", allow_module_level=True)
 
 THEN = {
-    "gate": lambda x, c, gate: gate * c,
+    "gate": lambda x, c, gate: F.gelu(gate) * c,
     "sigmoid": lambda x, c, gate: x * c.sigmoid(),
     "gelu": lambda x, c, gate: x + F.gelu(c),
     "silu": lambda x, c, gate: F.silu(c),
@@ -86,15 +86,16 @@ def test_depthwise_in_bfloat16_rounds_once(then, in_kernels):
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 48), (67, 174), (1, 12), (2, 348), (700, 7)], ids=str)
-def test_layer_norm_and_every_gradient(shape, in_kernels):
+@pytest.mark.parametrize("gelu", [False, True])
+def test_layer_norm_and_every_gradient(shape, gelu, in_kernels):
     norm = nn.LayerNorm(shape[-1]).to(DEVICE)
     norm.weight, norm.bias = (nn.Parameter(normal(shape[-1], seed=s)) for s in (0, 1))
     x = (normal(*shape) * 2 + 3).requires_grad_()
     dy = normal(*shape, seed=2)
-    y = layer_norm(norm, x)
+    y = layer_norm(norm, x, gelu=gelu)
     found = [y, *torch.autograd.grad(y, [x, norm.weight, norm.bias], dy)]
     exact = [t.detach().double().requires_grad_() for t in (x, norm.weight, norm.bias)]
-    expected = F.layer_norm(exact[0], shape[-1:], exact[1], exact[2])
+    expected = F.layer_norm(F.gelu(exact[0]) if gelu else exact[0], shape[-1:], exact[1], exact[2])
     assert max(errors(found, [expected, *torch.autograd.grad(expected, exact, dy.double())])) < 2e-6
 
 
@@ -105,8 +106,8 @@ def test_the_operators_are_well_formed():
     for then, side in (("gate", gate), ("gelu", None)):
         torch.library.opcheck(operators.depthwise, (x, weight, bias, side, then), test_utils=checks)
         torch.library.opcheck(operators.depthwise_backward, (dy, x, weight, bias, side, then), test_utils=checks)
-    torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5), test_utils=checks)
-    torch.library.opcheck(operators.layer_norm_backward, (dy, x, bias, 1e-5), test_utils=checks)
+    torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5, True), test_utils=checks)
+    torch.library.opcheck(operators.layer_norm_backward, (dy, x, bias, 1e-5, True), test_utils=checks)
 
 
 def kept(function) -> int:
