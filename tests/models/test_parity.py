@@ -1,4 +1,7 @@
-"""Against outputs and gradients of the official networks, and against the official weights."""
+"""Against outputs and gradients of the official networks, and against the official weights.
+
+On a GPU, where there is one, in plain float32 and in three TF32 products as well.
+"""
 
 import json
 from pathlib import Path
@@ -22,24 +25,40 @@ FORWARD = [
 GRADIENTS = ["grad_v2_denoise", "grad_v2light_x2"]
 
 
-def load_case(folder: Path, name: str, routing: str, backend: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+PLACES = [("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "tf32x3")]  # and the precision there
+MEDIAN = {"cpu": 1e-6, "cuda": 3e-6}
+
+
+@pytest.fixture(params=PLACES, ids="-".join)
+def place(request):
+    """A device, with the precision in force."""
+    device, precision = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    with models.precision(precision, device):
+        yield device
+
+
+def load_case(
+    folder: Path, name: str, routing: str, backend: str, device: str = "cpu"
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     case = json.loads((folder / f"{name}.json").read_text())
     network = models.from_official(dict(case["config"], type=case["class"]), routing=routing, backend=backend)
     assert sum(p.numel() for p in network.parameters()) == case["params"]
     models.load_weights(network, folder / f"{name}.weights.safetensors")
-    return network, load_file(folder / f"{name}.io.safetensors")
+    return network.to(device), load_file(folder / f"{name}.io.safetensors", device=device)
 
 
 def check_outputs(output: torch.Tensor, expected: torch.Tensor) -> None:
     error = (output - expected).abs()
     assert output.shape == expected.shape
     assert (error <= 1e-4).float().mean() >= 0.999
-    assert error.median() < 1e-6
+    assert error.median() < MEDIAN[output.device.type]
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_output_is_the_official_networks(shared, name):
-    network, io = load_case(shared / "parity", name, "argmax", "auto")
+def test_output_is_the_official_networks(shared, name, place):
+    network, io = load_case(shared / "parity", name, "argmax", "auto", place)
     with torch.no_grad():
         check_outputs(network.eval()(io["input"]), io["output"])
 
@@ -53,8 +72,8 @@ def test_output_of_the_plain_path_is_the_official_networks(shared, name):
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("name", GRADIENTS)
-def test_every_gradient_is_the_official_networks(shared, name, backend):
-    network, io = load_case(shared / "parity", name, "gumbel", backend)
+def test_every_gradient_is_the_official_networks(shared, name, backend, place):
+    network, io = load_case(shared / "parity", name, "gumbel", backend, place)
     network.noise = lambda layer, shape: io[f"noise.{layer}"]
     image = io["input"].clone().requires_grad_()
     output = network.train()(image)
