@@ -158,15 +158,16 @@ def complexity(
 
 @app.command()
 def profile(
-    models: Annotated[str, Option(help="A,B; overrides after a name: 'mambairv2-light scans=2'")] = "mambairv2-light",
-    sizes: Annotated[str, Option(help="HEIGHTxWIDTH of the input, several for a sweep")] = "64x64",
-    mode: Annotated[str, Option(help="inference, training or both")] = "inference",
-    batch: Annotated[str, Option(help="1,8")] = "1",
-    precision: Annotated[str, Option(help="of fp32, tf32, tf32x3, bf16")] = "fp32",
-    backends: Annotated[str, Option(help="scan backends, auto, all that run here, mamba_ssm")] = "auto",
-    compiled: Annotated[str, Option(help="off, on or off,on")] = "off",
-    task: cli.TaskName = "sr-x2",
-    routing: Annotated[str, Option(help="gumbel or argmax")] = "gumbel",
+    models: Annotated[str | None, Option(help="A,B; overrides after a name: 'mambairv2-light scans=2'")] = None,
+    sizes: Annotated[str | None, Option(help="HEIGHTxWIDTH of the input, several for a sweep; 64x64")] = None,
+    mode: Annotated[str | None, Option(help="inference, training or both; inference")] = None,
+    batch: Annotated[str | None, Option(help="such as 1,8; 1")] = None,
+    precision: Annotated[str | None, Option(help="of fp32, tf32, tf32x3, bf16; fp32")] = None,
+    backends: Annotated[str | None, Option(help="scan backends, auto, all that run here, mamba_ssm; auto")] = None,
+    launch: Annotated[str | None, Option(help="of eager, compiled, graph (one CUDA graph); eager")] = None,
+    task: Annotated[str | None, Option(help="sr-x2, denoise-15, jpeg-10, ...; sr-x2")] = None,
+    routing: Annotated[str | None, Option(help="gumbel or argmax; gumbel")] = None,
+    preset: Annotated[str | None, Option(help="goals: what docs/performance.md shows, in place of all lists")] = None,
     rounds: Annotated[int, Option(help="times that every candidate is timed")] = 20,
     device: cli.Device = None,
     json: cli.Json = None,
@@ -175,12 +176,12 @@ def profile(
     from suites import environment, profiling
 
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
-    choices = {"compiled": compiled, "routing": routing, "rounds": rounds, "device": environment.choose_device(device)}
+    lists |= {"launches": launch, "routing": routing}
+    plans = profiling.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
     with profiling.ProfileBar(err) as progress:
-        result = profiling.run(profiling.plan(models, Task.parse(task), **lists, **choices), progress)
+        result = profiling.run(plans, progress, lambda found: cli.save(json, found))
     show([profiled.markdown(result)])
-    cli.save(json, result)
-    return int(any(row["status"] in profiling.WRONG for row in result["rows"]))
+    return int(profiling.is_wrong(result))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 resolution with the exponent of its growth. Pure functions of the rows that the command stores."""
 
 import math
+import operator
 import textwrap
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -23,7 +24,8 @@ STATUS = {
     "unchecked": "not checked",
     "failed": "failed",
 }
-COMPARED = ("candidate", "ms", "p10, p90", "ratio", "95 %", "MiB", "first s")
+COMPARED = ("candidate", "ms", "p10, p90", "ratio", "95 %", "MiB", "pool MiB", "first s")
+SCANNED = (*COMPARED, "error")
 SPENT = ("candidate", "input", "ms", "us/pixel", "images/s", "MP/s out", "MiB", "KiB/pixel", "GMAC", "GMAC/s")
 GROWTH = ("candidate", "sizes", "time", "95 %", "memory", "95 %")
 
@@ -31,20 +33,51 @@ GROWTH = ("candidate", "sizes", "time", "95 %", "memory", "95 %")
 def markdown(result: dict[str, Any]) -> str:
     """All tables of the result of `profile`: {"rows": [...], "environment": {...}}."""
     rows, environment = result["rows"], result["environment"]
-    name = namer(rows)
     threads = f", {environment['threads']} threads" if environment["device_type"] == "cpu" else ""
     commit = environment["commit"] or "unknown"
     commit = commit[:10] + ("+ (with changes)" if commit.endswith("+") else "")
     versions = f"PyTorch {environment['versions']['torch']}, commit {commit}"
-    common = ", ".join(filter(None, (rows[0]["task"], f"{rows[0]['routing']} routing", _common(rows))))
-    parts = [wrap(f"{common}. Measured on {environment['device']}{threads}; {versions}; {environment['started']}.")]
+    common = [rows[0]["task"], f"{rows[0]['routing']} routing", _common(rows)] if rows else ["the scan"]
+    measured = f"Measured on {environment['device']}{threads}; {versions}; {environment['started']}."
+    parts = [wrap(f"{', '.join(filter(None, common))}. {measured}"), *scans(result["operators"])]
+    return "\n\n".join(filter(None, [*parts, *(networks(rows) if rows else ())]))
+
+
+def scans(rows: Sequence[Row]) -> list[str]:
+    """A table for each case of the scan, with what could not run below it."""
+    parts = []
+    shape = operator.itemgetter("mode", "batch", "channels", "states", "length")
+    for (mode, batch, channels, states, length), group in groupby(rows, shape):
+        cells, notes = [], []
+        for row in group:
+            label = f"{row['backend']} {row['launch']}"
+            if row["status"] != "ok":
+                cells.append([label, STATUS[row["status"]], *[""] * (len(SCANNED) - 2)])
+                notes.append(wrap(f"- {label}: {row['reason']}."))
+                continue
+            cells.append([*timed(row, label), f"{row['check']['error']:.1e}"])
+        heading = f"### scan {mode}, batch {batch}, {channels} channels, {states} states, {length} pixels"
+        parts.append("\n\n".join(filter(None, [heading, table(SCANNED, cells), "\n".join(notes)])))
+    if parts:
+        parts.append(
+            wrap(
+                f"Scans in {rows[0]['precision']}, sorted, with prompts. error: the largest relative one, by norm, of "
+                "the result and every gradient against float64."
+            )
+        )
+    return parts
+
+
+def networks(rows: Sequence[Row]) -> list[str]:
+    """Candidates side by side at every point, what was not timed, cost by pixels, and how it was measured."""
+    name, parts = namer(rows), []
     for (mode, height, width, batch), group in groupby(rows, _point):
         parts.append(compared(f"{mode}, {height}x{width}, batch {batch}", list(group), name))
     parts.append(missing(rows, name))
     for mode, batch in dict.fromkeys((row["mode"], row["batch"]) for row in rows):
         chosen = [row for row in rows if (row["mode"], row["batch"]) == (mode, batch)]
         parts += [spent(mode, batch, chosen, name), growth(mode, batch, chosen, name)]
-    return "\n\n".join(filter(None, [*parts, _how(rows)]))
+    return [*parts, _how(rows)]
 
 
 def _point(row: Row) -> tuple[str, int, int, int]:
@@ -86,10 +119,15 @@ def compared(heading: str, rows: Sequence[Row], name: Name) -> str:
         if row["status"] != "ok":
             cells.append([name(row), STATUS[row["status"]], *[""] * (len(COMPARED) - 2)])
             continue
-        texts = [name(row), figure(row["median_ms"]), span(row["p10_ms"], row["p90_ms"]), figure(row["ratio"], 3)]
-        texts += [span(row["ratio_low"], row["ratio_high"]), figure(row["peak_mib"])]
-        cells.append([*texts, figure(row["first_call_s"], 3)])
+        cells.append(timed(row, name(row)))
     return "\n\n".join([f"### {heading}", table(COMPARED, cells)]) if cells else ""
+
+
+def timed(row: Row, label: str) -> list[str]:
+    """The cells of COMPARED."""
+    texts = [label, figure(row["median_ms"]), span(row["p10_ms"], row["p90_ms"]), figure(row["ratio"], 3)]
+    texts += [span(row["ratio_low"], row["ratio_high"]), figure(row["peak_mib"]), figure(row["pool_mib"])]
+    return [*texts, figure(row["first_call_s"], 3)]
 
 
 def missing(rows: Sequence[Row], name: Name) -> str:
@@ -180,10 +218,15 @@ def _how(rows: Sequence[Row]) -> str:
     notes = [
         f"ms: median over {max(row['runs'] for row in rows)} rounds in which the candidates take turns. ratio: median "
         "over rounds of the time divided by that of the first candidate, with a bootstrap interval. first s: the first "
-        "call, what it compiles included."
+        "call, with what it compiles and records."
     ]
     if any(row["peak_mib"] is not None for row in rows):
         notes.append("MiB: the most that tensors take in a call, weights included, other candidates' left out.")
+    if any(row["launch"] == "graph" for row in rows):
+        notes.append(
+            "graph: one CUDA graph, started while the device still works, as in a pipeline; its MiB are those of the "
+            "recording, and pool MiB is what it holds as long as it lives."
+        )
     if limits:
         shares = "; ".join(f"{name}: {text}" for name, text in limits.items())
         notes.append(

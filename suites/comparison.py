@@ -31,7 +31,7 @@ class Candidate:
     variant: str
     precision: str
     backend: str
-    compiled: bool
+    launch: str = "eager"  # or "compiled", "graph" (suites.launching)
 
     @property
     def model(self) -> str:
@@ -42,8 +42,8 @@ class Candidate:
         return parse_overrides(self.variant.partition(" ")[2])
 
     @property
-    def how(self) -> tuple[str, str, bool]:
-        return self.precision, self.backend, self.compiled
+    def how(self) -> tuple[str, str, str]:
+        return self.precision, self.backend, self.launch
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Entry:
     reason: str | None = None
     first_call_s: float | None = None
     peak_mib: float | None = None
+    pool_mib: float | None = None  # what a graph holds as long as it lives
     check: dict[str, Any] | None = None
     calls: int = 1
     times: list[float] = field(default_factory=list)
@@ -191,7 +192,10 @@ class Comparison:
         for _ in range(WARM):
             estimate = self.watch.read(lambda: subject.call(*entry.candidate.how))
         entry.calls = self.watch.calls(estimate)
-        if self.plan.device.type == "cuda":
+        if entry.candidate.launch == "graph":
+            graph = subject.graphs[*entry.candidate.how[:2], False]
+            entry.peak_mib, entry.pool_mib = graph.peak_mib, graph.pool_mib
+        elif self.plan.device.type == "cuda":
             device, own = self.plan.device, subject.bytes()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -201,7 +205,9 @@ class Comparison:
 
     def read(self, entry: Entry) -> None:
         subject = self.subjects[entry.candidate.variant]
-        call = lambda: self.watch.read(lambda: subject.call(*entry.candidate.how), entry.calls)  # noqa: E731
+        how = entry.candidate.how
+        wait = entry.candidate.launch != "graph"
+        call = lambda: self.watch.read(lambda: subject.call(*how), entry.calls, wait)  # noqa: E731
         if (milliseconds := self.guarded(entry, call)) is not None:
             entry.times.append(milliseconds)
 
@@ -222,9 +228,10 @@ class Comparison:
         blank = dict.fromkeys(("median_ms", "p10_ms", "p90_ms"))
         row = {"model": candidate.model, "overrides": candidate.overrides, "task": task.name}
         row |= {"height": point.size[0], "width": point.size[1], "batch": point.batch, "mode": point.mode}
-        row |= {"precision": candidate.precision, "backend": candidate.backend, "compiled": candidate.compiled}
+        row |= {"precision": candidate.precision, "backend": candidate.backend, "launch": candidate.launch}
         row |= {"routing": self.plan.routing, **(quantiles(entry.times) if timed else blank)}
         row |= {"peak_mib": entry.peak_mib if timed else None, "peak_mib_reason": None}
+        row["pool_mib"] = entry.pool_mib if timed else None
         if self.plan.device.type != "cuda":
             row["peak_mib_reason"] = "only a GPU tells what tensors take"
         row |= {"status": entry.status, "reason": entry.reason, "first_call_s": entry.first_call_s if timed else None}

@@ -1,10 +1,10 @@
 """What networks cost in time and memory: candidates that take turns in one process, each checked before it is timed.
 
 A point is a mode, an input size and a batch. At every point the candidates (a model in a precision, with a scan
-backend, compiled or not) are compared (`suites.comparison`): first each is called, checked and warmed up, then they are
-timed in rounds, and at the end checked once more. A round goes through the candidates at the first size, A B C, then at
-the next size, so that a machine that slows down slows all candidates and all sizes of a sweep. Ratios are taken within
-rounds, to the first candidate.
+backend, launched in one of three ways) are compared (`suites.comparison`): first each is called, checked and warmed up,
+then they are timed in rounds, and at the end checked once more. A round goes through the candidates at the first size,
+A B C, then at the next size, so that a machine that slows down slows all candidates and all sizes of a sweep. Ratios
+are taken within rounds, to the first candidate. The scan alone is measured likewise (`suites.operators`).
 """
 
 import gc
@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from rich.progress import Progress as RichProgress
 import models
 from models import scan
 from results.published import parse_overrides
-from suites import environment, training
+from suites import environment, operators, training
 from suites.comparison import CHECKS, Candidate, Comparison, Entry, Plan, Point
+from suites.launching import LAUNCHES
 from suites.progress import LINE_S, duration
 from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
 from suites.timing import StopWatch
@@ -43,28 +44,29 @@ def plan(
     variants: str,
     task: Task,
     *,
-    sizes: str,
-    modes: str,
-    batches: str,
-    precisions: str,
-    backends: str,
-    compiled: str,
-    routing: str,
+    sizes: str = "64x64",
+    modes: str = "inference",
+    batches: str = "1",
+    precisions: str = "fp32",
+    backends: str = "auto",
+    launches: str = "eager",
+    routing: str = "gumbel",
     rounds: int,
     device: str,
 ) -> Plan:
     """Every combination of the comma-separated choices, as typed. The first candidate is the one ratios refer to.
 
-    backends: names, "auto" (the one that networks choose here), "all" (every one that can run here). compiled: "off",
-    "on" or both. Raises SpecError or ModelError for what does not exist; what cannot run here is found by running it.
+    backends: names, "auto" (the one that networks choose here), "all" (every one that can run here). launches: of
+    suites.launching.LAUNCHES. Raises SpecError or ModelError for what does not exist; what cannot run here is found by
+    running it.
     """
     torch_device = torch.device(device)
     for mode in (names := _split("--mode", modes)):
         check_choice("mode", mode, MODES)
     for precision in (kinds := _split("--precision", precisions)):
         check_choice("precision", precision, PRECISIONS)
-    for switch in (switches := _split("--compiled", compiled)):
-        check_choice("value of --compiled", switch, ("off", "on"))
+    for launch in (ways := _split("--launch", launches)):
+        check_choice("launch", launch, LAUNCHES)
     check_choice("routing", routing, ROUTINGS)
     if rounds < 1:
         raise SpecError(f"--rounds is {rounds}: at least 1 is needed")
@@ -72,8 +74,8 @@ def plan(
         raise SpecError(f"--batch is {batches!r}: give whole numbers of at least 1, for example 1,8")
     chosen = _backends(_split("--backends", backends), torch_device)
     candidates = [
-        Candidate(variant, precision, backend, switch == "on")
-        for variant, precision, backend, switch in itertools.product(_variants(variants, task), kinds, chosen, switches)
+        Candidate(variant, precision, backend, launch)
+        for variant, precision, backend, launch in itertools.product(_variants(variants, task), kinds, chosen, ways)
     ]
     shapes = [_size(size) for size in _split("--sizes", sizes)]
     numbers = [int(batch) for batch in _split("--batch", batches)]
@@ -110,9 +112,14 @@ def _variants(text: str, task: Task) -> list[str]:
     return variants
 
 
+def use_peers() -> None:
+    """Lets scan backends that are only measured be asked for."""
+    scan.BACKENDS.update(PEERS)
+
+
 def _backends(names: Sequence[str], device: torch.device) -> list[str]:
     """Names of scan backends without "auto" and "all". Those that cannot run here stay, when they were asked for."""
-    scan.BACKENDS.update(PEERS)
+    use_peers()
     chosen = []
     for name in names:
         if name == "auto":
@@ -127,11 +134,66 @@ def _backends(names: Sequence[str], device: torch.device) -> list[str]:
     return chosen
 
 
-def run(plan: Plan, on_progress: Progress | None = None) -> dict[str, Any]:
-    """{"rows": a row per candidate and point, "environment": what they were measured on}, JSON-able."""
-    started, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()
-    forecast, rows = Forecast(plan), []
-    watch = StopWatch(plan.device)
+def run(
+    plans: Sequence[Plan | operators.Plan],
+    on_progress: Progress | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """{"rows": a row per candidate and point, "operators": one per way and case, "environment"}, JSON-able.
+
+    keep: called with everything so far whenever rows are added, so that a run that is killed leaves what it measured.
+    """
+    device = plans[0].device
+    candidates = itertools.chain.from_iterable(p.candidates if isinstance(p, Plan) else p.ways for p in plans)
+    record = environment.describe(device, ", ".join(dict.fromkeys(candidate.backend for candidate in candidates)))
+    record |= {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": _now()}
+    record |= {"load_before": os.getloadavg(), "kernels_cached": kernels_cached(), "machine": environment.examine()}
+    result = {"rows": [], "operators": [], "environment": record}
+    watch = StopWatch(device)
+    for number, one in enumerate(plans, 1):
+
+        def tell(text: str, *rest: Any, number: int = number) -> None:
+            if on_progress:
+                on_progress(f"{number} of {len(plans)}, {text}" if len(plans) > 1 else text, *rest)
+
+        measure, kind = (networks, "rows") if isinstance(one, Plan) else (scans, "operators")
+        for rows in measure(one, watch, tell):
+            result[kind] += rows
+            record |= {"load_after": os.getloadavg(), "finished": _now()}
+            keep(result)
+    return result
+
+
+def is_wrong(result: dict[str, Any]) -> bool:
+    """Whether something computed another result, or failed as nobody foresees."""
+    return any(row["status"] in WRONG for row in result["rows"] + result["operators"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def kernels_cached() -> int:
+    """Folders in Triton's cache: where there are some, a first call may find its kernels compiled."""
+    folder = Path(os.environ.get("TRITON_CACHE_DIR", Path.home() / ".triton" / "cache"))
+    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+
+
+def scans(plan: operators.Plan, watch: StopWatch, tell: Progress) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each case in turn."""
+    each = plan.rounds * len(plan.ways)
+    with torch.cuda.device(plan.device) if plan.device.type == "cuda" else nullcontext():
+        for number, case in enumerate(plan.cases):
+            trial = operators.Trial(case, plan.ways, plan.device, watch)
+            done, total = number * each, len(plan.cases) * each
+            yield trial.run(plan.rounds, lambda text, d=done, n=total: tell(text, d, n, f"case {d // each + 1}"))
+            del trial
+            gc.collect()
+
+
+def networks(plan: Plan, watch: StopWatch, report: Progress) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each mode and batch in turn; the sizes of one take turns within it."""
+    forecast = Forecast(plan)
     counts: dict[tuple, tuple[int | None, str | None]] = {}
 
     def macs(candidate: Candidate, point: Point) -> tuple[int | None, str | None]:
@@ -142,14 +204,13 @@ def run(plan: Plan, on_progress: Progress | None = None) -> dict[str, Any]:
         return None if number is None else number * point.batch, reason
 
     def tell(text: str) -> None:
-        if on_progress:
-            on_progress(text, forecast.done, forecast.total, forecast.text())
+        report(text, forecast.done, forecast.total, forecast.text())
 
     for _, sweep in itertools.groupby(plan.points, lambda point: (point.mode, point.batch)):
         comparisons = [Comparison(plan, point, watch) for point in sweep]
         with circumstances(plan, comparisons[0].point):
             for comparison, entry in (both := [(c, e) for c in comparisons for e in c.entries]):
-                tell(f"{comparison.point.name}: checking {' '.join(map(str, entry.candidate.how[:2]))}")
+                tell(f"{comparison.point.name}: checking {' '.join(entry.candidate.how)}")
                 comparison.prepare(entry)
             for number in range(plan.rounds):
                 for comparison, entry in both:
@@ -158,16 +219,32 @@ def run(plan: Plan, on_progress: Progress | None = None) -> dict[str, Any]:
                     forecast.read(comparison.point, entry)
             for comparison in comparisons:
                 comparison.finish()
+        rows = []
         for comparison in comparisons:
             tell(f"{comparison.point.name}: counting multiply-adds")
             rows += comparison.rows(macs)
         del comparison, comparisons, both, entry
         gc.collect()
-    backends = ", ".join(dict.fromkeys(candidate.backend for candidate in plan.candidates))
-    record = environment.describe(plan.device, backends)
-    record |= {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": started}
-    record |= {"load_before": load, "load_after": os.getloadavg(), "machine": environment.examine()}
-    return {"rows": rows, "environment": record}
+        yield rows
+
+
+def choose(
+    preset: str | None, models: str | None, task: str | None, *, rounds: int, device: str, **lists: str | None
+) -> list[Plan | operators.Plan]:
+    """The plans of a preset (suites.goals), or one of what was typed; None stands for the default of `plan`.
+
+    Raises SpecError where a preset, which fixes all lists, comes with one of them, and as `plan` does.
+    """
+    typed = {name: value for name, value in {"models": models, "task": task, **lists}.items() if value is not None}
+    if preset is not None:
+        from suites import goals
+
+        if typed:
+            raise SpecError(f"--preset fixes {', '.join(typed)}: leave these out, or the preset")
+        return goals.plans(preset, device, rounds)
+    chosen = {name: value for name, value in typed.items() if name in lists}
+    variants, parsed = models or "mambairv2-light", Task.parse(task or "sr-x2")
+    return [plan(variants, parsed, rounds=rounds, device=device, **chosen)]
 
 
 @contextmanager

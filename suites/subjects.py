@@ -24,11 +24,13 @@ import models
 from models import scan
 from models.noise import PhiloxGumbel, noise_key
 from suites import training
+from suites.launching import Recorded
 from suites.pool import Batch
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 
 LIVELY = 4.0  # times the initial weights of matrix products
 LIVELY_BIAS = 25.0  # of tables of position bias: the scores that they are added to are of order one
+PART = 2**14  # pixels that the reference takes at a time, or one image
 LIVELY_PROMPT = 8.0  # of both factors of the prompts
 
 
@@ -94,6 +96,7 @@ class Subject:
         variant, budget = Variant("own", name, overrides), Budget("reduced", 1, batch=batch, patch=min(size))
         self.cell = Cell(variant, task, 0, budget, (), (), Protocol.official(task))
         self.optimizer = None
+        self.graphs: dict[tuple, Recorded] = {}  # by precision, backend and whether the order is given
         self.initial = [p.detach().cpu().clone() for p in self.network.parameters()]
         if mode == "training":  # as suites.training.Run makes it
             on_gpu = device.type == "cuda"
@@ -106,19 +109,31 @@ class Subject:
         """Whether it draws from a generator whose numbers depend on the device (stochastic depth)."""
         return self.mode == "training" and getattr(self.network.config, "drop_path_rate", 0) > 0
 
-    def call(
-        self, precision: str, backend: str, compiled: bool, labels: Tensor | None = None, parts: int = 1
-    ) -> Tensor:
+    def call(self, precision: str, backend: str, launch: str, labels: Tensor | None = None, parts: int = 1) -> Tensor:
         """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run so.
 
+        launch: "eager", "compiled" (models.compilation) or "graph": recorded by the first call, replayed by all others.
         parts: equal parts of the batch that are taken one after the other, for the same result in less memory.
         """
         self.network.backend = backend
         if hasattr(self.network, "compiled"):
-            self.network.compiled = compiled
-        elif compiled:
+            self.network.compiled = launch == "compiled"
+        elif launch == "compiled":
             raise models.ModelError("this network has no layers to compile")
         batch = replace(self.batch, labels=labels)
+        if launch != "graph":
+            return self.work(batch, precision, parts)
+        if self.draws:
+            raise models.ModelError("this network draws at random in training, which no CUDA graph can repeat")
+        key = precision, backend, labels is not None
+        if key not in self.graphs:
+            self.graphs[key] = Recorded(
+                lambda given: self.work(given, precision, parts), batch, self.bytes, list(self.network.parameters())
+            )
+        return self.graphs[key](batch)
+
+    def work(self, batch: Batch, precision: str, parts: int) -> Tensor:
+        """The output, or the loss of a step, by the backend that the network has now."""
         if self.mode == "training":
             budget = replace(self.cell.budget, precision=precision, accumulate=parts)
             return training.optimise(self.network, self.optimizer, batch, replace(self.cell, budget=budget), 1)
@@ -130,14 +145,21 @@ class Subject:
         self.network.noise = PhiloxGumbel(batch.keys)
         return self.network(batch.lq) if batch.labels is None else self.network(batch.lq, batch.labels)
 
-    def result(self, precision: str, backend: str, compiled: bool, given: bool = False, parts: int = 1) -> list[Tensor]:
+    def result(self, precision: str, backend: str, launch: str, given: bool = False, parts: int = 1) -> list[Tensor]:
         """float32 tensors on the host to be compared: the output, or the gradient of every parameter."""
-        output = self.call(precision, backend, compiled, self.labels if given else None, parts)
+        labels = self.labels if given else None
+        output = self.call(precision, backend, launch, labels, parts)
+        key = precision, backend, labels is not None
+        graph = self.graphs[key] if launch == "graph" else None
         if self.mode == "inference":
-            return [output.float().cpu()]
-        gradients = [p.grad.float().cpu() for p in self.network.parameters() if p.grad is not None]
-        self.mend()
-        return gradients
+            found = [output.float().cpu()]
+        else:
+            gradients = graph.gradients if graph else [p.grad for p in self.network.parameters()]
+            found = [x.float().cpu() for x in gradients if x is not None]
+            self.mend()
+        if graph and labels is not None:
+            del self.graphs[key]  # nobody times it
+        return found
 
     @torch.no_grad()
     def mend(self) -> None:
@@ -145,13 +167,17 @@ class Subject:
         if self.optimizer and not all(p.isfinite().all() for p in self.network.parameters()):
             for parameter, value in zip(self.network.parameters(), self.initial, strict=True):
                 parameter.copy_(value)
-            self.optimizer.state.clear()
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()  # in place, where recorded steps find it
 
     def reference(self, given: bool) -> list[Tensor]:
-        """The same of the plain network in float32, image by image. Raises as it does, also when memory is short."""
-        parts = 1 if self.draws else len(self.batch.keys)
+        """The same of the plain network in float32, a few images at a time. Raises as it does, also for memory."""
+        batch, _, height, width = self.batch.lq.shape
+        fitting = (n for n in range(1, batch) if batch % n == 0 and batch * height * width <= n * PART)
+        parts = 1 if self.draws else next(fitting, batch)
         with plain_scan_in_chunks():
-            return self.result("fp32", "reference", False, given and self.labels is not None, parts)
+            return self.result("fp32", "reference", "eager", given and self.labels is not None, parts)
 
     def bytes(self) -> int:
         """Of all tensors that it keeps on its device between two calls."""

@@ -18,8 +18,9 @@ class StopWatch:
     """Milliseconds of a call on one device.
 
     On a GPU between two CUDA events, the device idle at the start and its cache overwritten (as triton.testing does),
-    so the time that the host takes to launch kernels counts where the device waits for it. On a CPU by the wall clock,
-    a mean over `calls` calls.
+    so the time that the host takes to launch kernels counts where the device waits for it; unless it is told not to
+    `wait`: then the call follows the overwriting at once, as in a pipeline. On a CPU by the wall clock, a mean over
+    `calls` calls.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,14 +31,15 @@ class StopWatch:
         """Calls in one reading, for a call that takes about this long."""
         return 1 if self.cache is not None else max(1, math.ceil(SHORTEST_MS / max(milliseconds, 1e-3)))
 
-    def read(self, call: Callable[[], object], calls: int = 1) -> float:
+    def read(self, call: Callable[[], object], calls: int = 1, wait: bool = True) -> float:
         if self.cache is None:
             start = benchmark.timer()
             for _ in range(calls):
                 call()
             return (benchmark.timer() - start) * 1e3 / calls
         self.cache.zero_()
-        torch.cuda.synchronize(self.device)
+        if wait:
+            torch.cuda.synchronize(self.device)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(calls):

@@ -51,7 +51,7 @@ def bench_layer(measure, device, backend):
 
 def checked(measure, name: str, subject: Subject, precision: str, backend: str, tolerance: float) -> None:
     """Compares with the plain network in float32 (suites.subjects), then times the call itself."""
-    how = precision, backend, False
+    how = precision, backend, "eager"
     call = partial(subject.call, *how)
     expected = subject.reference(given=False)
     values = subject.result(*how)

@@ -10,6 +10,7 @@ from models import attention, scan
 from models.noise import PhiloxGumbel, integers
 from models.operators import convolve, has_kernels, layer_norm
 from models.routing import by_class
+from suites import operators
 
 LIGHT = {"channels": 48, "states": 8, "classes": 64}
 SCANS = {  # (batch, length): of a 64x64 patch, and on a GPU of a training batch and of a 360x640 image
@@ -32,29 +33,6 @@ def gradients(outputs: Tensor, inputs: list[Tensor], weights: Tensor) -> list[Te
 # --- the scan ------------------------------------------------------------------------------------------------------
 
 
-def scan_problem(device: torch.device, batch: int, length: int) -> tuple[list[Tensor], scan.Prompt, Tensor, Tensor]:
-    """(inputs, prompt, order, gradient of y): one direction, sorted by class, float32."""
-    g = torch.Generator().manual_seed(0)
-    e, n, t = LIGHT["channels"], LIGHT["states"], LIGHT["classes"]
-    shapes = [(batch, length, e), (batch, 1, length, e), (1, e, n), *[(batch, 1, length, n)] * 2, (1, e), (1, e)]
-    inputs = [torch.randn(shape, generator=g).to(device) for shape in shapes]
-    inputs[1] -= 4
-    inputs[2] = -inputs[2].exp()
-    classes = torch.randint(t, (batch, length), generator=g).to(device)
-    table = torch.randn(t, n, generator=g).to(device)
-    order = classes.argsort(dim=-1, stable=True).unsqueeze(1)
-    return inputs, scan.Prompt(table, classes), order, torch.randn(shapes[1], generator=g).to(device)
-
-
-def scanned(inputs, prompt, order, weights, backend: str, trains: bool) -> list[Tensor]:
-    if not trains:
-        with torch.no_grad():
-            return [scan.attentive_scan(*inputs, order=order, prompt=prompt, backend=backend)]
-    leaves = [x.detach().requires_grad_() for x in (*inputs, prompt.table)]
-    prompt = scan.Prompt(leaves[-1], prompt.classes)
-    return gradients(scan.attentive_scan(*leaves[:-1], order=order, prompt=prompt, backend=backend), leaves, weights)
-
-
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("trains", [False, True], ids=["forward", "forward+backward"])
 @pytest.mark.parametrize("backend", scan.BACKENDS)
@@ -67,12 +45,10 @@ def bench_scan(measure, device, backend, trains, number):
         pytest.skip("Triton's interpreter is no measurement")
     if backend == "reference" and length > 4096:
         pytest.skip("a loop over the steps takes minutes")
-    inputs, prompt, order, weights = scan_problem(device, batch, length)
-    exact_prompt = scan.Prompt(prompt.table.double(), prompt.classes)
-    doubles = [x.double() for x in inputs]
-    exact = scanned(doubles, exact_prompt, order, weights.double(), "chunked", trains)
-    name = f"scan {'forward+backward' if trains else 'forward'}, B{batch} D48 N8 L{length}"
-    measure(name, partial(scanned, inputs, prompt, order, weights, backend, trains), exact, 2e-5)
+    case = operators.Case(operators.MODES[trains], batch, LIGHT["channels"], LIGHT["states"], length)
+    tensors = operators.problem(case, device)
+    exact = operators.exact(tensors, trains)
+    measure(case.name, partial(operators.scanned, tensors, backend, trains), exact, operators.TOLERANCE)
 
 
 # --- window attention ------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from suites.operators import relative_error
+
 DEVICES = ("cpu", "cuda")
 
 
@@ -42,10 +44,3 @@ def measure(benchmark, device) -> Callable[..., None]:
             benchmark(call)
 
     return run
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """By norm, in float64; infinite where something is not finite."""
-    if not found.isfinite().all():
-        return float("inf")
-    return float((found.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30))

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 SR2 = Task("sr", 2)
 CHOICES = {
     **{"sizes": "16x24", "modes": "inference", "batches": "1", "precisions": "fp32", "backends": "chunked"},
-    **{"compiled": "off", "routing": "gumbel", "rounds": 3, "device": "cpu"},
+    **{"launches": "eager", "routing": "gumbel", "rounds": 3, "device": "cpu"},
 }
 
 
@@ -48,7 +48,7 @@ def plan(variants: str = "mambairv2-tiny", **choices):
 
 
 def rows(variants: str = "mambairv2-tiny", **choices) -> list[dict]:
-    return profiling.run(plan(variants, **choices))["rows"]
+    return profiling.run([plan(variants, **choices)])["rows"]
 
 
 # --- what is planned ---------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_every_combination_once_in_the_order_typed():
     variants = ["mambairv2-tiny", "mambairv2-tiny scans=2"]
     auto = scan.resolve("auto", CPU)
     names = list(dict.fromkeys([auto, "chunked"]))
-    expected = [Candidate(v, p, b, False) for v in variants for p in ("fp32", "bf16") for b in names]
+    expected = [Candidate(v, p, b, "eager") for v in variants for p in ("fp32", "bf16") for b in names]
     assert list(made.candidates) == expected and made.points == (Point("training", (16, 24), 1),)
     assert expected[-1].overrides == {"scans": 2} and expected[-1].model == "mambairv2-tiny"
 
@@ -84,7 +84,7 @@ def test_all_backends_are_those_that_run_here():
         ({"batches": "0"}, "--batch"),
         ({"modes": "sleeping"}, "inference"),
         ({"precisions": "fp8"}, "bf16"),
-        ({"compiled": "yes"}, "off"),
+        ({"launches": "fast"}, "graph"),
         ({"routing": "soft"}, "gumbel"),
         ({"rounds": 0}, "--rounds"),
         ({"variants": "mambairv2-tiny nonsense=1"}, "nonsense"),
@@ -145,7 +145,7 @@ def test_what_cannot_run_is_a_row_with_its_reason_and_the_rest_goes_on():
     assert [row["status"] for row in found] == ["unavailable", "unavailable", "unavailable", "ok"]
     assert "tf32" in found[1]["reason"] and "mamba_ssm" in found[2]["reason"]
     assert found[0]["median_ms"] is None and found[3]["ratio"] is None  # the baseline has no time
-    (compiled,) = rows("mambair-light", compiled="on")
+    (compiled,) = rows("mambair-light", launches="compiled")
     assert compiled["status"] == "unavailable" and "compile" in compiled["reason"]
 
 
@@ -260,7 +260,7 @@ def test_the_reference_is_the_plain_network_and_leaves_the_backends_alone(monkey
         "models.layers.window_attention", lambda *a, **k: (seen.append(k["backend"]), attention(*a, **k))[1]
     )
     subject = Subject("mambairv2-tiny", {}, SR2, "inference", (8, 8), 1, CPU)
-    exact = subject.result("fp32", "reference", False)  # step by step
+    exact = subject.result("fp32", "reference", "eager")  # step by step
     seen.clear()
     assert agreement(subject.reference(given=False), exact, 1e-5) == 1
     assert set(seen) == {"plain"} and scan.BACKENDS["reference"] == "models.scan.reference"
@@ -269,9 +269,9 @@ def test_the_reference_is_the_plain_network_and_leaves_the_backends_alone(monkey
 def test_a_training_step_leaves_the_weights_as_they_are():
     subject = Subject("mambairv2-tiny", {}, SR2, "training", (8, 8), 2, CPU)
     before = [p.detach().clone() for p in subject.network.parameters()]
-    loss = float(subject.call("fp32", "chunked", False))
+    loss = float(subject.call("fp32", "chunked", "eager"))
     assert all(torch.equal(a, b) for a, b in zip(before, subject.network.parameters(), strict=True))
-    assert loss == float(subject.call("fp32", "chunked", False)) > 0
+    assert loss == float(subject.call("fp32", "chunked", "eager")) > 0
     with torch.no_grad():
         expected = (subject.network.eval()(subject.batch.lq) - subject.batch.gt).abs().mean()
     assert loss == pytest.approx(float(expected), rel=1e-5)
@@ -281,20 +281,21 @@ def test_a_training_step_leaves_the_weights_as_they_are():
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("given", [True, False])
-def test_the_reference_of_a_batch_is_taken_image_by_image(mode, given):
+def test_the_reference_of_a_batch_is_taken_image_by_image(monkeypatch, mode, given):
+    monkeypatch.setattr("suites.subjects.PART", 128)
     subject = Subject("mambairv2-tiny", {}, SR2, mode, (8, 16), 3, CPU)
-    together = subject.result("fp32", "chunked", False, given)
+    together = subject.result("fp32", "chunked", "eager", given)
     assert agreement(subject.reference(given), together, 1e-4) == 1
     assert agreement(subject.reference(not given), together, 1e-4) < 0.5  # another order, another result
 
 
 def test_weights_that_a_bad_step_spoilt_are_mended():
     subject = Subject("mambairv2-tiny", {}, SR2, "training", (8, 8), 1, CPU)
-    expected = subject.result("fp32", "chunked", False)
+    expected = subject.result("fp32", "chunked", "eager")
     with torch.no_grad():
         next(subject.network.parameters()).fill_(torch.nan)
-    assert agreement(subject.result("fp32", "chunked", False), expected, 1.0) == 0
-    assert agreement(subject.result("fp32", "chunked", False), expected, 1e-6) == 1
+    assert agreement(subject.result("fp32", "chunked", "eager"), expected, 1.0) == 0
+    assert agreement(subject.result("fp32", "chunked", "eager"), expected, 1e-6) == 1
 
 
 def test_agreement_is_a_share_in_units_of_the_root_mean_square():
@@ -455,7 +456,7 @@ def test_macs_are_blank_with_a_reason_without_a_counter(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "suites.cost", None)
     monkeypatch.delattr("suites.cost", raising=False)
-    number, reason = profiling.count(Candidate("mambairv2-tiny", "fp32", "chunked", False), SR2, (8, 8))
+    number, reason = profiling.count(Candidate("mambairv2-tiny", "fp32", "chunked", "eager"), SR2, (8, 8))
     assert number is None and "not installed" in reason
 
 
@@ -474,5 +475,5 @@ def test_the_bar_speaks_now_and_then_where_there_is_no_terminal(monkeypatch, tmp
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_tells_what_a_call_takes():
-    first, second = profiling.run(plan(device="cuda", backends="chunked", batches="1,8"))["rows"]
+    first, second = profiling.run([plan(device="cuda", backends="chunked", batches="1,8")])["rows"]
     assert 0 < first["peak_mib"] < second["peak_mib"]
