@@ -1,0 +1,105 @@
+"""Scores of given weights under the official protocol and what could stand in its place, one change at a time.
+
+    python -m suites.alternatives MODEL SCALE=WEIGHTS ... --data DATA --sets set5,set14 [--results R] [--only NAMES]
+        [--jobs N]
+
+Every point is one record of the store per set; what the store holds already is not scored again, so a run that was
+stopped, or a set that was missing, is taken up by the same command. Points are shared out to `jobs` processes, which
+share the GPU: single images leave most of it idle.
+"""
+
+import argparse
+import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+from results.store import Store
+from suites import environment
+from suites.data import find
+from suites.scoring import score
+from suites.spec import Protocol, Task
+
+SEEDS = range(5)
+
+
+def points(task: Task) -> dict[str, Protocol]:
+    """Name -> protocol. seed-0 is the official point; every other differs from it in what its name says."""
+    official = Protocol.official(task)
+    made = {f"seed-{seed}": replace(official, seed=seed) for seed in SEEDS}
+    routings = {"gumbel": {}, "mean-8": {"samples": 8}, "argmax": {"routing": "argmax"}}
+    for (routing, changes), tiling in itertools.product(routings.items(), ("official", "none")):
+        if (routing, tiling) != ("gumbel", "official"):
+            made[f"{routing}/tiles-{tiling}"] = replace(official, tiling=tiling, **changes)
+    made |= {f"lr-{route}": replace(official, lr_route=route) for route in ("once", "pil")}
+    made["semantic"] = replace(official, prompt_order="semantic")
+    return made | {name: replace(official, precision=name) for name in ("tf32x3", "tf32", "bf16")}
+
+
+def run(name: str, task: Task, dataset: str, protocol: Protocol, options: dict[str, Any]) -> list[str]:
+    """Scores one point on one set into the store. Returns what to print."""
+    store = Store(options["results"])
+    found = score(
+        name,
+        task,
+        [dataset],
+        protocol,
+        weights=options["weights"],
+        data=options["data"],
+        store=store,
+        device=options["device"],
+    )
+    if found.stopped is not None:
+        raise found.stopped
+    return [*found.lines()[: len(found.rows)], *found.refused, *found.notes]
+
+
+def held(store: Store, name: str, weights: str, task: Task, dataset: str, protocol: Protocol) -> bool:
+    """Whether the store has every image of the set at this point, of weights of this hash."""
+    frame = store.evaluations()
+    frame = frame[frame["complete"].eq(True) & frame["problem"].isna()]
+    wanted = {"model": name, "weights": weights, "task": task.name, "dataset": dataset}
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    return any(found == protocol.to_dict() for found in frame["protocol"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m suites.alternatives", description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("weights", nargs="+", metavar="SCALE=WEIGHTS")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--sets", required=True)
+    parser.add_argument("--results", type=Path, default=Path("results/runs"))
+    parser.add_argument("--only", help="names of points, by commas; all")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--device")
+    options = parser.parse_args()
+    device, store, jobs = environment.choose_device(options.device), Store(options.results), []
+    for pair in options.weights:
+        scale, _, path = pair.partition("=")
+        task = Task("sr", int(scale))
+        chosen = points(task)
+        names = options.only.split(",") if options.only else list(chosen)
+        weights = models.weights_hash(Path(path))
+        if unknown := set(names) - set(chosen):
+            parser.error(f"no point {', '.join(sorted(unknown))}: choose from {', '.join(chosen)}")
+        for dataset, name in itertools.product(options.sets.split(","), names):
+            found = find(dataset, options.data).name
+            if not held(store, options.model, weights, task, found, chosen[name]):
+                more = {"weights": Path(path), "data": options.data, "results": options.results, "device": device}
+                jobs.append((name, (options.model, task, dataset, chosen[name], more)))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context) as workers:
+        running = {workers.submit(run, *arguments): (name, arguments[1].name) for name, arguments in jobs}
+        for count, future in enumerate(as_completed(running), 1):
+            name, task_name = running[future]
+            for line in future.result():
+                print(f"[{count}/{len(jobs)}] {task_name} {name:22} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Protocol alternatives: each differs from the official point in what its name says; a second run scores nothing."""
+
+import safetensors.torch
+
+import models
+from results.store import Store
+from suites import alternatives
+from suites.spec import Protocol, Task
+
+TASK = Task("sr", 2)
+OFFICIAL = Protocol.official(TASK).to_dict()
+
+
+def test_every_point_changes_what_it_says_and_nothing_else():
+    changed = {
+        name: {key: value for key, value in protocol.to_dict().items() if value != OFFICIAL[key]}
+        for name, protocol in alternatives.points(TASK).items()
+    }
+    assert changed["seed-0"] == {} and changed["seed-3"] == {"seed": 3}
+    assert changed["gumbel/tiles-none"] == {"tiling": "none"}
+    assert changed["mean-8/tiles-official"] == {"samples": 8}
+    assert changed["argmax/tiles-none"] == {"tiling": "none", "routing": "argmax"}
+    assert changed["lr-pil"] == {"lr_route": "pil"} and changed["semantic"] == {"prompt_order": "semantic"}
+    assert changed["bf16"] == {"precision": "bf16"}
+    assert len(set(map(str, changed.values()))) == len(changed) == 16
+
+
+def test_points_are_filed_once(tmp_path):
+    weights = tmp_path / "tiny.safetensors"
+    model = models.build("mambairv2-tiny", **TASK.network)
+    safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+    store, protocol = Store(tmp_path / "store"), Protocol.official(TASK, routing="argmax")
+    identity = "mambairv2-tiny", models.weights_hash(weights), TASK, "embedded", protocol
+    assert not alternatives.held(store, *identity)
+    options = {"weights": weights, "data": None, "results": tmp_path / "store", "device": "cpu"}
+    lines = alternatives.run("mambairv2-tiny", TASK, "embedded", protocol, options)
+    assert "dB" in lines[0] and alternatives.held(store, *identity)
+    assert not alternatives.held(store, *identity[:4], Protocol.official(TASK))
