@@ -1,0 +1,133 @@
+"""Learning curves of this trainer beside the official code's: a table, a figure, and the one test that decides.
+
+    python -m reports.curve [--folder results/measured/h200] [--figure FILE]
+
+`official-curve.csv` has a row per seed, iteration and set; `curve-<precision>.csv` are the scores of `suites.curve`, a
+row per image. The unit is the seed. Fixed before anything was measured: the trainer differs from the official one if
+the 95 % Welch interval of the difference of the Set14 means over DECIDING excludes zero. Every other interval is shown
+and judges nothing.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from results.measured import FOLDER
+
+DECIDING = (1500, 2000, 2500, 3000)
+DECIDING_SET = "Set14"
+KEYS = ["seed", "iteration", "dataset"]
+
+
+def load(folder: Path) -> dict[str, pd.DataFrame]:
+    """Name -> a row per seed, iteration and set with its mean PSNR; "official" first, then precisions as found."""
+    found = {"official": pd.read_csv(folder / "official-curve.csv")}
+    for path in sorted(folder.glob("curve-*.csv")):
+        frame = pd.read_csv(path).groupby(KEYS, as_index=False, sort=False)["psnr"].mean()
+        found[path.stem.removeprefix("curve-")] = frame
+    return found
+
+
+def interval(ours: pd.Series, theirs: pd.Series) -> tuple[float, float, float]:
+    """Difference of means and its 95 % Welch interval; NaN bounds for fewer than two seeds on a side."""
+    difference = float(ours.mean() - theirs.mean())
+    if min(len(ours), len(theirs)) < 2:
+        return difference, float("nan"), float("nan")
+    bounds = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return difference, float(bounds.low), float(bounds.high)
+
+
+def points(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per set, iteration and curve: seeds, mean, standard deviation, difference from the official one."""
+    official, rows = curves["official"], []
+    for name, curve in curves.items():
+        for (dataset, iteration), part in curve.groupby(["dataset", "iteration"], sort=False):
+            theirs = official[(official["dataset"] == dataset) & (official["iteration"] == iteration)]["psnr"]
+            row = {"dataset": dataset, "iteration": iteration, "curve": name, "seeds": len(part)}
+            row |= {"mean": part["psnr"].mean(), "sd": part["psnr"].std()}
+            if name != "official":
+                row |= dict(zip(("difference", "low", "high"), interval(part["psnr"], theirs), strict=True))
+            rows.append(row)
+    return pd.DataFrame(rows).sort_values(["dataset", "iteration"], ascending=[False, True], kind="stable")
+
+
+def decide(curve: pd.DataFrame, official: pd.DataFrame) -> dict[str, float | int] | None:
+    """The deciding test, on the seeds that have every deciding iteration; None for fewer than two of them."""
+
+    def means(frame: pd.DataFrame) -> pd.Series:
+        chosen = frame[(frame["dataset"] == DECIDING_SET) & frame["iteration"].isin(DECIDING)]
+        whole = chosen.groupby("seed").filter(lambda part: len(part) == len(DECIDING))
+        return whole.groupby("seed")["psnr"].mean()
+
+    ours, theirs = means(curve), means(official)
+    if len(ours) < 2:
+        return None
+    difference, low, high = interval(ours, theirs)
+    return {"seeds": len(ours), "difference": difference, "low": low, "high": high}
+
+
+def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
+    """The table and the verdicts."""
+    lines = [
+        "| set | iteration | curve | seeds | mean dB | sd | difference | 95 % interval |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in points(curves).itertuples():
+        cells = [row.dataset, row.iteration, row.curve, row.seeds, f"{row.mean:.3f}", f"{row.sd:.3f}"]
+        if row.curve == "official":
+            cells += ["", ""]
+        else:
+            bounds = "one seed" if pd.isna(row.low) else f"[{row.low:+.3f}, {row.high:+.3f}]"
+            cells += [f"{row.difference:+.3f}", bounds]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines.append("")
+    for name, curve in curves.items():
+        if name == "official":
+            continue
+        found = decide(curve, curves["official"])
+        span = f"{DECIDING_SET} mean over iterations {', '.join(map(str, DECIDING))}"
+        if found is None:
+            lines.append(f"{name}: no verdict yet, fewer than two seeds have every deciding iteration ({span}).")
+            continue
+        verdict = "no difference found" if found["low"] <= 0 <= found["high"] else "differs"
+        numbers = f"{found['difference']:+.3f} dB [{found['low']:+.3f}, {found['high']:+.3f}]"
+        lines.append(f"{name}: {verdict}, {numbers} ({span}; {found['seeds']} seeds against 3).")
+    return lines
+
+
+def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
+    """Mean curves with the seeds around them, one panel per set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axis, dataset in zip(axes, ("Set5", "Set14"), strict=True):
+        for colour, (name, curve) in enumerate(curves.items()):
+            part = curve[curve["dataset"] == dataset]
+            mean = part.groupby("iteration")["psnr"].mean()
+            axis.plot(mean.index, mean, color=f"C{colour}", label="official code" if name == "official" else name)
+            axis.plot(part["iteration"], part["psnr"], ".", color=f"C{colour}", alpha=0.5, markersize=5)
+        axis.set(title=f"{dataset} x2", xlabel="iteration", ylabel="PSNR, dB")
+        axis.grid(alpha=0.3)
+    axes[1].legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m reports.curve", description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=FOLDER / "h200")
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    curves = load(options.folder)
+    print("\n".join(markdown(curves)))
+    if options.figure:
+        draw(curves, options.figure)
+
+
+if __name__ == "__main__":
+    main()
