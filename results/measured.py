@@ -37,6 +37,7 @@ COMPLEXITY_COLUMNS = (
     *("model", "overrides", "task", "size", "params", "macs_paper", "macs", "scan_flops", "counters"),
 )
 SCORE_COLUMNS = ("hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds", "environment")
+_MISSING = {name: [""] for name in (*records.SCORES, "seconds")}  # an image may be called NA
 PROVENANCE = ("command", "finished", "commit", "device")  # what every measurement must say of itself
 
 
@@ -124,7 +125,7 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     table = path.with_name(path.name.removesuffix(".json") + ".csv.xz")
     try:
         text = lzma.decompress(table.read_bytes()).decode()
-        scores = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(("hash", "image", "environment"), str))
+        scores = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=_MISSING)
     except FileNotFoundError as error:
         raise StoreError(f"{table} is missing") from error
     except (OSError, lzma.LZMAError, UnicodeDecodeError, ValueError) as error:
@@ -133,7 +134,7 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     if missing:
         raise StoreError(f"{table} lacks the column {', '.join(missing)}")
     try:
-        scores = records.check_rows(scores, str(table))
+        scores = records.check_rows(scores.astype({"seconds": float}), str(table))
     except ValueError as error:
         raise StoreError(f"{table}: a score is no number: {error}") from error
     strange = set(scores["hash"]) - set(record["evaluations"]) - set(record["cells"])
@@ -210,7 +211,9 @@ def export(store: Store, target: Path, command: str, known: Mapping[str, str] | 
     if not tables:
         raise StoreError(f"{store.root} holds no finished cell and no evaluation record")
     frame = pd.concat(tables, ignore_index=True).reindex(columns=list(SCORE_COLUMNS))
-    frame = frame.sort_values(["hash", "dataset", "image"], ignore_index=True)
+    frame = frame.sort_values(
+        "hash", kind="stable", ignore_index=True
+    )  # the store's own order: the same means, bit for bit
     exported = {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
     content = {"exported": exported, "environments": environments, "evaluations": evaluations, "cells": cells}
     text = frame.to_csv(index=False, lineterminator="\n")

@@ -8,7 +8,6 @@ import pytest
 from reports import paper, tables
 from reports.blocks import blocks
 from reports.rows import COLUMNS
-from results import measured
 from results.evidence import Evidence
 from suites.spec import Budget, Protocol, Task
 
@@ -279,10 +278,3 @@ def test_studies_of_a_table_have_headings_of_their_own(store, make):
     which = make.cell("base", 0)
     make.train(store, replace(which, protocol=replace(which.protocol, samples=8)), 31.0)
     assert "sr-x2 on embedded, smoke budget (batch 32, milestones none, protocol samples 8)" in headings()
-
-
-def test_parameters_of_damaged_weights_are_a_store_error(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(b"not one")
-    with pytest.raises(measured.StoreError, match=r"weights.safetensors cannot be read as safetensors"):
-        measured.parameters(path)

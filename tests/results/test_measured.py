@@ -1,0 +1,269 @@
+"""What is committed: written from a store, read back to the same frames, and one line for each part that is damaged."""
+
+import json
+import lzma
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.numpy
+
+from results import measured, records
+from results.evidence import Evidence
+from results.measured import SCORE_COLUMNS, StoreError
+from results.store import Store
+
+PROTOCOL = {
+    **{"tiling": "official", "routing": "gumbel", "samples": 1, "seed": 0, "prompt_order": "raster"},
+    **{"lr_route": "matlab", "luma": "float", "channels": "y", "border": 2, "precision": "fp32"},
+}
+MACHINE = {
+    **{"device": "a machine", "device_type": "cpu", "backend": "chunked", "threads": 2, "commit": "abc"},
+    **{"command": "runner.py evaluate ...", "finished": "2026-01-01T00:00:00"},
+}
+WEIGHTS = "0123456789abcdef" * 4
+
+
+def rows(images: int, psnr: float = 38.0, dataset: str = "Set5") -> pd.DataFrame:
+    names = ["NA", *(f"{number:03}" for number in range(1, images))]  # stems that look like something else stay text
+    values = psnr + np.linspace(-1, 1, images) / 3  # digits that a short format would lose
+    scores = {"psnr": values, "ssim": values / 40, "psnr_single": values, "seconds": 0.5}
+    return pd.DataFrame({"dataset": dataset, "image": names, "pixels": [name * 8 for name in names], **scores})
+
+
+def evaluate(store: Store, images: int = 5, psnr: float = 38.0, *, of: int = 5, machine=MACHINE, **protocol) -> str:
+    key = Store.evaluation_key(
+        "mambairv2-light", weights=WEIGHTS, task="sr-x2", dataset="Set5", protocol={**PROTOCOL, **protocol}
+    )
+    store.add_evaluation(key, rows(images, psnr), machine, expected=of)
+    return records.key_of(key)
+
+
+def config(variant: str, seed: int) -> dict:
+    variant = {"name": variant, "model": "mambairv2-tiny", "overrides": {}, "labels": "learned"}
+    budget = {"name": "reduced", "iterations": 10}
+    sets = {"train_sets": ["T91"], "test_sets": ["Set5"]}
+    return {"variant": variant, "task": "sr-x2", "seed": seed, "budget": budget, "protocol": PROTOCOL, **sets}
+
+
+def train(store: Store, variant: str, seed: int, psnr: float = 30.0) -> str:
+    folder = store.open_cell(config(variant, seed))
+    store.write_scores(folder, rows(5, psnr))
+    (folder / "weights.safetensors").write_bytes(safetensors.numpy.save({"a": np.zeros((3, 4), np.float32)}))
+    records.write_json(folder / "environment.json", {**MACHINE, "train_seconds": 2.0})
+    store.write_status(folder, "done", step=10, expected={"Set5": 5}, weights="w")
+    return folder.name
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def committed(tmp_path):
+    return tmp_path / "measured"
+
+
+def empty(tmp_path) -> Store:
+    return Store(tmp_path / "nothing")
+
+
+def same(a: pd.DataFrame, b: pd.DataFrame, *drop: str) -> None:
+    order = ["hash", *(["image"] if "image" in a else [])]
+    a, b = (frame.drop(columns=list(drop), errors="ignore").sort_values(order, ignore_index=True) for frame in (a, b))
+    pd.testing.assert_frame_equal(a, b, check_dtype=False, check_exact=True)
+
+
+def test_what_is_written_comes_back_to_the_last_bit(store, committed, tmp_path):
+    evaluate(store)
+    evaluate(store, seed=1, psnr=38.1)
+    cells = [train(store, variant, seed) for variant in ("base", "off") for seed in (0, 1)]
+    store.add_family("ablations", "parts", config("base", 0), [("all", config("base", 0)), ("none", config("off", 0))])
+    lines = measured.export(store, committed / "h200" / "pilot", "the command")
+    assert "2 evaluation records, 4 cells, 30 scores of images, 2 members of families" in lines[0]
+    ours, theirs = Evidence(store, tmp_path / "no such folder"), Evidence(empty(tmp_path), committed)
+    same(ours.cells, theirs.cells)
+    same(ours.evaluations, theirs.evaluations)
+    same(ours.means, theirs.means)
+    same(ours.scores, theirs.scores, "environment")
+    same(ours.families, theirs.families)
+    assert theirs.problems == [] and [theirs.parameters(name) for name in cells] == [12] * 4
+    record = json.loads((committed / "h200" / "pilot.scores.json").read_text())
+    assert record["exported"]["command"] == "the command" and record["exported"]["date"]
+    assert [entry["command"] for entry in record["environments"].values()] == ["runner.py evaluate ..."]
+
+
+def test_the_same_store_gives_the_same_table(store, committed):
+    evaluate(store)
+    for name in ("a", "b"):
+        measured.export(store, committed / "h200" / name, "the command")
+    first, second = ((committed / "h200" / f"{name}.scores.csv.xz").read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+def test_a_number_without_provenance_is_not_committed(store, committed):
+    machine = {name: value for name, value in MACHINE.items() if name not in ("command", "finished")}
+    evaluate(store, machine=machine)
+    with pytest.raises(StoreError, match="does not say its command, finished: such a number is not committed"):
+        measured.export(store, committed / "h200" / "a", "the command")
+    assert not committed.exists()
+    measured.export(store, committed / "h200" / "a", "", {"command": "sh call.sh", "finished": "2026-01-02"})
+    found = measured.load(committed).evaluations[0]
+    assert (found["command"], found["finished"]) == ("sh call.sh", "2026-01-02")
+
+
+def test_an_empty_store_is_not_exported(store, committed):
+    with pytest.raises(StoreError, match="holds no finished cell and no evaluation record"):
+        measured.export(store, committed / "h200" / "a", "")
+
+
+def test_command_line(store, committed, monkeypatch):
+    evaluate(store)
+    monkeypatch.setattr(measured, "FOLDER", committed)
+    (line,) = measured.main([str(store.root), "h200/official"])
+    assert "1 evaluation records" in line
+    record = json.loads((committed / "h200" / "official.scores.json").read_text())
+    assert record["exported"]["command"] == f"python -m results.measured {store.root} h200/official"
+
+
+# Both a store and what is committed
+
+
+def test_the_record_with_more_images_counts_and_rows_are_not_mixed(store, committed, tmp_path):
+    name = evaluate(store)
+    measured.export(store, committed / "h200" / "a", "")
+    user = Store(tmp_path / "user")
+    evaluate(user, 3, 20.0)
+    evidence = Evidence(user, committed)
+    assert list(evidence.evaluations["images"]) == [5] and evidence.means["psnr"].iloc[0] == pytest.approx(38.0)
+    assert len(evidence.scores) == 5
+    whole = Store(tmp_path / "whole")
+    evaluate(whole, 5, 20.0)
+    evidence = Evidence(whole, committed)
+    assert list(evidence.evaluations["hash"]) == [name] and evidence.means["psnr"].iloc[0] == pytest.approx(20.0)
+
+
+def test_an_unfinished_cell_gives_way_to_a_committed_one(store, committed, tmp_path):
+    train(store, "base", 0, 30.0)
+    measured.export(store, committed / "h200" / "a", "")
+    user = Store(tmp_path / "user")
+    user.open_cell(config("base", 0))
+    user.open_cell(config("base", 1))
+    cells = Evidence(user, committed).cells.set_index("seed")["state"]
+    assert cells.to_dict() == {0: "done", 1: "planned"}
+    train(user, "base", 0, 31.0)
+    assert Evidence(user, committed).means["psnr"].iloc[0] == pytest.approx(31.0)
+
+
+# Damage
+
+
+def pair(committed):
+    return committed / "h200" / "a.scores.json", committed / "h200" / "a.scores.csv.xz"
+
+
+def table(path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def rewrite(path, frame: pd.DataFrame) -> None:
+    path.write_bytes(lzma.compress(frame.to_csv(index=False).encode()))
+
+
+def no_column(json_path, path):
+    rewrite(path, table(path).drop(columns="ssim"))
+
+
+def no_number(json_path, path):
+    rewrite(path, table(path).assign(psnr="38,0"))
+
+
+def twice(json_path, path):
+    rewrite(path, pd.concat([table(path), table(path).iloc[:1]]))
+
+
+def stranger(json_path, path):
+    rewrite(path, table(path).assign(hash="f" * 16))
+
+
+def cut(json_path, path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def gone(json_path, path):
+    path.unlink()
+
+
+def no_json(json_path, path):
+    json_path.write_text("{")
+
+
+def no_part(json_path, path):
+    json_path.write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_column, "h200/a.scores.csv.xz lacks the column ssim"),
+        (no_number, "h200/a.scores.csv.xz: a score is no number"),
+        (twice, "h200/a.scores.csv.xz repeats Set5/NA"),
+        (stranger, "h200/a.scores.csv.xz has scores of ffffffffffffffff, which a.scores.json does not name"),
+        (cut, "h200/a.scores.csv.xz cannot be read as compressed CSV"),
+        (gone, "h200/a.scores.csv.xz is missing"),
+        (no_json, "h200/a.scores.json cannot be read as JSON"),
+        (no_part, "h200/a.scores.json lacks exported, environments, evaluations, cells"),
+    ],
+)
+def test_a_damaged_file_is_one_line_and_the_others_are_read(store, committed, damage, message, tmp_path):
+    evaluate(store)
+    measured.export(store, committed / "h200" / "a", "")
+    other = Store(tmp_path / "other")
+    evaluate(other, seed=1)
+    measured.export(other, committed / "h200" / "b", "")
+    damage(*pair(committed))
+    found = measured.load(committed)
+    (problem,) = found.problems
+    assert problem.startswith(message) and "\n" not in problem
+    assert [row["protocol"]["seed"] for row in found.evaluations] == [1] and len(found.scores) == 5
+
+
+def test_a_damaged_entry_leaves_the_others(store, committed):
+    evaluate(store)
+    kept = evaluate(store, seed=1)
+    measured.export(store, committed / "h200" / "a", "")
+    path, _ = pair(committed)
+    record = json.loads(path.read_text())
+    odd = next(name for name in record["evaluations"] if name != kept)
+    record["evaluations"][odd]["key"]["protocol"]["seed"] = 5
+    path.write_text(json.dumps(record))
+    found = measured.load(committed)
+    assert [row["hash"] for row in found.evaluations] == [kept]
+    assert found.problems[0].startswith(f"the key of evaluation {odd} belongs to ")
+    del record["evaluations"][odd]["key"]
+    path.write_text(json.dumps(record))
+    assert measured.load(committed).problems == [f"h200/a.scores.json: evaluation {odd} lacks 'key'"]
+
+
+def test_the_same_record_in_two_files_is_taken_once(store, committed):
+    name = evaluate(store)
+    for file in ("a", "b"):
+        measured.export(store, committed / "h200" / file, "")
+    found = measured.load(committed)
+    assert len(found.evaluations) == 1 and len(found.scores) == 5
+    assert found.problems == [f"h200/b.scores.json: evaluation {name} is in another file already"]
+
+
+def test_what_is_committed_here_can_be_read():
+    found = measured.load()
+    assert found.problems == [] and list(found.scores.columns[: len(SCORE_COLUMNS)]) == list(SCORE_COLUMNS)
+    for entry in (*found.cells, *found.evaluations):
+        assert all(entry[name] for name in measured.PROVENANCE)
+
+
+def test_parameters_of_damaged_weights_are_a_store_error(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"not one")
+    with pytest.raises(StoreError, match=r"weights.safetensors cannot be read as safetensors"):
+        measured.parameters(path)
