@@ -67,7 +67,12 @@ def setting(task: str, protocol: Mapping[str, Any]) -> str:
 
 
 def _other(name: str, value: Any) -> str:
-    words = {"lr_route": f"LR by {value}", "prompt_order": f"{value} prompts", "precision": str(value)}
+    makers = {"once": "LR rounded once", "pil": "LR by Pillow"}
+    words = {
+        "lr_route": makers.get(value, f"LR by {value}"),
+        "prompt_order": f"{value} prompts",
+        "precision": str(value),
+    }
     return words.get(name, f"{name} {value}")
 
 

@@ -27,7 +27,7 @@ from results.evidence import Evidence
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 BASE = "base"
 UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
-NOISY = 2  # standard errors of the family's: then the note gives the variant's own interval
+NOISY = 1.5  # times the family's standard error: then the note gives the variant's own interval
 OUTSIDE = "no family of this store names it"
 Steps = Mapping[tuple[str, ...], Step]
 

@@ -79,11 +79,20 @@ def cell(variant: str, seed: int, budget: Budget | None = None, model: str = "ma
     )
 
 
-def train(store: Store, which: Cell, psnr: float, ssim: float = 0.9, *, weights: str = "w", size: int = 1000) -> Path:
+def train(
+    store: Store,
+    which: Cell,
+    psnr: float,
+    ssim: float = 0.9,
+    *,
+    weights: str = "w",
+    size: int = 1000,
+    images: int = 4,
+) -> Path:
     """Files a finished cell with `size` parameters (and an index buffer, which is none) and its scores."""
     folder = store.open_cell(which.config())
     for dataset in which.test_sets:
-        store.write_scores(folder, scores(dataset, 4, psnr, ssim))
+        store.write_scores(folder, scores(dataset, images, psnr, ssim))
     tensors = {"a": np.zeros((size // 10, 10), np.float32), "index": np.zeros(77, np.int64)}
     (folder / "weights.safetensors").write_bytes(safetensors.numpy.save(tensors))
     records.write_json(folder / "environment.json", {**MACHINE, "train_seconds": 2.0})
@@ -91,7 +100,7 @@ def train(store: Store, which: Cell, psnr: float, ssim: float = 0.9, *, weights:
         folder,
         "done",
         step=which.budget.iterations,
-        expected=dict.fromkeys(which.test_sets, 4),
+        expected=dict.fromkeys(which.test_sets, images),
         weights=weights,
     )
     return folder

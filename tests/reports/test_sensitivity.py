@@ -32,7 +32,8 @@ def row(frame, method, dataset="Set5", metric="psnr"):
         ({"tiling": "none"}, "Gumbel, whole image"),
         ({"samples": 8}, "mean of 8, tiles"),
         ({"tiling": "100"}, "Gumbel, tiles of 100"),
-        ({"lr_route": "pil"}, "LR by pil"),
+        ({"lr_route": "pil"}, "LR by Pillow"),
+        ({"lr_route": "once"}, "LR rounded once"),
         ({"prompt_order": "semantic"}, "semantic prompts"),
         ({"precision": "bf16", "routing": "argmax"}, "argmax, tiles, bf16"),
     ],
@@ -89,7 +90,7 @@ def test_holm_runs_over_the_settings_of_a_set(store, make):
     make.evaluate(store, 38.2)
     for change in ({"routing": "argmax"}, {"tiling": "none"}, {"lr_route": "pil"}):
         make.evaluate(store, 38.2, change=gains, **change)
-    found = row(frame(store), "LR by pil")
+    found = row(frame(store), "LR by Pillow")
     assert found["p"] == pytest.approx(3 * stats.ttest_1samp(gains, 0).pvalue) and found["verdict"] == "better"
 
 
