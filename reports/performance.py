@@ -1,0 +1,256 @@
+"""The tables of docs/performance.md, made from committed measurements (results.profiles, results.measured).
+
+Each stands between two comments of the document, `<!-- table: NAME -->` and `<!-- end -->`; the text around them is
+written by hand. `python -m reports.performance` puts the tables of now into the document; a test holds it to them.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reports.blocks import Cell
+from reports.profile import STATUS, figure, span
+from reports.render import grid
+from reports.rows import protocol_text
+from results import measured, profiles
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOTHING = "No such measurement is committed."
+TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
+MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "met")
+FIRST = ("what", "how", "first call, s", "largest error or share of values that agree")
+CPU = ("what", "how", "ms", "p10, p90", "times faster", "95 %", "goal", "met")
+PRECISION = ("set", "precision", "PSNR", "change", "SSIM", "change of it", "images")
+BYTES = 4  # of float32
+PASSES = {
+    "inference": 1,
+    "training": 3,
+}  # forward passes that a call costs: gradients of inputs and of weights, one each
+
+Row = dict[str, Any]
+
+
+# --- floors --------------------------------------------------------------------------------------------------------
+
+
+def scan_floor_ms(row: Row, rates: dict[str, float]) -> float:
+    """The time below which no float32 scan comes: what it must move over the rate of a copy, or its exponentials.
+
+    Forward reads u, delta (E a pixel), B, C (N) and writes y (E). Backward reads u, delta, B, C and the gradient of y,
+    and writes those of u, delta (E each), B and C (N each). Each pass takes one exponential per state and step
+    (backward needs the states again).
+    """
+    e, n = row["channels"], row["states"]
+    steps = row["batch"] * row["length"]
+    backward = row["mode"] != "forward"
+    moved = BYTES * steps * (3 * e + 2 * n + backward * (5 * e + 4 * n))
+    exponentials = (1 + backward) * steps * e * n
+    return 1e3 * max(moved / rates["bytes_per_s"], exponentials / rates["exponentials_per_s"])
+
+
+def rate(precision: str, rates: dict[str, float]) -> float:
+    """Operations per second of matrix products: tf32x3 takes three TF32 products for one, bf16 runs at twice TF32."""
+    return {
+        "fp32": rates["fp32"],
+        "tf32": rates["tf32"],
+        "tf32x3": rates["tf32"] / 3,
+        "bf16": 2 * rates["tf32"],
+    }[precision]
+
+
+def network_floor_ms(row: Row, rates: dict[str, float]) -> float | None:
+    """Two operations per multiply-add of the clean count at the measured rate; a training step is three passes.
+
+    What must be moved is left out: how little that could be depends on what is fused. None without a count.
+    """
+    if row["macs"] is None:
+        return None
+    return 1e3 * 2 * PASSES[row["mode"]] * row["macs"] / rate(row["precision"], rates)
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def matching(goal: Row, found: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """(profile, row) of every way in which what a goal is about was measured, the latest measurement of each."""
+    kind, fields = "operators", ("operator", "mode", "batch", "channels", "states", "length")
+    if "model" in goal:
+        kind, fields = "rows", ("model", "task", "mode", "batch", "height", "width")
+    latest = {}
+    for profile in found:
+        for row in profile[kind]:
+            if all(row[name] == goal[name] for name in fields) and not row.get("overrides"):
+                latest[row["precision"], row["backend"], row["launch"]] = profile, row
+    return list(latest.values())
+
+
+def how(row: Row) -> str:
+    own = () if row["backend"] == "triton" else (row["backend"],)
+    return " ".join((row["precision"], *own, row["launch"]))
+
+
+def target(goal: Row, row: Row) -> tuple[float | None, float | None]:
+    """(goal, stretch) of a row; tf32x3 has float32's accuracy and so float32's goal, the peer's scan has none."""
+    if row["backend"] == "mamba_ssm":
+        return None, None
+    precision = "fp32" if row["precision"] == "tf32x3" else row["precision"]
+    return tuple(goal.get(precision, (None, None)))
+
+
+def met(value: float, aims: tuple[float | None, float | None]) -> str:
+    goal, stretch = aims
+    if goal is None:
+        return ""
+    if stretch is not None and value <= stretch:
+        return "stretch"
+    return "goal" if value <= goal else f"no, {value / goal:.2f} times it"
+
+
+def on(device: str, found: Sequence[Row]) -> list[Row]:
+    return [profile for profile in found if profile["environment"]["device"] == device]
+
+
+def times(found: Sequence[Row]) -> str:
+    """Time of everything that has a goal on the GPU of the goals, beside the official figure and the floor."""
+    table, goals, used = [], profiles.goals(), {}
+    for goal in goals["goals"]:
+        for profile, row in matching(goal, on(goals["machine"], found)):
+            used[profile["file"]] = profile
+            aims, float32 = target(goal, row), row["precision"] != "bf16"
+            official = (
+                goal.get("official_tf32") if row["precision"] == "tf32" else goal["official"] if float32 else None
+            )
+            compiled = goal.get("compiled") if row["precision"] in ("fp32", "tf32x3") else None
+            texts = [goal["what"], how(row), figure(official), figure(compiled), *map(aim, aims)]
+            if row["status"] != "ok":
+                table.append([*texts, STATUS[row["status"]], "", "", "", ""])
+                continue
+            floor = (network_floor_ms if "model" in goal else scan_floor_ms)(row, goals["rates"])
+            ms = row["median_ms"]
+            texts += [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(floor and ms / floor, 2)]
+            table.append([*texts, met(ms, aims)])
+    return drawn(TIMES, table, used.values(), left=2)
+
+
+def aim(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def memory(found: Sequence[Row]) -> str:
+    """Peak memory of what has a goal for it."""
+    table, goals, used = [], profiles.goals(), {}
+    for goal in (goal for goal in goals["goals"] if "gib" in goal):
+        for profile, row in matching(goal, on(goals["machine"], found)):
+            if row["peak_mib"] is None:
+                continue
+            used[profile["file"]] = profile
+            peak, pool = row["peak_mib"] / 1024, row["pool_mib"]
+            texts = [goal["what"], how(row), figure(goal["official_gib"]), *map(aim, goal["gib"]), figure(peak)]
+            table.append([*texts, figure(pool and pool / 1024), met(peak, tuple(goal["gib"]))])
+    return drawn(MEMORY, table, used.values(), left=2)
+
+
+def first_calls(found: Sequence[Row]) -> str:
+    """What is paid once, and how well the result agreed, for everything that has a goal on a GPU."""
+    table, goals, used = [], profiles.goals(), {}
+    for goal in goals["goals"]:
+        for profile, row in matching(goal, on(goals["machine"], found)):
+            if row["status"] == "ok":
+                used[profile["file"]] = profile
+                check = row["check"]
+                limits = check.get("limits")
+                agreed = f"{check['error']:.1e}" if limits is None else f"{check['share_given']:.3%} of values"
+                agreed += "" if limits is None else f" within {limits['given']:g}"
+                table.append([goal["what"], how(row), figure(row["first_call_s"], 3), agreed])
+    return drawn(FIRST, table, used.values(), left=2)
+
+
+def cpu(found: Sequence[Row]) -> str:
+    """What has a goal on two CPU cores, and what it is faster than in the same run."""
+    table, used = [], {}
+    for goal in profiles.goals()["cpu_goals"]:
+        here = [profile for profile in found if profile["environment"]["device_type"] == "cpu"]
+        for profile, row in matching(goal, here):
+            used[profile["file"]] = profile
+            texts = [goal["what"], row["backend"]]
+            if row["status"] != "ok":
+                table.append([*texts, STATUS[row["status"]], *[""] * (len(CPU) - 3)])
+                continue
+            texts += [figure(row["median_ms"]), span(row["p10_ms"], row["p90_ms"])]
+            best, first = row["backend"] == "cpu", row["ratio"] == 1
+            faster = row["ratio"] and 1 / row["ratio"]
+            ends = [x and 1 / x for x in (row["ratio_high"], row["ratio_low"])]
+            texts += ["", ""] if first else [figure(faster, 3), span(*ends)]
+            if "faster" in goal and best:
+                texts += [f"{goal['faster']} times", "goal" if faster and faster >= goal["faster"] else "no"]
+            else:
+                texts += [f"{goal['fp32'][0]} ms", met(row["median_ms"], target(goal, row))] if best else ["", ""]
+            table.append(texts)
+    return drawn(CPU, table, used.values(), left=2)
+
+
+def precision(committed: measured.Committed) -> str:
+    """PSNR and SSIM of the same weights, set and protocol in each precision, and the change from fp32."""
+    groups: dict[tuple, dict[str, Row]] = {}
+    for row in committed.evaluations:
+        if row.get("complete") and row["psnr"] is not None:
+            rest = protocol_text({k: v for k, v in row["protocol"].items() if k != "precision"})
+            key = row["model"], str(row["overrides"]), row["weights"][:12], row["task"], rest
+            groups.setdefault((*key, row["dataset"]), {})[row["protocol"]["precision"]] = row
+    headings: dict[tuple, list[list[str]]] = {}
+    for (*head, dataset), by_precision in sorted(groups.items()):
+        if len(by_precision) < 2 or "fp32" not in by_precision:
+            continue
+        base = by_precision["fp32"]
+        for name in (name for name in ("fp32", "tf32x3", "tf32", "bf16") if name in by_precision):
+            row = by_precision[name]
+            changes = [f"{row[score] - base[score]:+.{digits}f}" for score, digits in (("psnr", 4), ("ssim", 5))]
+            shown = ["", ""] if name == "fp32" else changes
+            texts = [dataset, name, f"{row['psnr']:.4f}", shown[0], f"{row['ssim']:.5f}", shown[1], str(row["images"])]
+            headings.setdefault(tuple(head), []).append(texts)
+    parts = []
+    for (model, _, weights, task, rest), rows in headings.items():
+        parts.append(f"{model}, {task}, weights {weights}; {rest}.\n\n{text_grid(PRECISION, rows, 2)}")
+    return "\n\n".join(parts) or NOTHING
+
+
+def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], used: Any, left: int) -> str:
+    """The table without columns that are empty throughout, and below it where its rows come from."""
+    if not rows:
+        return NOTHING
+    return "\n\n".join([text_grid(header, rows, left), "\n".join(map(provenance, used))])
+
+
+def text_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    return grid(tuple(header[i] for i in kept), [[Cell(row[i]) for i in kept] for row in rows], tuple(range(left)))
+
+
+def provenance(profile: Row) -> str:
+    environment = profile["environment"]
+    versions = environment["versions"]
+    stack = ", ".join(f"{name} {versions[name]}" for name in ("torch", "triton") if versions.get(name))
+    threads = f", {environment['threads']} threads" if environment["device_type"] == "cpu" else ""
+    return (
+        f"- `results/measured/{profile['file']}`: `{environment['command']}`, commit {environment['commit'][:10]}, "
+        f"{environment['device']}{threads}, {stack}, {environment['started'][:10]}"
+    )
+
+
+def filled(text: str) -> str:
+    """The document with every table as committed measurements make it now. Raises KeyError for an unknown table."""
+    found, committed = profiles.load(), measured.load()
+    tables: dict[str, Callable[[], str]] = {
+        "times": lambda: times(found),
+        "memory": lambda: memory(found),
+        "first-calls": lambda: first_calls(found),
+        "cpu": lambda: cpu(found),
+        "precision": lambda: precision(committed),
+    }
+    return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(filled(DOCUMENT.read_text()))

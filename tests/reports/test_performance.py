@@ -1,0 +1,136 @@
+"""docs/performance.md: its tables are those of the committed measurements, and its floors those of the formulas."""
+
+import json
+
+import pytest
+
+from reports import performance
+from results import measured, profiles
+from results.records import StoreError
+
+RATES = profiles.goals()["rates"]
+ENVIRONMENT = {
+    **{"command": "runner.py profile --preset goals", "commit": "0123456789abcdef", "device": "NVIDIA H200"},
+    **{"device_type": "cuda", "threads": 2, "started": "2026-11-23T12:00:00+00:00", "versions": {"torch": "2.13.0"}},
+}
+
+
+def scan_row(**more):
+    row = {"operator": "scan", "mode": "forward", "batch": 1, "channels": 48, "states": 8, "length": 230400}
+    row |= {"precision": "fp32", "backend": "triton", "launch": "graph", "status": "ok", "reason": None, "ratio": 1.0}
+    row |= {"median_ms": 0.09, "p10_ms": 0.08, "p90_ms": 0.1, "peak_mib": 200.0, "pool_mib": 60.0, "first_call_s": 2.0}
+    return row | {"ratio_low": None, "ratio_high": None, "check": {"error": 3e-7, "tolerance": 2e-5}} | more
+
+
+def network_row(**more):
+    row = {"model": "mambairv2-light", "overrides": {}, "task": "sr-x2", "mode": "training", "batch": 32}
+    row |= {"height": 64, "width": 64, "precision": "bf16", "backend": "triton", "launch": "graph", "status": "ok"}
+    row |= {"median_ms": 50.0, "p10_ms": 49.0, "p90_ms": 51.0, "peak_mib": 12288.0, "pool_mib": 13312.0}
+    row |= {"first_call_s": 9.0, "macs": 10**11, "ratio": 1.0, "ratio_low": None, "ratio_high": None, "reason": None}
+    return row | {"check": {"share_given": 0.9999, "limits": {"given": 0.5}}} | more
+
+
+def profile(rows=(), operators=(), file="h200/profile-goals.json", **more):
+    return {"file": file, "rows": rows, "operators": operators, "environment": ENVIRONMENT | more}
+
+
+def test_the_document_holds_the_tables_of_what_is_committed():
+    text = performance.DOCUMENT.read_text()
+    names = [match[2] for match in performance.BLOCK.finditer(text)]
+    assert sorted(names) == ["cpu", "first-calls", "memory", "precision", "times"]
+    assert performance.filled(text) == text, "python -m reports.performance writes the tables anew"
+
+
+def test_committed_profiles_are_whole():
+    for found in profiles.load():
+        assert found["rows"] or found["operators"]
+
+
+def test_the_floor_of_a_scan_is_what_it_moves_or_its_exponentials():
+    # 0.034 ms at 4.3 TB/s and 0.31 ms of exponentials: the official measurements' own figures for these two
+    assert performance.scan_floor_ms(scan_row(), RATES) == pytest.approx(0.0343 * 4.3 / 4.1538, rel=0.01)
+    wide = scan_row(channels=348, states=16)
+    assert performance.scan_floor_ms(wide, RATES) == pytest.approx(0.31, rel=0.02)
+    both = scan_row(mode="forward+backward", batch=32, length=4096)
+    moved = 4 * 32 * 4096 * (8 * 48 + 6 * 8)
+    assert performance.scan_floor_ms(both, RATES) == pytest.approx(1e3 * moved / RATES["bytes_per_s"])
+
+
+def test_the_floor_of_a_network_is_its_products():
+    assert performance.network_floor_ms(network_row(precision="fp32", mode="inference", macs=286e9), RATES) == (
+        pytest.approx(11.3, rel=0.01)
+    )
+    step = performance.network_floor_ms(network_row(precision="fp32"), RATES)
+    assert step == pytest.approx(3 * 2e11 / RATES["fp32"] * 1e3)
+    assert performance.network_floor_ms(network_row(), RATES) < step
+    assert performance.network_floor_ms(network_row(macs=None), RATES) is None
+
+
+def cells(table: str, *words: str) -> list[str]:
+    """The cells of the one line that holds all words."""
+    (line,) = [line for line in table.splitlines() if line.startswith("|") and all(word in line for word in words)]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_times_stand_beside_their_goal():
+    peer = scan_row(backend="mamba_ssm", launch="eager", median_ms=2.0)
+    failed = scan_row(launch="eager", status="unavailable", reason="no GPU", median_ms=None)
+    slow = network_row(precision="tf32x3", median_ms=99.0, macs=None)
+    table = performance.times([profile([network_row(), slow], [scan_row(), peer, failed])])
+    assert cells(table, "fp32 graph", "L230400") == [
+        *("scan forward, B1 D48 N8 L230400", "fp32 graph", "1.529", "0.1", "0.08", "0.09000"),
+        *("0.0800, 0.100", "0.0355", "2.5", "goal"),
+    ]
+    assert cells(table, "mamba_ssm")[-1] == "" and cells(table, "mamba_ssm")[3:5] == ["", ""]
+    assert "cannot run" in cells(table, "fp32 eager")
+    assert cells(table, "bf16 graph")[-1] == "goal" and cells(table, "bf16 graph")[2] == ""
+    assert cells(table, "tf32x3 graph")[-1] == "no, 1.10 times it"
+    assert "commit 0123456789, NVIDIA H200" in table
+    assert performance.times([profile([network_row()], device="NVIDIA H100 80GB HBM3")]) == performance.NOTHING
+
+
+def test_the_latest_measurement_counts():
+    old, new = profile([network_row()]), profile([network_row(median_ms=30.0)], file="h200/profile-later.json")
+    table = performance.times([old, new])
+    assert cells(table, "bf16")[-1] == "stretch" and "profile-later" in table and "profile-goals" not in table
+
+
+def test_memory_has_its_goal():
+    assert cells(performance.memory([profile([network_row()])]), "bf16") == [
+        *("light x2, training step, batch 32", "bf16 graph", "28.54", "14", "9", "12.00", "13.00", "goal"),
+    ]
+
+
+def test_a_cpu_is_held_against_the_plain_network():
+    at = {"mode": "inference", "batch": 1, "precision": "fp32", "launch": "eager", "pool_mib": None}
+    plain = network_row(**at, backend="reference", median_ms=700.0)
+    fast = network_row(**at, backend="cpu", median_ms=100.0, ratio=0.125, ratio_low=0.1, ratio_high=0.2)
+    scan = scan_row(mode="forward+backward", length=4096, backend="cpu", launch="eager", median_ms=7.0, ratio=0.1)
+    table = performance.cpu([profile([plain, fast], [scan], device="a processor", device_type="cpu")])
+    assert cells(table, "light", "cpu")[4:] == ["8.00", "5.00, 10.0", "6 times", "goal"]
+    assert cells(table, "scan")[4:] == ["10.0", "", "8 ms", "goal"] and "2 threads" in table
+
+
+def test_precisions_are_compared_under_one_protocol():
+    protocol = {"tiling": "official", "routing": "gumbel", "precision": "fp32"}
+
+    def row(psnr, **changes):
+        made = {"model": "m", "overrides": {}, "weights": "ab" * 32, "task": "sr-x2", "dataset": "Set5", "ssim": 0.9}
+        return made | {"complete": True, "images": 5, "psnr": psnr, "protocol": protocol | changes}
+
+    other = row(37.0, precision="tf32", routing="argmax")  # nothing to compare with
+    found = performance.precision(measured.Committed(evaluations=[row(38.25), row(38.2375, precision="bf16"), other]))
+    assert cells(found, "bf16")[3] == "-0.0125" and "tf32" not in found and "argmax" not in found
+    assert performance.precision(measured.Committed(evaluations=[other])) == performance.NOTHING
+
+
+def test_a_profile_without_its_provenance_is_refused(tmp_path):
+    place = tmp_path / "h200" / "profile-goals.json"
+    place.parent.mkdir()
+    content = {"rows": [], "operators": [scan_row()], "environment": ENVIRONMENT}
+    place.write_text(json.dumps(content))
+    (found,) = profiles.load(tmp_path)
+    assert found["file"] == "h200/profile-goals.json" and found["operators"] == [scan_row()]
+    place.write_text(json.dumps(content | {"environment": ENVIRONMENT | {"commit": None}}))
+    with pytest.raises(StoreError, match="commit"):
+        profiles.load(tmp_path)
