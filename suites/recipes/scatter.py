@@ -1,14 +1,18 @@
 """How much scores scatter between seeds, with the source: what a plan's detectable effects are computed from.
 
-The best source wins: differences from the base, paired by seed, of finished cells (of the store, or committed under
-results/measured), then the official implementation's scatter between seeds. Nothing is guessed: without a source there
-is no effect.
+The best source wins: finished cells (of the store, or committed under results/measured) with their seeds paired, then
+the official implementation's scatter between seeds. Nothing is guessed: without a source there is no effect.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from results import records
 from results.evidence import Evidence
 
 
@@ -33,23 +37,39 @@ PUBLISHED = tuple(
 
 
 def measured(evidence: Evidence) -> list[Scatter]:
-    """By task, budget and dataset: the pooled sd of paired differences from the base over all families, with its
-    degrees of freedom in the source; none where no variant and its base share two seeds."""
-    found, members = [], evidence.families
-    pairs = members[(members["is_base"] == False) & members["hash"].notna()]  # noqa: E712 - None is neither
-    pairs = pairs.drop_duplicates(["hash", "base"])  # of a comparison that two families make
-    ours = evidence.means.dropna(subset=["psnr"])[["hash", "dataset", "psnr"]]
-    base = ours.rename(columns={"hash": "base", "psnr": "psnr_base"})
-    both = pairs.merge(ours, on="hash").merge(base, on=["base", "dataset"])
-    both["difference"] = (both["psnr"] - both["psnr_base"]).astype("float64")
-    for (task, budget, dataset), part in both.groupby(["task", "budget", "dataset"]):
-        variants = part.groupby(["comparison", "variant"])["difference"]
-        df = int((variants.size() - 1).sum())
-        squares = float((part["difference"] - variants.transform("mean")).pow(2).sum())
+    """By task, budget and dataset: sqrt 2 times the residual sd of score = variant + seed + error over the members of
+    all families (a cell of several counts once), with its degrees of freedom in the source.
+
+    Seeds have effects of their own wherever budget or training data differ. Nothing is known where no two variants
+    share two seeds.
+    """
+    members = evidence.families.dropna(subset=["hash"]).drop_duplicates("hash")
+    cells = evidence.cells.set_index("hash")["config"].reindex(members["hash"])
+    members = members.assign(
+        network=[records.key_of(_part(config, "variant", "protocol")) for config in cells],
+        study=[records.key_of(_part(config, "budget", "train_sets")) for config in cells],
+    )
+    scores, found = members.merge(evidence.means.dropna(subset=["psnr"]), on="hash"), []
+    for (task, budget, dataset), part in scores.groupby(["task", "budget", "dataset"]):
+        squares, df = map(sum, zip(*(_residual(study) for _, study in part.groupby("study")), strict=True))
         if df and squares > 0:
             source = f"paired differences of finished cells, {df} degrees of freedom"
-            found.append(Scatter(task, budget, dataset, math.sqrt(squares / df), source))
+            found.append(Scatter(task, budget, dataset, math.sqrt(2 * squares / df), source))
     return found
+
+
+def _part(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: config[name] for name in names}
+
+
+def _residual(scores: pd.DataFrame) -> tuple[float, int]:
+    """Residual sum of squares of psnr = network + seed + error by least squares, and its degrees of freedom."""
+    design = pd.get_dummies(scores[["network", "seed"]].astype(str), dtype=float).to_numpy()
+    psnr = scores["psnr"].to_numpy(dtype=float)
+    psnr = psnr - psnr.mean()  # scores of 30 dB differ by hundredths: keeps the digits
+    solution, _, rank, _ = np.linalg.lstsq(design, psnr, rcond=None)
+    df = len(psnr) - int(rank)
+    return (float(np.sum((psnr - design @ solution) ** 2)), df) if df else (0.0, 0)
 
 
 def of(task: str, budget: str, dataset: str, known: Sequence[Scatter]) -> Scatter | None:

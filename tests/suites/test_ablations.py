@@ -201,23 +201,40 @@ def test_dry_run_gives_the_effect_that_the_assumed_scatter_allows(tmp_path, monk
 
 
 def test_measured_scatter_is_that_of_paired_differences(tmp_path):
-    """Three seeds whose scores move together: the difference scatters by what does not, sd 0.1 at df 2 and again 2."""
+    """Seeds that move all scores alike leave no scatter; what is left is that of a two-way layout."""
     store, changes = Store(tmp_path), ("test_sets=Set5",)
     chosen = suite(seeds=(0, 1, 2), only="*/sr-x2/*", changes=changes)
-    own = {"base": (0, 5, 10), "target-B": (0.1, 5.2, 10.3), "target-y": (1, 6.1, 10.8), "sgn-off": (0, 5, 10)}
+    own = {"base": (0, 5, 10), "target-B": (0.1, 5.2, 10.3), "target-y": (1, 6.1, 10.8), "sgn-off": (7,)}
     for cell in chosen.cells:
-        if cell.variant.name in own and not (cell.variant.name == "sgn-off" and cell.seed):
+        if cell.variant.name in own and cell.seed < len(own[cell.variant.name]):
             finish(store, cell, rows("baby", shift=own[cell.variant.name][cell.seed]), {"Set5": 1})
     for family in chosen.compared():
         members = [(label, cell.config()) for label, cell in family.members]
         store.add_family(chosen.name, family.name, family.base.config(), members)
     (found,) = scatter.measured(Evidence(store, tmp_path / "none"))
     assert (found.task, found.budget, found.dataset) == ("sr-x2", "smoke", "Set5")
-    squares = np.var([0.1, 0.2, 0.3], ddof=1) * 2 + np.var([1, 1.1, 0.8], ddof=1) * 2
-    assert found.sd == pytest.approx(math.sqrt(squares / 4)) and "4 degrees of freedom" in found.source
-    lines = detectable(chosen, Evidence(store, tmp_path / "none"))
+    table = np.array([own["base"], own["target-B"], own["target-y"]])  # a single seed tells nothing
+    residual = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
+    assert found.sd == pytest.approx(math.sqrt(2 * (residual**2).sum() / 4)) and "4 degrees of freedom" in found.source
     effect = minimum_detectable_effect(found.sd, 3, df=3 * 2)
+    lines = detectable(chosen, Evidence(store, tmp_path / "none"))
     assert any("target, sr-x2" in line and f"Set5 {effect:.3f} (" in line for line in lines)
+
+
+def test_measured_scatter_of_two_variants_is_the_sd_of_their_difference(tmp_path):
+    """And seeds of another schedule have effects of their own."""
+    store, differences = Store(tmp_path), {100: (0.1, 0.3, -0.1), 7: (0.5, 0.8, 0.2)}
+    for iterations, values in differences.items():
+        chosen = suite(seeds=(0, 1, 2), changes=("test_sets=Set5", f"iterations={iterations}"))
+        (family,) = [one for one in chosen.families if one.name == "code-or-paper"]
+        pair = [family.base, *(cell for label, cell in family.members if label == "argmax routing")]
+        store.add_family("s", "f", pair[0].config(), [(cell.variant.name, cell.config()) for cell in pair])
+        for seed, value in enumerate(values):
+            for cell, shift in zip(pair, (seed * iterations, seed * iterations + value), strict=True):
+                finish(store, replace(cell, seed=seed), rows("baby", shift=shift), {"Set5": 1})
+    (found,) = scatter.measured(Evidence(store, tmp_path / "none"))
+    pooled = np.mean([np.var(values, ddof=1) for values in differences.values()])
+    assert found.sd == pytest.approx(math.sqrt(pooled)) and "4 degrees of freedom" in found.source
 
 
 def test_the_best_known_scatter_is_taken():
