@@ -6,6 +6,7 @@ budget: `smoke`, `reduced`, `paper` (see `reports.trained`); `sensitivity` is wh
 """
 
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 
@@ -55,9 +56,13 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(values, columns=list(COLUMNS), dtype=object)
 
 
-@cache
 def _published() -> published.Published:
-    return published.load()
+    return _load(published.FOLDER)
+
+
+@cache
+def _load(folder: Path) -> published.Published:
+    return published.load(folder)
 
 
 def _budgets(evidence: Evidence) -> list[str]:

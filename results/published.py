@@ -62,9 +62,9 @@ class Published:
     problems: list[str] = field(default_factory=list)
 
 
-def load(folder: Path = FOLDER) -> Published:
-    """Every table under `folder`, in order. A file that cannot be used is left out and named in `problems`."""
-    published, seen = Published(), {}
+def load(folder: Path | None = None) -> Published:
+    """Every table under `folder` (FOLDER), in order. A file that cannot be used is left out and named in `problems`."""
+    published, seen, folder = Published(), {}, FOLDER if folder is None else folder
     for path in sorted(Path(folder).glob("*.csv")):
         try:
             caption, frame = read(path)

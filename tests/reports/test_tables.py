@@ -1,13 +1,16 @@
 """Tables from stores whose expected numbers are known: matching, verdicts, blanks with their reasons."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import runner
 from reports import paper, tables
 from reports.blocks import blocks
 from reports.rows import COLUMNS
+from results import published
 from results.evidence import Evidence
 from suites.spec import Budget, Protocol, Task
 
@@ -39,6 +42,37 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
         tables.table("table9", Evidence(store))
     with pytest.raises(tables.TableError, match="unknown table 'reduced'"):
         tables.table("reduced", Evidence(store))
+
+
+BAD = {
+    "no-column.csv": (lambda text: text.replace(",note\n", "\n", 1), "lacks the column 'note'"),
+    "no-number.csv": (lambda text: text.replace(",38.26,", ",38;26,"), "column value: '38;26' is not a number"),
+    "twice.csv": (lambda text: text + text.splitlines()[-1] + "\n", "repeats the cell of line"),
+}
+
+
+def test_another_papers_table_is_a_file_and_bad_files_are_a_line_each(store, make, tmp_path, monkeypatch, capsys):
+    """The command prints every good table whole; each file that cannot be used is one line on stderr."""
+    folder = tmp_path / "published"
+    shutil.copytree(published.FOLDER, folder)
+    text = (folder / "table3.csv").read_text()
+    for name, (damage, _) in BAD.items():
+        (folder / name).write_text(damage(text.replace("table3,", "copy,")))
+    columns = ",".join(published.COLUMNS)
+    ours = "theirs,OurNet,mambairv2-light,,sr-x2,,,Set5,,psnr,38.30,primary,p. 7,\n"
+    other = "theirs,Rival,,,sr-x2,,,Set5,,psnr,38.20,primary,p. 7,\n"
+    (folder / "theirs.csv").write_text(f"# Another paper\n{columns}\n{ours}{other}")
+    monkeypatch.setattr(published, "FOLDER", folder)
+    make.evaluate(store, 38.2577)
+    runner.tables(["theirs", "table3"], results=store.root)
+    printed = capsys.readouterr()
+    assert "## theirs\n\nAnother paper\n" in printed.out and "| OurNet | 38.30 |" in printed.out
+    assert "| Set5 PSNR |     38.30 |   38.258 |     -0.042 |        1 seed | differs |" in printed.out
+    assert "| Set5 PSNR     |     38.26 |   38.258 |     -0.002 |        1 seed | reproduced |" in printed.out
+    lines = printed.err.splitlines()
+    assert len(lines) == len(BAD)
+    for line, (name, (_, message)) in zip(lines, BAD.items(), strict=True):
+        assert line.startswith(f"left out: {name}, line ") and message in line
 
 
 def test_empty_store_keeps_every_published_cell_and_says_why_the_rest_is_blank(store):
