@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from results.power import minimum_detectable_effect
+from results.power import minimum_detectable_effect, seeds_needed
 
 LEVEL = 0.95
 
@@ -110,6 +110,15 @@ class Difference:
             return 0.0
         alpha = (1 - LEVEL) / comparisons
         return minimum_detectable_effect(self.sd, self.interval.n, alpha, df=self.interval.df)
+
+    def seeds_for(self, effect: float, comparisons: int = 1) -> int | None:
+        """The fewest seeds that find `effect` with power 0.8 at that level, by this scatter and without pooling.
+
+        None without scatter, for no effect, and where it would take more seeds than anybody has.
+        """
+        if not self.sd or not effect:
+            return None
+        return seeds_needed(abs(effect), self.sd, (1 - LEVEL) / comparisons)
 
 
 def against_base(scores: Mapping[str, Mapping[int, float]], base: str, level: float = LEVEL) -> dict[str, Difference]:

@@ -234,6 +234,9 @@ def _against(
             values = _difference(differences[key], metric, p_zero.get(key), p_size.get(key), step)
             if values["verdict"] == verdicts.INCONCLUSIVE:
                 values["mde"] = differences[key].detectable(len(differences))
+                if step is not None and (needed := differences[key].seeds_for(step.value, len(differences))):
+                    needs = f"{units(needed)} would find the published {step.text}"
+                    values["note"] = "; ".join(filter(None, (values.get("note"), needs)))
             result[key] = values
         else:
             result[key] = {"verdict": "no seed in common with the base"}

@@ -136,6 +136,18 @@ def test_detectable_difference_of_one_comparison_has_power_080():
     assert difference.detectable(4) > difference.detectable()
 
 
+def test_seeds_for_an_effect_are_the_fewest_with_power_080():
+    difference = against_base(family(2, 4), "0")["1"]
+    needed = difference.seeds_for(-1.2 * difference.sd)
+
+    def power(n: int) -> float:
+        critical, shift = stats.t.ppf(0.975, n - 1), 1.2 * np.sqrt(n)
+        return stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
+
+    assert power(needed) >= 0.8 > power(needed - 1)
+    assert difference.seeds_for(0.0) is None and difference.seeds_for(1e-6 * difference.sd) is None
+
+
 def test_holm_by_hand():
     assert holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.9}) == pytest.approx(
         {"b": 0.04, "c": 0.09, "a": 0.09, "d": 0.9}  # 4 * .01, 3 * .03, max(.09, 2 * .04), .9

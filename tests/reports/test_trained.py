@@ -85,6 +85,7 @@ def test_other_sizes_and_wide_intervals(components):
     attention, ase = row(table, "attention only"), row(table, "ASE")
     assert attention["verdict"] == "differs" and attention["mde"] is None
     assert ase["verdict"] == "inconclusive" and 0.02 < ase["mde"] < 0.2
+    assert ase["note"].endswith(" seeds would find the published -0.03")
 
 
 def test_a_part_of_the_set_is_not_the_published_set(components):
