@@ -1,0 +1,61 @@
+"""Profiling on a GPU: a graph computes what its kernels do one by one, and what was recorded is what is checked."""
+
+import pytest
+import torch
+
+from suites import operators, profiling
+from suites.operators import Case, Way
+from suites.spec import Task
+from suites.subjects import Subject
+from suites.timing import StopWatch
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+CUDA = torch.device("cuda")
+SR2 = Task("sr", 2)
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_graph_has_the_bits_of_its_kernels(mode, given):
+    subject = Subject("mambairv2-tiny", {}, SR2, mode, (32, 32), 2, CUDA)
+    expected = subject.result("fp32", "triton", "eager", given)
+    for _ in range(2):  # recorded, then replayed
+        found = subject.result("fp32", "triton", "graph", given)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert len(subject.graphs) == (0 if given else 1)
+
+
+def test_graphs_of_several_precisions_keep_their_own_gradients():
+    subject = Subject("mambairv2-tiny", {}, SR2, "training", (32, 32), 2, CUDA)
+    first, _, again = (subject.result(p, "triton", "graph") for p in ("fp32", "bf16", "fp32"))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_weights_that_a_recorded_step_spoilt_are_mended():
+    subject = Subject("mambairv2-tiny", {}, SR2, "training", (32, 32), 2, CUDA)
+    expected = subject.result("fp32", "triton", "graph")
+    with torch.no_grad():
+        next(subject.network.parameters()).fill_(torch.nan)
+    assert not all(x.isfinite().all() for x in subject.result("fp32", "triton", "graph"))
+    found = subject.result("fp32", "triton", "graph")
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_rows_of_graphs_have_time_and_memory():
+    plan = profiling.plan(
+        "mambairv2-tiny", SR2, modes="inference,training", launches="eager,graph", rounds=3, device="cuda"
+    )
+    for row in profiling.run([plan])["rows"]:
+        assert row["status"] == "ok" and row["median_ms"] > 0 and row["peak_mib"] > 0
+        assert (row["pool_mib"] is not None) == (row["launch"] == "graph")
+
+
+@pytest.mark.parametrize("mode", operators.MODES)
+def test_scans_are_checked_and_timed_both_ways(mode):
+    ways = Way("triton", "eager"), Way("triton", "graph")
+    trial = operators.Trial(Case(mode, 2, 48, 8, 1000), ways, CUDA, StopWatch(CUDA))
+    eager, graph = trial.run(3, lambda text: None)
+    assert eager["status"] == graph["status"] == "ok" and graph["check"] == eager["check"]
+    assert 0 < graph["median_ms"] < eager["median_ms"] and graph["pool_mib"] > 0
