@@ -36,6 +36,7 @@ class Recorded:
             raise models.ModelError(f"a CUDA graph needs a GPU, not {device.type}: choose eager or compiled")
         self.replay = Captured(work)
         place = type(batch)(**{name: x.clone() if torch.is_tensor(x) else x for name, x in vars(batch).items()})
+        gc.collect()  # autograd forgets the streams of work that is over
         for _ in range(WARM):
             self.replay(place)
         torch.cuda.synchronize(device)

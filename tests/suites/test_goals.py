@@ -1,4 +1,4 @@
-"""The preset that fills docs/performance.md: it measures all that has a goal, and keeps what it has when it is killed."""
+"""The preset behind docs/performance.md: it measures all that has a goal, and a killed run leaves what it measured."""
 
 import json
 import sys
