@@ -263,9 +263,8 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
             said = [f"{row[column]} ({each})" for each, row in shown.items() if row[column]]
             scores.notes += [f"{name}: {', '.join(said)}."] * bool(said)
     official = part[part["method"] == OFFICIAL]
-    seeds = {text.partition(", ")[2]: None for text in official["evidence"].dropna()}
-    scores.notes += [f"Official protocol: {text}." for text in seeds]
-    scores.notes += [f"It is: {text}." for text in dict.fromkeys(official["protocol"])]
+    seeds = dict.fromkeys(text.partition(", ")[2] for text in official["evidence"].dropna())
+    scores.notes += [f"Official protocol: {', '.join((*dict.fromkeys(official['protocol']), *seeds))}."]
     yield scores
     if changes.rows:
         changes.notes = [

@@ -127,14 +127,14 @@ class _Found:
             result.append(_gather(own, None))
         if result:
             return result
-        return [Scores({}, {}, "", "", "", self._blank(cell, bool(records and not given)))]
+        return [Scores({}, {}, "", "", "", self._blank(cell, records, given))]
 
-    def _blank(self, cell: dict[str, str], only_smaller: bool) -> str:
-        """Why nothing stands beside a published score."""
-        if only_smaller:
+    def _blank(self, cell: dict[str, str], records: list[dict[str, Any]], given: list[dict[str, Any]]) -> str:
+        """Why nothing stands beside a published score. records, given: of its network on any set; less reduced ones."""
+        if records and not given:
             return "only weights of a smaller budget"
         if not cell["weights"]:
-            return "not run"
+            return "not run: no score on this set" if given else "not run: no weights scored by this protocol"
         budgets = sorted({entry["budget"] for entry in self.smaller if _fits(entry, cell)})
         if budgets:
             return f"not comparable, trained at a smaller budget: its difference is in {' and '.join(budgets)}"

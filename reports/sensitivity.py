@@ -24,6 +24,7 @@ CAPTION = (
     "about 200 pixels), the same weights, paired over the pictures of a set"
 )
 OFFICIAL = "Gumbel, tiles (official)"
+IDENTICAL = "identical"  # as whole images and tiles are where no picture is larger than a tile
 _ROUTING = {"gumbel": "Gumbel", "argmax": "argmax"}
 _LEFT_OUT = "seed"
 
@@ -104,7 +105,9 @@ def _dataset(
             for name, seeds in whole.items()
             if name != OFFICIAL and (pairs := _pairs(settings[name], seeds, base)) is not None
         }
-        p_values = holm({name: p for name, interval in intervals.items() if (p := interval.p()) is not None})
+        alike = {name for name, interval in intervals.items() if interval.mean == interval.error == 0}
+        tested = {name: p for name in intervals.keys() - alike if (p := intervals[name].p()) is not None}
+        p_values = holm(tested)
         for name, part in settings.items():
             protocol = {key: value for key, value in part["protocol"].iloc[0].items() if key != _LEFT_OUT}
             row = {"kind": NAME, "method": name, "model": first["model"], "overrides": "", "task": task}
@@ -125,7 +128,8 @@ def _dataset(
             elif name in intervals:
                 p, interval = p_values.get(name), intervals[name]
                 result = interval_fields(interval, metric, "image")
-                yield row | result | {"p": p, "verdict": verdicts.of_difference(interval.mean, p)}
+                verdict = IDENTICAL if name in alike else verdicts.of_difference(interval.mean, p)
+                yield row | result | {"p": p, "verdict": verdict}
             else:
                 yield row | {"verdict": "no whole set under the official protocol"}
 

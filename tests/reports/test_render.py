@@ -98,7 +98,7 @@ def test_published_table_marks_ranks_as_in_print_and_reads_at_100_columns(store,
     assert "| Set5 PSNR     |     38.26 |   38.258 |     -0.002 |        1 seed | reproduced |" in lines
     assert "Weights 01234567, Gumbel seed 0." in text
     assert "Not there: Urban100 (12 of 100 images)." in text
-    assert "Not there: Set14, BSD100, Manga109 (not run)." in text
+    assert "Not there: Set14, BSD100, Manga109 (not run: no score on this set)." in text
     for name in tables.names(Evidence(store)):
         text = render.render(tables.table(name, Evidence(store)), "md", tables.caption(name))
         widest = max(len(line) for line in text.splitlines())

@@ -94,6 +94,17 @@ def test_holm_runs_over_the_settings_of_a_set(store, make):
     assert found["p"] == pytest.approx(3 * stats.ttest_1samp(gains, 0).pvalue) and found["verdict"] == "better"
 
 
+def test_the_same_scores_are_identical_and_no_comparison(store, make):
+    gains = np.array([0.1, 0.2, 0.05, 0.1, 0.15])
+    make.evaluate(store, 38.2)
+    make.evaluate(store, 38.2, tiling="none")
+    make.evaluate(store, 38.2, change=gains, routing="argmax")
+    table = frame(store)
+    same = row(table, "Gumbel, whole image")
+    assert (same["difference"], same["verdict"], same["p"]) == (0, "identical", None)
+    assert row(table, "argmax, tiles")["p"] == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+
+
 def test_half_a_set_is_said_and_the_rest_is_shown(store, make):
     for dataset, count, of in (("Set5", 5, 5), ("Urban100", 50, 100)):
         make.evaluate(store, 33.0, dataset=dataset, images=count, of=of)

@@ -44,6 +44,7 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
         tables.table("reduced", Evidence(store))
 
 
+NO_WEIGHTS = "not run: no weights scored by this protocol"
 BAD = {
     "no-column.csv": (lambda text: text.replace(",note\n", "\n", 1), "lacks the column 'note'"),
     "no-number.csv": (lambda text: text.replace(",38.26,", ",38;26,"), "column value: '38;26' is not a number"),
@@ -81,7 +82,7 @@ def test_empty_store_keeps_every_published_cell_and_says_why_the_rest_is_blank(s
         assert list(frame.columns) == list(COLUMNS) and len(frame)
         assert frame["verdict"].notna().all() and (frame["verdict"] != "").all()
     frame = tables.table("table3", Evidence(store))
-    assert row(frame)["published"] == "38.26" and row(frame)["verdict"] == "not run" and row(frame)["measured"] is None
+    assert row(frame)["published"] == "38.26" and row(frame)["verdict"] == NO_WEIGHTS and row(frame)["measured"] is None
     assert row(frame, method="SwinIR-light")["verdict"] == "published only"
     ablation = tables.table("ablation-components", Evidence(store))
     assert set(ablation["verdict"]) == {"no weights released, not trained here"}
@@ -110,8 +111,8 @@ def test_one_seed_of_given_weights(store, make):
     assert psnr["evidence"] == "weights 01234567, Gumbel seed 0"
     assert "tiling official, routing gumbel" in psnr["protocol"]
     assert ssim["difference"] == pytest.approx(1e-5) and ssim["verdict"] == "reproduced"
-    assert row(frame, dataset="Set14")["verdict"] == "not run"
-    assert row(frame, task="sr-x3")["verdict"] == "not run"
+    assert row(frame, dataset="Set14")["verdict"] == "not run: no score on this set"
+    assert row(frame, task="sr-x3")["verdict"] == NO_WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_only_the_official_protocol_and_network_are_held_against_the_paper(store
     make.evaluate(store, 10.0, labels="kmeans")
     make.evaluate(store, 10.0, model="mambairv2-base")
     frame = tables.table("table3", Evidence(store))
-    assert row(frame)["measured"] is None and row(frame)["verdict"] == "not run"
+    assert row(frame)["measured"] is None and row(frame)["verdict"] == NO_WEIGHTS
     assert row(tables.table("table4", Evidence(store)), method="MambaIRv2-B")["verdict"] == "differs"
 
 
