@@ -60,14 +60,13 @@ def rate(precision: str, rates: dict[str, float]) -> float:
     }[precision]
 
 
-def network_floor_ms(row: Row, rates: dict[str, float]) -> float | None:
-    """Two operations per multiply-add of the clean count at the measured rate; a training step is three passes.
+def network_floor_ms(row: Row, macs: int, rates: dict[str, float]) -> float:
+    """Two operations per multiply-add at the measured rate; a training step is three passes.
 
-    What must be moved is left out: how little that could be depends on what is fused. None without a count.
+    macs: of one image forward, by the clean count. What must be moved is left out: how little that could be depends on
+    what is fused.
     """
-    if row["macs"] is None:
-        return None
-    return 1e3 * 2 * PASSES[row["mode"]] * row["macs"] / rate(row["precision"], rates)
+    return 1e3 * 2 * PASSES[row["mode"]] * row["batch"] * macs / rate(row["precision"], rates)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -127,9 +126,10 @@ def times(found: Sequence[Row]) -> str:
             if row["status"] != "ok":
                 table.append([*texts, STATUS[row["status"]], "", "", "", ""])
                 continue
-            floor = (network_floor_ms if "model" in goal else scan_floor_ms)(row, goals["rates"])
+            rates = goals["rates"]
+            floor = network_floor_ms(row, goal["macs"], rates) if "model" in goal else scan_floor_ms(row, rates)
             ms = row["median_ms"]
-            texts += [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(floor and ms / floor, 2)]
+            texts += [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(ms / floor, 2)]
             table.append([*texts, met(ms, aims)])
     return drawn(TIMES, table, used.values(), left=2)
 

@@ -26,7 +26,7 @@ def network_row(**more):
     row = {"model": "mambairv2-light", "overrides": {}, "task": "sr-x2", "mode": "training", "batch": 32}
     row |= {"height": 64, "width": 64, "precision": "bf16", "backend": "triton", "launch": "graph", "status": "ok"}
     row |= {"median_ms": 50.0, "p10_ms": 49.0, "p90_ms": 51.0, "peak_mib": 12288.0, "pool_mib": 13312.0}
-    row |= {"first_call_s": 9.0, "macs": 10**11, "ratio": 1.0, "ratio_low": None, "ratio_high": None, "reason": None}
+    row |= {"first_call_s": 9.0, "macs": None, "ratio": 1.0, "ratio_low": None, "ratio_high": None, "reason": None}
     return row | {"check": {"share_given": 0.9999, "limits": {"given": 0.5}}} | more
 
 
@@ -57,13 +57,20 @@ def test_the_floor_of_a_scan_is_what_it_moves_or_its_exponentials():
 
 
 def test_the_floor_of_a_network_is_its_products():
-    assert performance.network_floor_ms(network_row(precision="fp32", mode="inference", macs=286e9), RATES) == (
+    assert performance.network_floor_ms(network_row(precision="fp32", mode="inference", batch=1), 286e9, RATES) == (
         pytest.approx(11.3, rel=0.01)
     )
-    step = performance.network_floor_ms(network_row(precision="fp32"), RATES)
-    assert step == pytest.approx(3 * 2e11 / RATES["fp32"] * 1e3)
-    assert performance.network_floor_ms(network_row(), RATES) < step
-    assert performance.network_floor_ms(network_row(macs=None), RATES) is None
+    step = performance.network_floor_ms(network_row(precision="fp32"), 10**9, RATES)
+    assert step == pytest.approx(3 * 32 * 2e9 / RATES["fp32"] * 1e3)
+    assert performance.network_floor_ms(network_row(), 10**9, RATES) == pytest.approx(step * RATES["fp32"] / 7.97552e14)
+
+
+def test_the_multiply_adds_of_the_goals_are_those_counted():
+    counted = measured.complexity()
+    for goal in (goal for goal in profiles.goals()["goals"] if (goal.get("height"), goal.get("width")) == (360, 640)):
+        found = counted[(counted["model"] == goal["model"]) & (counted["size"] == "720x1280")]
+        found = found[(found["task"] == goal["task"]) & (found["overrides"] == "")]
+        assert found["macs"].tolist() == [goal["macs"]]
 
 
 def cells(table: str, *words: str) -> list[str]:
@@ -75,7 +82,7 @@ def cells(table: str, *words: str) -> list[str]:
 def test_times_stand_beside_their_goal():
     peer = scan_row(backend="mamba_ssm", launch="eager", median_ms=2.0)
     failed = scan_row(launch="eager", status="unavailable", reason="no GPU", median_ms=None)
-    slow = network_row(precision="tf32x3", median_ms=99.0, macs=None)
+    slow = network_row(precision="tf32x3", median_ms=99.0)
     table = performance.times([profile([network_row(), slow], [scan_row(), peer, failed])])
     assert cells(table, "fp32 graph", "L230400") == [
         *("scan forward, B1 D48 N8 L230400", "fp32 graph", "1.529", "0.1", "0.08", "0.09000"),

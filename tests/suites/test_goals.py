@@ -12,9 +12,9 @@ import runner
 from models import scan
 from reports import performance, profile
 from results import profiles
-from suites import goals, operators, profiling
+from suites import cost, goals, operators, profiling
 from suites.comparison import Plan, Point
-from suites.spec import SpecError
+from suites.spec import SpecError, Task
 
 CPU = torch.device("cpu")
 
@@ -53,6 +53,12 @@ def test_all_that_has_a_goal_is_measured(device, key):
             if precision in goal:
                 assert any(performance.target(goal, row)[0] == goal[precision][0] for row in rows)
     assert all(plan.rounds == 5 and plan.device.type == device for plan in goals.plans("goals", device, 5))
+
+
+def test_the_multiply_adds_of_a_patch_are_those_counted():
+    (goal,) = [goal for goal in profiles.goals()["goals"] if goal.get("mode") == "training" and "model" in goal]
+    size = 2 * goal["height"], 2 * goal["width"]
+    assert cost.complexity(goal["model"], Task.parse(goal["task"]), size)["macs"] == goal["macs"]
 
 
 def tiny(plan):
