@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
+from reports.statistics import welch_interval
 from results.measured import FOLDER
 
 DECIDING = (1500, 2000, 2500, 3000)
@@ -35,8 +35,8 @@ def interval(ours: pd.Series, theirs: pd.Series) -> tuple[float, float, float]:
     difference = float(ours.mean() - theirs.mean())
     if min(len(ours), len(theirs)) < 2:
         return difference, float("nan"), float("nan")
-    bounds = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    return difference, float(bounds.low), float(bounds.high)
+    found = welch_interval(ours, theirs)
+    return found.mean, found.low, found.high
 
 
 def points(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
