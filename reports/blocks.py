@@ -19,7 +19,8 @@ SIGNS = {"secondary": "†", "computed": "‡"}
 LEGEND = {"†": "a secondary source, not the paper itself", "‡": "computed by this project, not printed in the paper"}
 COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
 VARIANTS = ("variant", "PSNR", "SSIM", "vs base, 95 %", "paper", "MDE", "verdict")
-SCORES = ("psnr", "ssim")
+DIGITS = {"psnr": 3, "ssim": 4}  # of measured scores
+SCORES = tuple(DIGITS)
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,13 @@ def _published_marks(column: dict[str, dict[str, Any] | None]) -> dict[str, str]
     return _marks({name: published.number(row["published"]) for name, row in scores.items()})
 
 
-def _marks(values: dict[Any, float | None]) -> dict[Any, str]:
-    """Best and second best, the larger the better; equals share their mark. A column of two has no ranks."""
-    known = {name: value for name, value in values.items() if value is not None and not pd.isna(value)}
-    if len(known) < 3:
+def _marks(values: dict[Any, float | None], digits: int = 4) -> dict[Any, str]:
+    """Best and second best, the larger the better; equals (as they are printed) share their mark.
+
+    A column of two has no ranks, nor has one of equals.
+    """
+    known = {name: round(value, digits) for name, value in values.items() if value is not None and not pd.isna(value)}
+    if len(known) < 3 or len(set(known.values())) < 2:
         return {}
     ranks = dict(zip(sorted(set(known.values()), reverse=True), ("best", "second"), strict=False))
     return {name: ranks.get(value, "") for name, value in known.items()}
@@ -178,7 +182,10 @@ def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
     budget, setting = part[["budget", "setting"]].iloc[0]
     block = Block(f"{task} on {dataset}, {budget} budget{f' ({setting})' if setting else ''}", VARIANTS)
     variants = {key: {row["metric"]: row for row in rows.to_dict("records")} for key, rows in _by_variant(part)}
-    marks = {metric: _marks({key: rows[metric]["measured"] for key, rows in variants.items()}) for metric in SCORES}
+    marks = {
+        metric: _marks({key: rows[metric]["measured"] for key, rows in variants.items()}, n)
+        for metric, n in DIGITS.items()
+    }
     for key, rows in variants.items():
         psnr = rows["psnr"]
         cells = [Cell(psnr["method"])]
@@ -187,7 +194,7 @@ def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
         block.rows.append([*cells, *(Cell(text) for text in texts)])
     _drop_empty(block, ("paper", "MDE"))
     counts = {rows["params"]["method"]: number(rows["params"]["measured"], "params") for rows in variants.values()}
-    block.notes.append("Parameters: " + ", ".join(f"{name} {count or '-'}" for name, count in counts.items()) + ".")
+    block.notes.append("Parameters: " + "; ".join(f"{name}: {count or '-'}" for name, count in counts.items()) + ".")
     block.notes += [
         f"{rows['psnr']['method']}: {rows['psnr']['note']}." for rows in variants.values() if rows["psnr"]["note"]
     ]
@@ -207,7 +214,7 @@ def _how(part: pd.DataFrame) -> Iterator[str]:
             "95 %: paired by seed, the variance that the family shares, with "
             f"{pooled.iloc[0]:.0f} degrees of freedom; verdicts after Holm's correction for {len(pooled)}."
         )
-    if (psnr["verdict"] == "inconclusive").any():
+    if psnr["mde"].notna().any():
         yield "MDE: the difference that these seeds would find with power 0.8 after that correction."
     if psnr["published"].notna().any():
         signs = dict.fromkeys(SIGNS.get(row, "") for row in psnr["provenance"].dropna())
@@ -246,7 +253,7 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     rows = {name: own.set_index("dataset").to_dict("index") for name, own in part.groupby("method", sort=False)}
     model = part["model"].iloc[0]
     absent = dict.fromkeys(("measured", "difference", "p"))
-    marks = {name: _marks({key: own.get(name, {}).get("measured") for key, own in rows.items()}) for name in sets}
+    marks = {name: _marks({key: own.get(name, {}).get("measured") for key, own in rows.items()}, 3) for name in sets}
     scores = Block(f"{model}, {task}: PSNR", ("setting", *sets), notes=[_sentence(origin)])
     changes = Block(f"{model}, {task}: difference from the official protocol, 95 %", ("setting", *sets))
     for name, own in rows.items():

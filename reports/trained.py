@@ -193,11 +193,13 @@ def _parameters(part: pd.DataFrame, evidence: Evidence) -> dict[str, Any]:
 
 def _score(values: dict[int, float], part: pd.DataFrame) -> dict[str, Any]:
     """Mean over seeds."""
-    iterations, budget = part[["iterations", "budget"]].iloc[0]
+    iterations, budget, dataset = part[["iterations", "budget", "dataset"]].iloc[0]
+    images, full = part["images"].max(), FULL_SETS.get(dataset)
+    partly = f", on {images} of its {full} images" if full not in (None, images) else ""
     return {
         "measured": mean_interval(list(values.values())).mean,
         "interval": units(len(values)),
-        "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}",
+        "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}{partly}",
     }
 
 

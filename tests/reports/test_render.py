@@ -6,7 +6,7 @@ import io
 import pytest
 
 from reports import render, tables
-from reports.blocks import Cell, number
+from reports.blocks import Cell, blocks, number
 from reports.rows import COLUMNS, TableError
 from results.evidence import Evidence
 
@@ -28,6 +28,14 @@ def test_numbers_read_as_the_field_writes_them():
     assert number(0.96151, "ssim") == "0.9615" and number(1e-5, "ssim", signed=True) == "0.0000"
     assert number(774_092, "params") == "774,092" and number(92, "params", signed=True) == "+92"
     assert number(286_298_557_280, "macs") == "286.30G" and number(None, "psnr") == ""
+
+
+def test_ranks_go_by_what_is_printed(store, make):
+    for name, psnr, ssim in (("base", 30.0, 0.9), ("a", 30.0004, 0.9), ("b", 29.9, 0.9), ("c", 29.8, 0.9)):
+        make.train(store, make.cell(name, 0, num_tokens=len(name)), psnr, ssim)
+    (block,) = blocks(tables.table("smoke", Evidence(store)))
+    marks = {row[0].text: (row[1].mark, row[2].mark) for row in block.rows}
+    assert marks == {"base": ("best", ""), "a": ("best", ""), "b": ("second", ""), "c": ("", "")}
 
 
 def smoke(store, make):
@@ -55,7 +63,7 @@ def test_trained_table_in_markdown(store, make):
             "| ase-off | **31.205** |   _0.9000_ | +1.005 ±0.887 | 1.652 | inconclusive |",
             "| sgn-off |   _30.250_ | **0.9500** | +0.050 ±0.887 | 1.652 | inconclusive |",
             "",
-            "Parameters: base 1,000, ase-off 1,200, sgn-off 1,000.  ",
+            "Parameters: base: 1,000; ase-off: 1,200; sgn-off: 1,000.  ",
             "ase-off: untrained routing.  ",
             "Smoke budget, 300 iterations, seeds 0, 1.  ",
             "Protocol: tiling official, routing gumbel, samples 1, seed 0, prompt_order raster, lr_route matlab,",
@@ -71,7 +79,7 @@ def test_trained_table_in_markdown(store, make):
 
 def test_trained_table_in_latex(store, make):
     text = render.render(smoke(store, make), "tex", "A & B")
-    assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. Parameters: base 1,000, ase-off 1,200, sgn-off" in text
+    assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. Parameters: base: 1,000; ase-off: 1,200; sgn-off" in text
     assert (
         "\n".join(
             [
