@@ -193,8 +193,9 @@ def _parameters(part: pd.DataFrame, evidence: Evidence) -> dict[str, Any]:
 
 def _score(values: dict[int, float], part: pd.DataFrame) -> dict[str, Any]:
     """Mean over seeds."""
-    iterations, budget, dataset = part[["iterations", "budget", "dataset"]].iloc[0]
-    images, full = part["images"].max(), FULL_SETS.get(dataset)
+    iterations, budget = part[["iterations", "budget"]].iloc[0]
+    scored = part.dropna(subset="dataset").iloc[0]
+    images, full = scored["images"], FULL_SETS.get(scored["dataset"])
     partly = f", on {images} of its {full} images" if full not in (None, images) else ""
     return {
         "measured": mean_interval(list(values.values())).mean,
