@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from reports import verdicts
-from reports.rows import COLUMNS, interval_fields, protocol_text, units
+from reports.rows import COLUMNS, interval_fields, machine_text, protocol_text, units
 from reports.statistics import draw_interval, mean_interval
 from reports.steps import network_key
 from results import measured, published
@@ -169,7 +169,8 @@ def _gather(entries: list[dict[str, Any]], weights: str | None) -> Scores:
     return Scores(
         {seed: entry["psnr"] for seed, entry in sorted(by_seed.items()) if entry["psnr"] is not None},
         {seed: entry["ssim"] for seed, entry in sorted(by_seed.items()) if entry["ssim"] is not None},
-        f"{origin}, {kind} seed{'s' * (len(by_seed) > 1)} {', '.join(map(str, sorted(by_seed)))}",
+        f"{origin}, {kind} seed{'s' * (len(by_seed) > 1)} {', '.join(map(str, sorted(by_seed)))}; "
+        + machine_text(by_seed.values()),
         "" if weights else "paper",
         protocol_text(protocol),
         "a picture was restored exactly" if whole else f"{max(e['images'] for e in entries)} of {full} images",

@@ -1,6 +1,6 @@
 """What every table shares: the columns of its frame, and how an interval and a protocol read in it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reports.statistics import Interval
@@ -35,6 +35,13 @@ def interval_fields(interval: Interval, metric: str, unit: str = "seed") -> dict
 
 def units(n: int, unit: str = "seed") -> str:
     return f"{n} {unit}{'s' if n > 1 else ''}"
+
+
+def machine_text(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Where and with which code records or cells were made: "NVIDIA H200, commit 0123abcd"; several of them each."""
+    return " and ".join(
+        dict.fromkeys(f"{one['device'] or 'unknown'}, commit {(one['commit'] or 'unknown')[:8]}" for one in entries)
+    )
 
 
 def protocol_text(protocol: Mapping[str, Any]) -> str:

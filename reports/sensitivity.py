@@ -13,7 +13,7 @@ import pandas as pd
 
 from reports import verdicts
 from reports.paper import FULL_SETS, official_protocol
-from reports.rows import interval_fields, protocol_text
+from reports.rows import interval_fields, machine_text, protocol_text
 from reports.statistics import holm, mean_interval
 from reports.steps import network_key
 from results.evidence import Evidence
@@ -118,9 +118,10 @@ def _dataset(
                 yield row | {"verdict": f"{max(part['images'])} of {full} images"}
                 continue
             row["measured"] = float(pd.concat(seeds.values()).mean())
-            row["evidence"] = f"{origin}, Gumbel seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
-            if protocol["routing"] != "gumbel":
-                row["evidence"] = f"{origin}, no noise"
+            noise = f"Gumbel seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+            used = [one for one in part.to_dict("records") if one["protocol"]["seed"] in seeds]
+            noise = noise if protocol["routing"] == "gumbel" else "no noise"
+            row["evidence"] = f"{origin}, {noise}; {machine_text(used)}"
             if protocol["samples"] != 1 and metric == "psnr":
                 row["note"] = f"single samples {_single(part, images, full):.3f} dB"
             if name == OFFICIAL:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from reports import verdicts
 from reports.paper import FULL_SETS
-from reports.rows import interval_fields, protocol_text, units
+from reports.rows import interval_fields, machine_text, protocol_text, units
 from reports.statistics import Difference, against_base, holm, mean_interval
 from reports.steps import Step, network_key
 from results import records
@@ -200,7 +200,8 @@ def _score(values: dict[int, float], part: pd.DataFrame) -> dict[str, Any]:
     return {
         "measured": mean_interval(list(values.values())).mean,
         "interval": units(len(values)),
-        "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}{partly}",
+        "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}{partly}; "
+        + machine_text(part[part["seed"].isin(values)].to_dict("records")),
     }
 
 

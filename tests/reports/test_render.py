@@ -65,7 +65,7 @@ def test_trained_table_in_markdown(store, make):
             "",
             "Parameters: base: 1,000; ase-off: 1,200; sgn-off: 1,000.  ",
             "ase-off: untrained routing.  ",
-            "Smoke budget, 300 iterations, seeds 0, 1.  ",
+            "Smoke budget, 300 iterations, seeds 0, 1; a machine, commit abc.  ",
             "Protocol: tiling official, routing gumbel, samples 1, seed 0, prompt_order raster, lr_route matlab,",
             "luma float, channels y, border 2, precision fp32.  ",
             "95 %: paired by seed, the variance that the family shares, with 2 degrees of freedom; verdicts after",
@@ -104,7 +104,7 @@ def test_published_table_marks_ranks_as_in_print_and_reads_at_100_columns(store,
     assert "| SRFormer-light  |   853K | 236.3G |   _38.23_ |     33.94 | **32.36** |   _32.91_ |   _39.28_ |" in lines
     assert "| MambaIRv2-light |   774K | 286.3G | **38.26** | **34.09** | **32.36** | **33.26** | **39.35** |" in lines
     assert "| Set5 PSNR     |     38.26 |   38.258 |     -0.002 |        1 seed | reproduced |" in lines
-    assert "Weights 01234567, Gumbel seed 0." in text
+    assert "Weights 01234567, Gumbel seed 0; a machine, commit abc." in text
     assert "Not there: Urban100 (12 of 100 images)." in text
     assert "Not there: Set14, BSD100, Manga109 (not run: no score on this set)." in text
     for name in tables.names(Evidence(store)):

@@ -68,7 +68,7 @@ def test_differences_are_paired_over_pictures(store, make):
     assert (found["low"], found["high"]) == (pytest.approx(bounds.low), pytest.approx(bounds.high))
     assert found["p"] == pytest.approx(expected.pvalue) and found["verdict"] == "inconclusive" and found["df"] == 4
     assert found["measured"] == pytest.approx(38.2 + gains.mean()) and "n=5" in found["interval"]
-    assert found["evidence"] == "weights 01234567, no noise"
+    assert found["evidence"] == "weights 01234567, no noise; a machine, commit abc"
 
 
 def test_seeds_pair_where_noise_is_drawn_and_average_where_none_is(store, make):
@@ -80,7 +80,9 @@ def test_seeds_pair_where_noise_is_drawn_and_average_where_none_is(store, make):
     assert row(table, "Gumbel, whole image")["difference"] == pytest.approx(0.3)  # against seed 1
     assert row(table, "argmax, tiles")["difference"] == pytest.approx(0.3)  # against the mean of the three, 38.2
     official = row(table, OFFICIAL)
-    assert official["measured"] == pytest.approx(38.2) and official["evidence"].endswith("Gumbel seeds 0, 1, 2")
+    assert official["measured"] == pytest.approx(38.2) and official["evidence"].endswith(
+        "Gumbel seeds 0, 1, 2; a machine, commit abc"
+    )
     make.evaluate(store, 38.5, seed=9, samples=8)
     assert row(frame(store), "mean of 8, tiles")["verdict"] == "no whole set under the official protocol"
 

@@ -4,14 +4,16 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import runner
 from reports import paper, tables
 from reports.blocks import blocks
 from reports.rows import COLUMNS
-from results import published
+from results import measured, published
 from results.evidence import Evidence
+from results.store import Store
 from suites.spec import Budget, Protocol, Task
 
 
@@ -50,6 +52,25 @@ BAD = {
     "no-number.csv": (lambda text: text.replace(",38.26,", ",38;26,"), "column value: '38;26' is not a number"),
     "twice.csv": (lambda text: text + text.splitlines()[-1] + "\n", "repeats the cell of line"),
 }
+
+
+def test_what_is_committed_is_enough(store, make, nothing_committed, tmp_path):
+    """A clone without a store of its own shows the committed scores, with machine and commit."""
+    for seed, score in enumerate((38.254, 38.258, 38.260)):
+        make.evaluate(store, score, seed=seed)
+    make.evaluate(store, 33.2, dataset="Urban100", images=50, of=100)
+    make.train(store, make.cell("base", 0), 30.0)
+    known = {"command": "sh call.sh", "finished": "2026-01-01"}
+    measured.export(store, nothing_committed / "h200" / "official", "the command", known)
+    clone = Evidence(Store(tmp_path / "not there"))
+    assert tables.problems(clone) == [] and tables.names(clone)[-1] == "smoke"
+    found = row(tables.table("table3", clone))
+    assert found["measured"] == pytest.approx(38.2573333) and found["verdict"] == "reproduced"
+    assert found["evidence"] == "weights 01234567, Gumbel seeds 0, 1, 2; a machine, commit abc"
+    assert row(tables.table("table3", clone), dataset="Urban100")["verdict"] == "50 of 100 images"
+    assert row(tables.table("smoke", clone), "params", "embedded", "base")["measured"] == 1000
+    frame = tables.table("table3", Evidence(store))
+    pd.testing.assert_frame_equal(frame, tables.table("table3", clone))
 
 
 def test_another_papers_table_is_a_file_and_bad_files_are_a_line_each(store, make, tmp_path, monkeypatch, capsys):
@@ -108,7 +129,7 @@ def test_one_seed_of_given_weights(store, make):
     psnr, ssim = row(frame), row(frame, "ssim")
     assert psnr["measured"] == pytest.approx(38.2577) and psnr["difference"] == pytest.approx(-0.0023)
     assert (psnr["interval"], psnr["low"], psnr["verdict"]) == ("1 seed", None, "reproduced")
-    assert psnr["evidence"] == "weights 01234567, Gumbel seed 0"
+    assert psnr["evidence"] == "weights 01234567, Gumbel seed 0; a machine, commit abc"
     assert "tiling official, routing gumbel" in psnr["protocol"]
     assert ssim["difference"] == pytest.approx(1e-5) and ssim["verdict"] == "reproduced"
     assert row(frame, dataset="Set14")["verdict"] == "not run: no score on this set"
@@ -237,7 +258,7 @@ def test_trained_variants_against_their_base(store, make):
     assert better["df"] == 3 and better["mde"] is None and close["mde"] > half
     assert close["verdict"] == "inconclusive" and worse["verdict"] == "worse"
     assert row(frame, "params", method="better", **args)["measured"] == 1200
-    assert better["evidence"] == "smoke budget, 300 iterations, seeds 0, 1"
+    assert better["evidence"] == "smoke budget, 300 iterations, seeds 0, 1; a machine, commit abc"
     assert better["overrides"] == "sgn=off"
 
 
@@ -295,8 +316,8 @@ def test_studies_are_not_mixed(store, make):
     make.train(store, make.cell("off", 0, long, sgn="off"), 32.1)
     frame = trained(store)
     differences = frame[(frame["method"] == "off") & (frame["metric"] == "psnr")].set_index("evidence")["difference"]
-    assert differences["smoke budget, 300 iterations, seeds 0"] == pytest.approx(0.5)
-    assert differences["smoke budget, 600 iterations, seeds 0"] == pytest.approx(0.1)
+    assert differences["smoke budget, 300 iterations, seeds 0; a machine, commit abc"] == pytest.approx(0.5)
+    assert differences["smoke budget, 600 iterations, seeds 0; a machine, commit abc"] == pytest.approx(0.1)
 
 
 def test_studies_of_a_table_have_headings_of_their_own(store, make):

@@ -92,7 +92,10 @@ def test_a_part_of_the_set_is_not_the_published_set(components):
     table = components(-0.09, 0.05, images=12)
     attention = row(table, "attention only")
     assert attention["published"] is None and attention["verdict"] == "worse"
-    assert attention["evidence"] == "reduced budget, 6000 iterations, seeds 0, 1, 2, 3, on 12 of its 100 images"
+    assert (
+        attention["evidence"]
+        == "reduced budget, 6000 iterations, seeds 0, 1, 2, 3, on 12 of its 100 images; a machine, commit abc"
+    )
 
 
 def test_the_papers_own_table_says_where_the_difference_is(components, store):
