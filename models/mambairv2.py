@@ -413,8 +413,9 @@ class MambaIRv2(nn.Module):
         expected = (x.shape[0], *x.shape[2:])
         if labels.dtype != torch.int64 or tuple(labels.shape) != expected:
             raise ModelError(f"labels must be int64 {list(expected)}, not {labels.dtype} {list(labels.shape)}")
-        on_host = labels.device.type == "cpu"  # a GPU's answer is waited for, but not in every step of a training
-        if (on_host or not self.training) and (labels.min() < 0 or labels.max() >= self.config.num_tokens):
+        # A GPU's answer is waited for, but not in a training step, nor while a CUDA graph is recorded.
+        asked = labels.device.type == "cpu" or not (self.training or torch.cuda.is_current_stream_capturing())
+        if asked and (labels.min() < 0 or labels.max() >= self.config.num_tokens):
             raise ModelError(
                 f"labels must lie in 0..{self.config.num_tokens - 1}, num_tokens being {self.config.num_tokens}"
             )

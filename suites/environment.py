@@ -19,7 +19,12 @@ PACKAGES = ("torch", "triton", "numpy", "scipy", "pandas", "scikit-image", "fvco
 
 @cache
 def _commit() -> str | None:
-    """The checkout's commit, `+` appended when tracked files differ from it; None outside a checkout."""
+    """The checkout's commit, `+` appended when tracked files differ from it; None outside a checkout.
+
+    MAMBAIR_BENCH_COMMIT says it for a copy without a history of its own.
+    """
+    if given := os.environ.get("MAMBAIR_BENCH_COMMIT"):
+        return given
     root = Path(__file__).resolve().parent.parent
     try:
         git = ["git", "-C", str(root)]
@@ -28,7 +33,7 @@ def _commit() -> str | None:
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("MAMBAIR_BENCH_COMMIT")
+        return None
     return head + ("+" if dirty.strip() else "")
 
 
