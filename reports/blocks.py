@@ -276,7 +276,8 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     if changes.rows:
         changes.notes = [
             "Paired over the pictures of a set; * still below 0.05 after Holm's correction for the settings of a set.",
-            "The interval is about pictures such as these; that the weights are one training's is not in it. SSIM: as CSV.",
+            "The interval is about pictures such as these; that the weights are one training's is not in it.",
+            "SSIM: as CSV.",
         ]
         yield changes
 

@@ -9,6 +9,7 @@ correction runs over the settings of one set. A set that is not whole has no mea
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports import verdicts
@@ -125,6 +126,10 @@ def _dataset(
             if protocol["samples"] != 1 and metric == "psnr":
                 row["note"] = f"single samples {_single(part, images, full):.3f} dB"
             if name == OFFICIAL:
+                if len(seeds) > 1 and metric == "psnr":
+                    row["note"] = (
+                        f"sd {np.std([each.mean() for each in seeds.values()], ddof=1):.4f} dB between the seeds"
+                    )
                 yield row | {"verdict": verdicts.BASE}
             elif name in intervals:
                 p, interval = p_values.get(name), intervals[name]

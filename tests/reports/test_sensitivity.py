@@ -83,6 +83,7 @@ def test_seeds_pair_where_noise_is_drawn_and_average_where_none_is(store, make):
     assert official["measured"] == pytest.approx(38.2) and official["evidence"].endswith(
         "Gumbel seeds 0, 1, 2; a machine, commit abc"
     )
+    assert official["note"] == "sd 0.2000 dB between the seeds"
     make.evaluate(store, 38.5, seed=9, samples=8)
     assert row(frame(store), "mean of 8, tiles")["verdict"] == "no whole set under the official protocol"
 
