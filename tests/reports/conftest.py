@@ -10,7 +10,7 @@ from results import measured
 from results.store import Store
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def nothing_committed(tmp_path, monkeypatch) -> Path:
     """No measurement but the test's own: an empty folder in place of `results/measured/`."""
     folder = tmp_path / "measured"
@@ -20,7 +20,7 @@ def nothing_committed(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
+def store(tmp_path, nothing_committed) -> Store:
     return Store(tmp_path / "store")
 
 
