@@ -88,7 +88,7 @@ class Committed:
 def load(folder: Path | None = None) -> Committed:
     """Everything under `folder` (FOLDER). What cannot be used is left out and named in `problems`."""
     folder = FOLDER if folder is None else folder
-    found, tables = Committed(), []
+    found, tables, taken = Committed(), [], {}
     found.families = sorted(path.parent for path in folder.glob(f"*/{families.FOLDER}/*/{families.FILE}"))
     for path in sorted(folder.glob("*/*.scores.json")):
         try:
@@ -100,8 +100,11 @@ def load(folder: Path | None = None) -> Committed:
         for kind, name, entry in [*entries, *(("cell", *item) for item in record["cells"].items())]:
             rows = scores[scores["hash"] == name]
             try:
-                if name in found.expected:
-                    raise StoreError(f"{path}: {kind} {name} is in another file already")
+                if name in taken:
+                    fresh, conflicts = records.compare_rows(taken[name], rows)
+                    if conflicts or len(fresh):
+                        raise StoreError(f"{path}: {kind} {name} is in another file with other scores")
+                    continue
                 row, found.expected[name] = _ROW[kind](name, entry, rows, record["environments"])
             except (StoreError, KeyError, TypeError, AttributeError) as error:
                 text = str(error) if isinstance(error, StoreError) else f"{path}: {kind} {name} lacks {error}"
@@ -110,6 +113,7 @@ def load(folder: Path | None = None) -> Committed:
             (found.cells if kind == "cell" else found.evaluations).append(row)
             if kind == "cell" and entry.get("parameters") is not None:
                 found.parameters[name] = int(entry["parameters"])
+            taken[name] = rows
             tables.append(rows.assign(source=kind))
     if tables:
         found.scores = pd.concat(tables, ignore_index=True)

@@ -251,8 +251,11 @@ def test_the_same_record_in_two_files_is_taken_once(store, committed):
     for file in ("a", "b"):
         measured.export(store, committed / "h200" / file, "")
     found = measured.load(committed)
-    assert len(found.evaluations) == 1 and len(found.scores) == 5
-    assert found.problems == [f"h200/b.scores.json: evaluation {name} is in another file already"]
+    assert len(found.evaluations) == 1 and len(found.scores) == 5 and found.problems == []
+    rewrite(committed / "h200" / "b.scores.csv.xz", table(pair(committed)[1]).assign(psnr=30.0))
+    found = measured.load(committed)
+    assert len(found.evaluations) == 1 and found.evaluations[0]["psnr"] == pytest.approx(38.0)
+    assert found.problems == [f"h200/b.scores.json: evaluation {name} is in another file with other scores"]
 
 
 def test_what_is_committed_here_can_be_read():
