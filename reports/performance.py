@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reports import curve
 from reports.blocks import Cell
 from reports.profile import STATUS, figure, span
 from reports.render import grid
@@ -248,6 +249,7 @@ def filled(text: str) -> str:
         "first-calls": lambda: first_calls(found),
         "cpu": lambda: cpu(found),
         "precision": lambda: precision(committed),
+        "curve": lambda: "\n".join(curve.markdown(curve.load(curve.FOLDER / "h200"))),
     }
     return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 
