@@ -20,7 +20,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +217,7 @@ def export(store: Store, target: Path, command: str, known: Mapping[str, str] | 
     frame = frame.sort_values(
         "hash", kind="stable", ignore_index=True
     )  # the store's own order: the same means, bit for bit
-    exported = {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    exported = {"command": command, "date": records.now()}
     content = {"exported": exported, "environments": environments, "evaluations": evaluations, "cells": cells}
     text = frame.to_csv(index=False, lineterminator="\n")
     records.write_bytes(target.with_name(f"{target.name}.scores.csv.xz"), lzma.compress(text.encode(), preset=9))

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def guarded(path: Path) -> Iterator[None]:
             errno.EEXIST: "a file is in the way of the folder; choose another folder with --results",
         }.get(error.errno or 0, error.strerror or str(error))
         raise WriteError(f"cannot write {path}: {advice}. Nothing stored before is lost.") from error
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def canonical(value: Any, name: str = "") -> Any:

@@ -10,12 +10,9 @@ are taken within rounds, to the first candidate. The scan alone is measured like
 import gc
 import itertools
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from rich.progress import Progress as RichProgress
 
 import models
 from models import scan
+from results import records
 from results.published import parse_overrides
 from suites import environment, operators, training
 from suites.comparison import CHECKS, Candidate, Comparison, Entry, Plan, Point
@@ -146,7 +144,7 @@ def run(
     device = plans[0].device
     candidates = itertools.chain.from_iterable(p.candidates if isinstance(p, Plan) else p.ways for p in plans)
     record = environment.describe(device, ", ".join(dict.fromkeys(candidate.backend for candidate in candidates)))
-    record |= {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": _now()}
+    record |= {"command": environment.command(), "started": records.now()}
     record |= {"load_before": os.getloadavg(), "kernels_cached": kernels_cached(), "machine": environment.examine()}
     result = {"rows": [], "operators": [], "environment": record}
     watch = StopWatch(device)
@@ -159,7 +157,7 @@ def run(
         measure, kind = (networks, "rows") if isinstance(one, Plan) else (scans, "operators")
         for rows in measure(one, watch, tell):
             result[kind] += rows
-            record |= {"load_after": os.getloadavg(), "finished": _now()}
+            record |= {"load_after": os.getloadavg(), "finished": records.now()}
             keep(result)
     return result
 
@@ -167,10 +165,6 @@ def run(
 def is_wrong(result: dict[str, Any]) -> bool:
     """Whether something computed another result, or failed as nobody foresees."""
     return any(row["status"] in WRONG for row in result["rows"] + result["operators"])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def kernels_cached() -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 import models
 from models.scan import resolve
+from results import records
 from results.store import Store, StoreError
 from suites import environment
 from suites.data import Dataset, find
@@ -189,7 +190,7 @@ def score(
         overrides = {"network_g": read_network(network)} if network else task.network
         key |= {"weights": models.weights_hash(model), "overrides": overrides}
     key |= {"task": task.name, "protocol": protocol.to_dict()}
-    measured_on = environment.describe(device, used)
+    measured_on = environment.describe(device, used) | {"command": environment.command()}
     rows, frames, refused, notes, stopped = [], [], [], [], None
     for dataset in datasets:
         done: list[dict[str, Any]] = []
@@ -207,7 +208,8 @@ def score(
             if store is not None:
                 try:
                     record = Store.evaluation_key(**key, dataset=dataset.name)
-                    whole = store.add_evaluation(record, frame, measured_on, expected=expected)
+                    told = measured_on | {"finished": records.now()}
+                    whole = store.add_evaluation(record, frame, told, expected=expected)
                 except StoreError as error:
                     refused.append(str(error))
             rows.append(summarise(name, task, dataset.name, whole, expected, protocol))

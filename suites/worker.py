@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,10 +100,6 @@ class Notes(list[str]):
 
 Report = Callable[..., None]  # report(event, **details)
 Work = Callable[[Cell, Path, Store, Options, Report], dict[str, Any]]
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
@@ -220,7 +215,7 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     machine = environment.describe(device, resolve(options.backend, device))
-    machine |= {"deterministic": options.deterministic, "command": options.command, "started": now()}
+    machine |= {"deterministic": options.deterministic, "command": options.command, "started": records.now()}
     record = Environment(folder, machine)
 
     def trained(step: int, iterations: int, loss: float, rate: float, left: float) -> None:
@@ -264,7 +259,7 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
                 ),
             )
             store.write_scores(folder, rows)
-    record.add(evaluate_seconds=round(time.perf_counter() - begun, 3), finished=now())
+    record.add(evaluate_seconds=round(time.perf_counter() - begun, 3), finished=records.now())
     return {"weights": models.weights_hash(weights), "expected": {dataset.name: len(dataset) for dataset in sets}}
 
 
