@@ -11,12 +11,16 @@ from suites.pool import Batch
 WARM = 3  # steps before the capture: kernels are compiled, the optimizer's state and cuBLAS's workspaces allocated
 
 
+class CaptureError(RuntimeError):
+    """A step could not be recorded. It was not taken; launched kernel by kernel it may work."""
+
+
 class Captured:
     """`work(batch)`, recorded at the fourth call and replayed from then on: every call is one step, with the same bits.
 
     `work` reads nothing back, draws from no generator of torch, and takes what changes from step to step from the
     batch, whose shapes stay the same, or from tensors that stay where they are (as the optimizer's learning rate). Its
-    result is overwritten by the next call.
+    result is overwritten by the next call. Raises CaptureError when the fourth call cannot be recorded.
     """
 
     def __init__(self, work: Callable[[Batch], Tensor]) -> None:
@@ -29,7 +33,7 @@ class Captured:
             self.calls += 1
             if self.calls <= WARM:
                 return self._plainly(batch)
-            self._capture(batch)
+            self.graph = self._recorded(batch)
         else:
             for name, place in vars(self.batch).items():
                 if place is not None:
@@ -46,11 +50,17 @@ class Captured:
         now.wait_stream(self.stream)
         return result
 
-    def _capture(self, batch: Batch) -> None:
+    def _recorded(self, batch: Batch) -> torch.cuda.CUDAGraph:
         self.batch = batch
         gc.collect()
         torch.cuda.empty_cache()  # the graph has memory of its own
-        self.graph = torch.cuda.CUDAGraph()
-        # The thread that fetches batches may go on meanwhile: it pins memory, which other modes forbid to every thread.
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-            self.result = self.work(batch)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # The thread that fetches batches may go on: it pins memory, which other modes forbid to every thread.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self.result = self.work(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CaptureError(f"a step could not be recorded as a CUDA graph: {str(error).splitlines()[0]}") from error
+        return graph

@@ -37,7 +37,7 @@ from models.precision import precision
 from models.scan import resolve
 from results import records
 from suites import checkpointing
-from suites.capture import Captured
+from suites.capture import Captured, CaptureError
 from suites.pool import Batch, Pool
 from suites.sampling import prefetch
 from suites.spec import Budget, Cell
@@ -228,7 +228,13 @@ class Run:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        self.on_device[self.unread] = self.work(batch)
+        try:
+            loss = self.work(batch)
+        except CaptureError as error:
+            warnings.warn(f"{error}; steps are launched kernel by kernel, slower", stacklevel=2)
+            self.work = self.optimise
+            loss = self.work(batch)
+        self.on_device[self.unread] = loss
         self.unread += 1
 
     def read(self) -> None:

@@ -105,23 +105,36 @@ def test_bf16_stays_near_float32():
             assert float((made(image) - exact).abs().mean()) < 0.01
 
 
-def steps(tmp_path, precision: str, name: str = "mambairv2-tiny", batch: int = 4, patch: int = 32):
+def steps(tmp_path, precision: str, name: str = "mambairv2-tiny", batch: int = 4, patch: int = 32, **overrides):
     """A run, and batches for it."""
     budget = Budget("smoke", 2000, batch=batch, patch=patch, lr=1e-3, milestones=(1000,), precision=precision)
-    spec = Cell(Variant("own", name), SR2, 0, budget, ("own",), ("own",), Protocol.official(SR2))
-    made = models.build(name, upscale=2).to(CUDA).train()
+    spec = Cell(Variant("own", name, overrides), SR2, 0, budget, ("own",), ("own",), Protocol.official(SR2))
+    made = models.build(name, upscale=2, **overrides).to(CUDA).train()
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (200, 180, 3), dtype=np.uint8)]
     pool = Pool(images, SR2, patch, batch, 0, CUDA)
     return training.Run(spec, made, {}, tmp_path, CUDA, "triton"), [pool.batch(pool.fetch(i)) for i in range(1, 9)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_captured_step_has_the_same_bits(tmp_path, precision):
+SWITCHES = [  # every way through the network that an ablation takes
+    *({"scans": n} for n in (0, 2, 4)),
+    {"ase": "off"},
+    {"ase": "off", "sgn": "off"},
+    *({"prompt_target": target} for target in ("B", "delta", "y")),
+    {"prompt_order": "semantic", "routing": "argmax"},
+    {"prompt_sharing": "network"},
+    {"inner_rank": None, "num_tokens": 128, "ffn": "conv"},
+]
+
+
+@pytest.mark.parametrize(
+    "precision, overrides", [("fp32", {}), ("tf32x3", {}), *(("bf16", switch) for switch in ({}, *SWITCHES))], ids=str
+)
+def test_a_captured_step_has_the_same_bits(tmp_path, precision, overrides):
     weights = []
     for captured in (False, True):
         with training.determinism(True):
-            run_, batches = steps(tmp_path, precision)
+            run_, batches = steps(tmp_path, precision, **overrides)
             assert isinstance(run_.work, Captured)
             if not captured:
                 run_.work = run_.optimise
