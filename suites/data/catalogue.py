@@ -21,6 +21,7 @@ DATASETS = {
         DatasetInfo("Set14", 14, ("sr",)),
         DatasetInfo("BSD100", 100, ("sr",), ("B100", "BSDS100")),
         DatasetInfo("Urban100", 100, ("sr", "denoise")),
+        DatasetInfo("Urban12", 12, ("sr",)),
         DatasetInfo("Manga109", 109, ("sr",)),
         DatasetInfo("CBSD68", 68, ("denoise",), ("CBSDS68",)),
         DatasetInfo("Kodak24", 24, ("denoise",)),
@@ -36,6 +37,9 @@ DATASETS = {
         DatasetInfo("embedded-train", 8, ("train",)),
     )
 }
+
+# Sets that are a part of another one, and are taken from its folder when they have none of their own.
+PARTS = {"CBSD68": "BSD100", "Urban12": "Urban100"}
 
 # Where ground truth lies inside the folder of a set, tried in this order after the folder itself. Pictures cropped to a
 # multiple of something (GTmod12) come last: they are other pictures, and `check` says so.

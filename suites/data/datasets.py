@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from suites.data import embedded, manifest
-from suites.data.catalogue import DATASETS, is_inner_folder, known, same_folder, spellings, stem_key
+from suites.data.catalogue import DATASETS, PARTS, is_inner_folder, known, same_folder, spellings, stem_key
 from suites.data.pictures import DataError, as_gray, list_pictures, load_picture, pixel_hash
 
 
@@ -75,9 +75,9 @@ class Dataset:
 def find(name: str, root: Path | None) -> Dataset:
     """The dataset `name` in the folder `root`; "embedded" needs none.
 
-    A name that is not known here is the folder of that name, with all its pictures. CBSD68 without a folder of its own
-    is taken from BSD100, of which it is a part (`source` says so). Raises DataError when the folder, or every picture
-    of the set, is missing, or when two files claim to be the same picture.
+    A name that is not known here is the folder of that name, with all its pictures. A set that is a part of another
+    (PARTS) and has no folder of its own is taken from there (`source` says so). Raises DataError when the folder, or
+    every picture of the set, is missing, or when two files claim to be the same picture.
     """
     info = known(name)
     name = info.name if info else name
@@ -86,7 +86,7 @@ def find(name: str, root: Path | None) -> Dataset:
     root = _root(root, name)
     folder = folder_of(name, root)
     entries = manifest.read(name) or {}
-    if folder is None and name == "CBSD68" and (folder := folder_of("BSD100", root)) is not None:
+    if folder is None and name in PARTS and (folder := folder_of(PARTS[name], root)) is not None:
         files, _ = _match(folder, entries, name)
         return Dataset(name, files, len(entries), f"{len(files)} pictures of {_relative(folder, root)}", (), entries)
     if folder is None:

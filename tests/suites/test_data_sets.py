@@ -273,6 +273,7 @@ def test_manifests_that_ship_are_whole_and_unambiguous():
         assert len({stem_key(stem) for stem in entries}) == len(entries), name
     bsd100 = manifest.read("BSD100")
     assert all(bsd100[stem] == entry for stem, entry in manifest.read("CBSD68").items())
+    assert manifest.read("Urban12") == dict(list(manifest.read("Urban100").items())[7::8])
     assert [stem for stem, entry in manifest.read("Set14").items() if entry.channels == 1] == ["bridge"]
 
 
