@@ -4,6 +4,7 @@ On a GPU the images stay there as uint8 and patches are gathered there from 24 b
 thread cuts them ahead of time. Either way a step waits for no data, and both ways give the same batch.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -133,6 +134,12 @@ class Pool:
             for offset, made in zip(self.offsets, workers.map(degrade, fitting), strict=True):
                 for name, plane in self.planes.items():
                     plane.put(offset, made[name])
+
+    def sharing(self, seed: int, batch: int) -> "Pool":
+        """The batches of another seed and size, cut from the same pictures in the same memory."""
+        other = copy.copy(self)
+        other.seed, other.size = seed, batch
+        return other
 
     def _planes(self, lr_pixels: int, labels: bool) -> dict[str, Plane]:
         kinds = {"gt": (self.task.scale, self.task.channels, torch.uint8)}

@@ -175,6 +175,7 @@ class Run:
         self.seconds = self.logged_at = 0.0  # of the steps that count, over all processes that took them
         self.on_device = torch.zeros(log_every(self.budget), device=device)  # losses not read yet
         self.unread = 0
+        self.beside: dict[str, Any] = {}  # what the caller keeps in the checkpoints: tensors, plain values
         self.log = folder / "train.jsonl"
         self.work: Callable[[Batch], Tensor] = Captured(self.optimise) if captured else self.optimise
 
@@ -199,6 +200,7 @@ class Run:
             self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
             self.step, self.watch, self.unlogged = state["step"], Watch.of(state["watch"]), state["unlogged"]
             self.seconds, self.logged_at = state["seconds"], state["logged_at"]
+            self.beside = state.get("beside", {})
         checkpointing.cut_log(self.log, self.step)
 
     def save(self) -> None:
@@ -213,6 +215,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "watch": self.watch.state(),
+            "beside": self.beside,
             "unlogged": self.unlogged,
             "seconds": self.seconds,
             "logged_at": self.logged_at,
@@ -351,26 +354,46 @@ def train(
     with records.guarded(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with determinism(deterministic):
-        variant, budget = cell.variant, cell.budget
-        model = models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
-        models.initialise(model, cell.seed)
-        model.to(device).train()
-        if compiled:
-            if not hasattr(model, "compiled"):
-                raise TrainingError(f"{cell.name}: {variant.model} has no layers to compile; train it without")
-            model.compiled = True
-        run = Run(cell, model, identity, folder, device, resolve(backend, device))
-        run.restore()
-        labels = None if variant.labels == "learned" else variant.labels
-        tokens = model.configuration.get("num_tokens") if labels else None
-        if labels and tokens is None:
-            raise TrainingError(f"{cell.name}: {variant.model} sorts nothing, so it has no use for labels by {labels}")
-        try:
-            pool = Pool(images, cell.task, budget.patch, budget.batch, cell.seed, device, labels, tokens)
-        except ValueError as error:
-            raise TrainingError(f"{cell.name}: {error}") from error
-        _train_steps(run, pool, on_progress)
+        run = begin(cell, identity, folder, device, backend, compiled)
+        _train_steps(run, pool_of(run, images), on_progress)
         return run.finish()
+
+
+def begin(
+    cell: Cell, identity: dict[str, str], folder: Path, device: torch.device, backend: str, compiled: bool = False
+) -> Run:
+    """The cell's network and where its training stands in `folder`. Raises as `train`."""
+    model = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides, backend=backend)
+    models.initialise(model, cell.seed)
+    model.to(device).train()
+    if compiled:
+        if not hasattr(model, "compiled"):
+            raise TrainingError(f"{cell.name}: {cell.variant.model} has no layers to compile; train it without")
+        model.compiled = True
+    run = Run(cell, model, identity, folder, device, resolve(backend, device))
+    run.restore()
+    return run
+
+
+def semantics_of(run: Run) -> tuple[str | None, int | None]:
+    """Who makes the labels of the pool's pictures and of how many classes; (None, None) where the network sorts by its
+    own. Raises TrainingError for a network that sorts nothing."""
+    variant = run.cell.variant
+    if variant.labels == "learned":
+        return None, None
+    if (tokens := run.model.configuration.get("num_tokens")) is None:
+        what = f"{variant.model} sorts nothing, so it has no use for labels by {variant.labels}"
+        raise TrainingError(f"{run.cell.name}: {what}")
+    return variant.labels, tokens
+
+
+def pool_of(run: Run, images: Sequence[np.ndarray]) -> Pool:
+    """The pictures and batches of a run. Raises TrainingError when no image is as large as the patch."""
+    cell, labels = run.cell, semantics_of(run)
+    try:
+        return Pool(images, cell.task, run.budget.patch, run.budget.batch, cell.seed, run.device, *labels)
+    except ValueError as error:
+        raise TrainingError(f"{cell.name}: {error}") from error
 
 
 def _train_steps(run: Run, pool: Pool, on_progress: Progress | None) -> None:
