@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from suites.recipes import ablations, paper, settings, smoke
+from suites.recipes import ablations, paper, pilot, settings, smoke
 from suites.recipes.dryrun import describe
 from suites.spec import SpecError, Suite, check_choice
 
@@ -17,6 +17,7 @@ SUITES: dict[str, Callable[[str | None, tuple[int, ...] | None], Suite]] = {
     "smoke": smoke.smoke,
     "ablations": ablations.ablations,
     "paper-light-x2": paper.light_x2,
+    "pilot": pilot.pilot,
 }
 
 

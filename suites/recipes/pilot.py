@@ -1,0 +1,46 @@
+"""The pilot: three variants at a few seeds, small enough to tell what an ablation will cost before it is paid for."""
+
+from dataclasses import replace
+
+from suites.recipes import ablations, paper
+from suites.spec import Cell, Family, Protocol, Suite, Task, Variant, check_choice
+
+TASK = Task.parse("sr-x2")
+VARIANTS = {  # of the ablations, with what a family calls them
+    "base": "attention + ASE + SGN",
+    "ase-off": "SGN, untrained routing",
+    "plain-scan": "plain scan",
+}
+SETTINGS = {
+    "reduced": ablations.Setting(
+        *("mambairv2-light", replace(paper.REDUCED, precision="tf32x3"), ablations.SMALL_SETS),
+        ("Set14", "BSD100", "Urban12"),
+    ),
+    "smoke": ablations.SMOKE_SETTING,
+}
+SEEDS = {"reduced": (0, 1, 2, 3), "smoke": (0, 1)}
+
+
+def pilot(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Suite:
+    """Pilot: light x2 without ASE and as a plain scan against the base, to learn how much scores scatter.
+
+    Paper: none; docs/pilot.md is what comes of it. Expected: differences of hundredths of a dB.
+    Budgets: reduced (the default: 6K iterations of batch 16 and patch 48 on BSDS500 and T91, scored on Set14, BSD100
+    and every eighth picture of Urban100); smoke (a tiny network on the embedded pictures: it runs, no more).
+    Cost: 12 cells of 6K iterations; `--dry-run` prints hours.
+    Command: python -m suites.pilot STORE --data DIR (several cells at a time on one GPU, the weights scored in several
+    ways), or python runner.py run pilot --data DIR --device cuda (the cells alone)
+    """
+    name = budget or "reduced"
+    check_choice("budget of the suite pilot", name, tuple(SETTINGS))
+    setting, numbers = SETTINGS[name], seeds or SEEDS[name]
+    cells = []
+    for seed in numbers:  # seed by seed: what is cut off leaves whole pairs
+        for variant in VARIANTS:
+            overrides = {**setting.overrides, **ablations.SWITCHES[variant]}
+            network = Variant(variant, setting.model, overrides)
+            protocol = Protocol.official(TASK)
+            cells.append(Cell(network, TASK, seed, setting.budget, setting.train_sets, setting.test_sets, protocol))
+    members = tuple((VARIANTS[cell.variant.name], cell) for cell in cells[: len(VARIANTS)])
+    family = Family("pilot", "how much do scores and paired differences scatter?", cells[0], members)
+    return Suite("pilot", pilot.__doc__ or "", tuple(cells), (family,))
