@@ -49,8 +49,8 @@ def half(budget: Budget) -> int:
 
 def sampled(budget: Budget) -> range:
     """Iterations whose weights are averaged: 12 in the last tenth, every 50th of 6,000; fewer in a very short run."""
-    every = max(1, budget.iterations // 120)
-    return range(budget.iterations, budget.iterations - budget.iterations // 10, -every)
+    total = budget.iterations
+    return range(total, total - max(1, total // 10), -max(1, total // 120))
 
 
 def score(cell: Cell, weights: Path, gumbel: int, data: Path | None, device: str) -> pd.DataFrame:
