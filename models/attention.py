@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
+from models.custom import operator
 from models.errors import ModelError
 from models.kernels import unavailable
 from models.precision import float32_products, kernel_products
@@ -179,7 +180,7 @@ def _in_kernels(qkv: Tensor, table: Tensor, window: int, heads: int, shift: int)
     return _attention(qkv, table, window, heads, shift, products, save)[0]
 
 
-@torch.library.custom_op("mambair_bench::window_attention", mutates_args=())
+@operator("mambair_bench::window_attention")
 def _attention(
     qkv: Tensor, table: Tensor, window: int, heads: int, shift: int, products: str, save: bool
 ) -> tuple[Tensor, Tensor]:
@@ -230,8 +231,8 @@ def _backward(ctx, grad, grad_softmax):
     if not ctx.saves:
         raise RuntimeError("window_attention was called with save=False and has no backward")
     qkv, table, out, softmax = ctx.saved_tensors
-    operator = torch.ops.mambair_bench.window_attention_backward
-    grad_qkv, grad_table = operator(grad.to(qkv.dtype), qkv, table, out, softmax, *ctx.arguments)
+    backward = torch.ops.mambair_bench.window_attention_backward
+    grad_qkv, grad_table = backward(grad.to(qkv.dtype), qkv, table, out, softmax, *ctx.arguments)
     return grad_qkv, grad_table.to(table.dtype), *(None,) * 5
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
+from models.custom import operator
 from models.operators import has_kernels
 from models.precision import kernel_products
 
@@ -38,10 +39,10 @@ def convolve3x3(conv: nn.Conv2d, x: Tensor, residual: Tensor | None, products: s
     """
     if products == "bf16":
         x = x.to(torch.bfloat16)
-    return torch.ops.mambair_bench.convolution(x, conv.weight, conv.bias, residual, products)
+    return _convolution(x, conv.weight, conv.bias, residual, products)
 
 
-@torch.library.custom_op("mambair_bench::convolution", mutates_args=())
+@operator("mambair_bench::convolution")
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, products: str) -> Tensor:
     from models.kernels import convolution as kernels
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
+from models.custom import operator
 from models.kernels import evenly
 from models.operators import has_kernels, layer_norm, recomputed
 from models.precision import kernel_products
@@ -44,7 +45,7 @@ def linear(
     if norm is not None and wide:
         x, norm = layer_norm(norm, x), None
     later = gelu and wide and torch.is_grad_enabled()
-    y = torch.ops.mambair_bench.linear(
+    y = _linear(
         x,
         *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
         *(weight, bias, gelu and not later),
@@ -67,7 +68,7 @@ def _type(x: Tensor, residual: Tensor | None, products: str) -> torch.dtype:
     return torch.bfloat16 if products == "bf16" else x.dtype
 
 
-@torch.library.custom_op("mambair_bench::linear", mutates_args=())
+@operator("mambair_bench::linear")
 def _linear(
     x: Tensor,
     gamma: Tensor | None,
@@ -85,7 +86,7 @@ def _linear(
 
     rows = (None if t is None else t.view(-1, t.shape[-1]) for t in (residual, skip))
     y = kernels.forward(
-        x.view(-1, x.shape[-1]),
+        evenly(x)[0].view(-1, x.shape[-1]),
         gamma,
         beta,
         eps,

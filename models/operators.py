@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from models.custom import operator
+
 
 @functools.cache
 def _triton() -> bool:
@@ -54,7 +56,7 @@ def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None, 
     if fused and has_kernels(x) and conv.dilation == (1, 1):
         if torch.is_autocast_enabled(x.device.type):  # as convolutions do
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return torch.ops.mambair_bench.depthwise(x, conv.weight, conv.bias, gate, then)
+        return _depthwise(x, conv.weight, conv.bias, gate, then)
     c = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     if then == "gate":
         return F.gelu(gate) * c
@@ -63,7 +65,7 @@ def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None, 
     return x + F.gelu(c) if then == "gelu" else F.silu(c)
 
 
-@torch.library.custom_op("mambair_bench::depthwise", mutates_args=())
+@operator("mambair_bench::depthwise")
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, then: str) -> Tensor:
     from models.kernels import depthwise as kernels
 
@@ -113,11 +115,11 @@ def layer_norm(norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False, fused: bool
     A compiler fuses PyTorch's own with its surroundings, so it is left to that.
     """
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
-        return torch.ops.mambair_bench.layer_norm(x, norm.weight, norm.bias, norm.eps, gelu)
+        return _layer_norm(x, norm.weight, norm.bias, norm.eps, gelu)
     return norm(F.gelu(x) if gelu else x)
 
 
-@torch.library.custom_op("mambair_bench::layer_norm", mutates_args=())
+@operator("mambair_bench::layer_norm")
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool) -> Tensor:
     from models.kernels import norm as kernels
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.custom import operator
 from models.operators import has_kernels
 
 
@@ -24,11 +25,11 @@ def route(
     hidden [B, L, R], weight [T, R], bias [T]; keys int64 [B] or [1] on the same device, or None for no noise; layer
     int64 []. The carrier holds zeros, of which one is stored, and takes the gradient of `soft`.
     """
-    classes, carrier = torch.ops.mambair_bench.route(hidden, weight, bias, keys, layer)
+    classes, carrier = _route(hidden, weight, bias, keys, layer)
     return classes, carrier if learns else None
 
 
-@torch.library.custom_op("mambair_bench::route", mutates_args=())
+@operator("mambair_bench::route")
 def _route(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor) -> tuple[Tensor, Tensor]:
     from models.kernels import routing as kernels
 
@@ -75,11 +76,11 @@ _route.register_autograd(_gradients, setup_context=_context)
 def by_class(classes: Tensor, tokens: int, fused: bool) -> Tensor:
     """Pixels int64 [..., L] by ascending class 0..tokens-1 of `classes` int64 [..., L], stable."""
     if fused and has_kernels(classes):
-        return torch.ops.mambair_bench.by_class(classes.flatten(0, -2), tokens).view(classes.shape)
+        return _by_class(classes.flatten(0, -2), tokens).view(classes.shape)
     return classes.argsort(dim=-1, stable=True)
 
 
-@torch.library.custom_op("mambair_bench::by_class", mutates_args=())
+@operator("mambair_bench::by_class")
 def _by_class(classes: Tensor, tokens: int) -> Tensor:
     from models.kernels import sorting as kernels
 

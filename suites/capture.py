@@ -23,9 +23,9 @@ class Captured:
     result is overwritten by the next call. Raises CaptureError when the fourth call cannot be recorded.
     """
 
-    def __init__(self, work: Callable[[Batch], Tensor]) -> None:
+    def __init__(self, work: Callable[[Batch], Tensor], device: torch.device | None = None) -> None:
         self.work, self.calls = work, 0
-        self.stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -245,7 +245,8 @@ def _inference(model: nn.Module, device: torch.device, name: str) -> Iterator[No
     noise, training = getattr(model, "noise", None), model.training
     model.to(device).eval()
     try:
-        with torch.no_grad(), precision(name, device):
+        current = torch.cuda.device(device if device.type == "cuda" else -1)  # where kernels run
+        with current, torch.no_grad(), precision(name, device):
             yield
     finally:
         model.train(training)

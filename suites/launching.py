@@ -34,7 +34,7 @@ class Recorded:
         device = next((x.device for x in vars(batch).values() if torch.is_tensor(x)), torch.device("cpu"))
         if device.type != "cuda":
             raise models.ModelError(f"a CUDA graph needs a GPU, not {device.type}: choose eager or compiled")
-        self.replay = Captured(work)
+        self.replay = Captured(work, device)
         place = type(batch)(**{name: x.clone() if torch.is_tensor(x) else x for name, x in vars(batch).items()})
         gc.collect()  # autograd forgets the streams of work that is over
         for _ in range(WARM):

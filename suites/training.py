@@ -177,7 +177,7 @@ class Run:
         self.unread = 0
         self.beside: dict[str, Any] = {}  # what the caller keeps in the checkpoints: tensors, plain values
         self.log = folder / "train.jsonl"
-        self.work: Callable[[Batch], Tensor] = Captured(self.optimise) if captured else self.optimise
+        self.work: Callable[[Batch], Tensor] = Captured(self.optimise, device) if captured else self.optimise
 
     def optimise(self, batch: Batch) -> Tensor:
         return optimise(self.model, self.optimizer, batch, self.cell, self.step)
@@ -353,7 +353,7 @@ def train(
         return done
     with records.guarded(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with determinism(deterministic):
+    with determinism(deterministic), torch.cuda.device(device if device.type == "cuda" else -1):
         run = begin(cell, identity, folder, device, backend, compiled)
         _train_steps(run, pool_of(run, images), on_progress)
         return run.finish()

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from models.custom import operator
 from models.scan.permutation import inverse, to_steps
 
 BACKENDS = {
@@ -184,7 +185,7 @@ def _step_classes(classes: Tensor | None, at: Tensor | None, directions: int) ->
     return expanded if at is None else expanded.gather(2, at)
 
 
-@torch.library.custom_op("mambair_bench::attentive_scan", mutates_args=())
+@operator("mambair_bench::attentive_scan")
 def _scan(
     u: Tensor,
     delta: Tensor,

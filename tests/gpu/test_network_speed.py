@@ -89,6 +89,8 @@ def test_fast_networks_are_as_exact_as_the_plain_one(overrides, compiled, precis
     with models.precision(precision, CUDA):
         found = run(made, image)
         assert all(torch.equal(a, b) for a, b in zip(found, run(made, image), strict=True))  # and twice alike
+        with torch.no_grad():
+            assert compiled or torch.equal(made(image), found[0])  # past the dispatcher too
     made.compiled, made.backend = False, "chunked"
     for module in ("models.operators", "models.routing", "models.mambairv2", "models.linear", "models.convolution"):
         monkeypatch.setattr(f"{module}.has_kernels", lambda x: False)

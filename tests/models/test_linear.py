@@ -75,6 +75,20 @@ def test_output_and_every_gradient(case, products):
     assert all(torch.equal(a, b) for a, b in zip(found, run(case, torch.float32), strict=True))
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tokens_of_any_layout(batch, products):
+    """What a convolution of a gray picture gives, with its channels far apart, and slices of channels."""
+    weight = normal(5, 6)
+    apart = normal(batch, 6, 7, 9).permute(0, 2, 3, 1)  # [B, H, W, C] of contiguous [B, C, H, W]
+    for x in (apart, normal(batch, 7, 9, 8)[..., 1:7], normal(batch, 14, 9, 6)[:, ::2]):
+        x = x.detach().requires_grad_()
+        y = linear(x, weight)
+        grad = torch.autograd.grad(y.sum(), x)[0]
+        expected = x.double() @ weight.double().T
+        assert float((y - expected).abs().max()) < 1e-5
+        torch.testing.assert_close(grad, weight.sum(0).expand_as(grad))
+
+
 def test_float64_is_what_it_says():
     tensors, norm = problem("norm and GELU", torch.float64)
     expected = F.gelu(F.layer_norm(tensors["x"], (24,), norm.weight, norm.bias) @ tensors["weight"].T + tensors["bias"])

@@ -31,7 +31,7 @@ def recording(monkeypatch):
             raise RuntimeError(state.refusal)
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    replacements = {"Stream": lambda: stream, "current_stream": lambda: stream, "CUDAGraph": Graph, "graph": graph}
+    replacements = {"Stream": lambda device: stream, "current_stream": lambda: stream, "CUDAGraph": Graph, "graph": graph}
     for name, replacement in replacements.items():
         monkeypatch.setattr(capture.torch.cuda, name, replacement)
     monkeypatch.setattr(capture.torch.cuda, "stream", lambda chosen: contextlib.nullcontext())
