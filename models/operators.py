@@ -20,21 +20,20 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.custom import operator
+from models.kernels import unavailable
 
 
 @functools.cache
-def _triton() -> bool:
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        warnings.warn(f"no kernels for the GPU, so plain PyTorch runs there, slower: {error}", stacklevel=4)
-        return False
-    return True
+def _usable(device: torch.device) -> bool:
+    reason = unavailable(device)
+    if reason is not None:
+        warnings.warn(f"no kernels on {device}, so plain PyTorch runs there, slower: {reason}", stacklevel=4)
+    return reason is None
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether the kernels take x: a CUDA tensor of float32 or less, and Triton is installed (if not, warned once)."""
-    return x.is_cuda and x.dtype != torch.float64 and _triton()
+    """Whether the kernels take x: float32 or less, on a GPU where they can run (where they cannot, warned once)."""
+    return x.is_cuda and x.dtype != torch.float64 and _usable(x.device)
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, *, fused: bool = True) -> Tensor:

@@ -93,7 +93,8 @@ def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
             continue
         verdict = "no difference found" if found["low"] <= 0 <= found["high"] else "differs"
         numbers = f"{found['difference']:+.3f} dB [{found['low']:+.3f}, {found['high']:+.3f}]"
-        lines.append(f"{name}: {verdict}, {numbers} ({span}; {found['seeds']} seeds against 3).")
+        seeds = f"{found['seeds']} seeds against {curves['official']['seed'].nunique()}"
+        lines.append(f"{name}: {verdict}, {numbers} ({span}; {seeds}).")
     return lines
 
 

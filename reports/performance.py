@@ -24,6 +24,7 @@ MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "m
 FIRST = ("what", "how", "first call, s", "largest error or share of values that agree")
 CPU = ("what", "how", "ms", "p10, p90", "times faster", "95 %", "goal", "met")
 PRECISION = ("set", "precision", "PSNR", "change", "SSIM", "change of it", "images")
+DIGITS = {"psnr": 4, "ssim": 5}
 BYTES = 4  # of float32
 PASSES = {
     "inference": 1,
@@ -207,7 +208,8 @@ def precision(committed: measured.Committed) -> str:
         base = by_precision["fp32"]
         for name in (name for name in ("fp32", "tf32x3", "tf32", "bf16") if name in by_precision):
             row = by_precision[name]
-            changes = [f"{row[score] - base[score]:+.{digits}f}" for score, digits in (("psnr", 4), ("ssim", 5))]
+            moved = {score: round(row[score] - base[score], digits) + 0.0 for score, digits in DIGITS.items()}  # no -0
+            changes = [f"{moved[score]:+.{digits}f}" for score, digits in DIGITS.items()]
             shown = ["", ""] if name == "fp32" else changes
             texts = [dataset, name, f"{row['psnr']:.4f}", shown[0], f"{row['ssim']:.5f}", shown[1], str(row["images"])]
             headings.setdefault(tuple(head), []).append(texts)

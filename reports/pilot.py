@@ -116,13 +116,15 @@ class Pilot:
 
     def sharpness(self, weights: str) -> float:
         """How many standard errors an hour of GPU time on base and variant puts between them: root mean square over
-        variants and sets of difference / sd of a pair, times the root of the pairs an hour pays for."""
+        variants and sets of difference / sd of a pair, times the root of the pairs an hour pays for. Chance alone adds
+        1 / n to the square of n pairs; that is taken off."""
         squares = []
         for dataset in self.datasets:
             sd = self.spread(dataset, Way(weights, self.draws)).sd
-            squares += [(one.interval.mean / sd) ** 2 for one in self.differences(dataset, weights).values()]
+            found = [one.interval for one in self.differences(dataset, weights).values()]
+            squares += [(interval.mean / sd) ** 2 - 1 / interval.n for interval in found]
         pairs = HOUR / (2 * self.cost(Way(weights, self.draws)))
-        return math.sqrt(sum(squares) / len(squares) * pairs)
+        return math.sqrt(max(0.0, sum(squares) / len(squares)) * pairs)
 
 
 def _paired(scores: dict[str, dict[int, float]]) -> Spread:
@@ -177,7 +179,7 @@ def _sources(cells: list[dict], paths: list[Path], folder: Path) -> Iterator[str
     keys = ("command", "commit", "device")
     for (command, commit, device), part in pd.DataFrame(cells).groupby(list(keys)):
         dates = sorted({str(finished)[:10] for finished in part["finished"]})
-        yield f"- {len(part)} cells finished by `{command}`, commit {commit[:10]}, {device}, {' and '.join(dates)}"
+        yield f"- finished by `{command}`: {len(part)}; commit {commit[:10]}, {device}, {' and '.join(dates)}"
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------

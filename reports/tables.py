@@ -50,6 +50,10 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
         rows = trained.rows(name, evidence, steps.steps(_published().tables))
     elif name == sensitivity.NAME and sensitivity.known(evidence):
         rows = sensitivity.rows(evidence)
+    elif name in BUDGETS:
+        raise TableError(f"no cell of the budget {name!r} is stored yet: runner.py run SUITE --budget {name}")
+    elif name == sensitivity.NAME:
+        raise TableError("no weights are scored by a protocol beside the official one: python -m suites.alternatives")
     else:
         raise TableError(f"unknown table {name!r}: choose from {', '.join(names(evidence))}")
     values = [[{"table": name, **row}.get(column) for column in COLUMNS] for row in rows]

@@ -1,11 +1,13 @@
-"""Triton kernels of everything around scan and attention: what they compute is defined by plain PyTorch beside them."""
+"""Triton kernels of everything but the scan: what they compute is defined by plain PyTorch in the modules above."""
 
+import functools
 import importlib.util
 
 import torch
 from torch import Tensor
 
 
+@functools.cache
 def unavailable(device: torch.device | str) -> str | None:
     """Why the kernels cannot run on a device, or None."""
     device = torch.device(device)

@@ -28,8 +28,6 @@ from torch import Tensor
 
 from models.kernels.products import INTERPRETED, dot, split, transposed
 
-WINDOWS = (8, 16)
-MAX_HEAD_DIM = 64
 PROGRAMS = 256  # of `_queries`; fixed, so that the order of sums depends on shapes only
 NARROW = 2**31  # elements of an image from which offsets have 64 bits
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models import kernels
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
 ROWS, SHARE, BLOCK = 4, 4, 16  # steps at a time, chunks and channels of a warp, as in triton_tiles.py
@@ -29,9 +31,11 @@ def unavailable() -> str | None:
     """Why Triton cannot run here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed (pip install 'triton>=3.6')"
-    if not INTERPRETED and not torch.cuda.is_available():
+    if INTERPRETED:
+        return None
+    if not torch.cuda.is_available():
         return "PyTorch finds no CUDA device"
-    return None
+    return kernels.unavailable(torch.device("cuda", torch.cuda.current_device()))
 
 
 def refuses(u: Tensor, A: Tensor) -> str | None:

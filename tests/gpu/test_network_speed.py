@@ -24,7 +24,7 @@ SR2 = Task("sr", 2)
 
 
 @pytest.fixture(autouse=True)
-def in_kernels(monkeypatch):
+def poisoned():
     """Fresh memory holds values that no test would pass with."""
     torch.use_deterministic_algorithms(True)
     yield

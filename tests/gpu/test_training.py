@@ -9,6 +9,7 @@ import torch
 
 import models
 from suites import training
+from suites.capture import WARM, Captured
 from suites.pool import Pool
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 
@@ -54,14 +55,15 @@ def test_no_step_waits_for_the_device(images, tmp_path, budget):
     """Between two readings of the losses nothing synchronises: PyTorch raises where it would."""
     spec = cell("sr-x2", dataclasses.replace(budget, iterations=2000))
     model = models.build(spec.variant.model, **spec.task.network, backend="auto").to(CUDA).train()
-    run = training.Run(spec, model, {}, tmp_path, CUDA, "auto")
+    run = training.Run(spec, model, {}, tmp_path, CUDA, "triton")
+    assert isinstance(run.work, Captured)
     pool = Pool(images, spec.task, 32, 4, 0, CUDA)
     fetched = [pool.fetch(step) for step in range(1, 9)]
-    for data in fetched[:3]:  # kernels are compiled, buffers allocated
+    for data in fetched[: WARM + 1]:  # kernels are compiled, buffers allocated, the step recorded
         run.advance(pool.batch(data))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for data in fetched[3:]:
+        for data in fetched[WARM + 1 :]:
             run.advance(pool.batch(data))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -70,9 +70,10 @@ def test_differences_and_what_an_hour_tells():
     assert difference.interval.mean == pytest.approx(0.1) and difference.interval.n == 4
     sd = np.std([0.02, -0.02, 0.01, -0.01], ddof=1)
     pairs = 60 / (2 * (3.0 + 4 * 0.25))
-    assert found.sharpness("last") == pytest.approx(0.1 / sd * math.sqrt(pairs))
+    assert found.sharpness("last") == pytest.approx(math.sqrt(((0.1 / sd) ** 2 - 1 / 4) * pairs))
     pairs = 60 / (2 * (1.5 + 4 * 0.25))
-    assert found.sharpness("half") == pytest.approx(0.1 / (2 * sd) * math.sqrt(pairs))
+    assert found.sharpness("half") == pytest.approx(math.sqrt(((0.1 / (2 * sd)) ** 2 - 1 / 4) * pairs))
+    assert made(difference=0.0).sharpness("last") == 0
 
 
 def test_plans_spend_the_hours_and_the_rule_chooses():
@@ -116,7 +117,7 @@ def test_committed_scores_are_read_with_their_cells(make, store, tmp_path):
     cells = recipes.choose("pilot", budget="smoke").cells
     for number, cell in enumerate(cells):
         folder = make.train(store, cell, 30 + number, images=3)
-        more = {"command": "pilot", "train_seconds": 120.0, "train_steps": 100}
+        more = {"command": "pilot", "train_seconds": 120.0, "train_steps": 100, "scorers": 5}
         records.write_json(folder / "environment.json", {**make.MACHINE, **more})
         for weights in working.WEIGHTS:
             for gumbel in working.GUMBEL:
@@ -126,8 +127,8 @@ def test_committed_scores_are_read_with_their_cells(make, store, tmp_path):
     working.export(store, target, "a command")
     found = pilot.load(tmp_path / "committed")
     assert (found.minutes, found.iterations, found.draws, found.datasets) == (2.0, 100, 4, ["embedded"])
-    assert found.scoring == pytest.approx(3 * 0.5 / 60)
-    assert len(found.means) == 6 * 3 * 4 and "6 cells finished by `pilot`" in "\n".join(found.sources)
+    assert found.scoring == pytest.approx(3 * 0.5 / 5 / 60)  # five at a time
+    assert len(found.means) == 6 * 3 * 4 and "finished by `pilot`: 6; commit abc" in "\n".join(found.sources)
     first = found.means[(found.means["variant"] == "base") & (found.means["seed"] == 0)]
     assert first.groupby("gumbel")["psnr"].first().tolist() == pytest.approx([30, 30.1, 30.2, 30.3])
     working.scores_path(folder, "half", 3).unlink()
