@@ -80,7 +80,8 @@ class Pilot(Abreast):
         self.cells = {cell.name: cell for cell in suite.cells}
         self.folders = {name: store.cell_folder(cell.config()) for name, cell in self.cells.items()}
         self.machine = environment.describe(device, resolve(self.backend, self.device))
-        self.machine |= {"deterministic": True, "abreast": width, "command": command, "started": records.now()}
+        self.machine |= {"deterministic": True, "command": command, "started": records.now()}
+        self.machine |= {"abreast": width, "scorers": scorers}
         self.environments: dict[str, worker.Environment] = {}  # of cells that are not done
         self.wrong: dict[tuple[str, str, int], str] = {}  # what could not be scored, and why
         self.notes = worker.Notes(lambda event, **details: None)
@@ -204,15 +205,18 @@ class Pilot(Abreast):
 
 
 def export(store: Store, target: Path, command: str) -> list[str]:
-    """`measured.export`, and `<target>.csv.xz` with COLUMNS. Returns what was written, in words. Raises StoreError."""
+    """`measured.export`, and `<target>.csv.xz` with COLUMNS: `seconds` is a share of the time, what restoring took over
+    the number of processes that did so side by side. Returns what was written, in words. Raises StoreError."""
     lines, tables = measured.export(store, target, command), []
     for folder in store.cell_folders():
         if store.status(folder)["state"] != "done":
             continue
+        scorers = records.read_json(folder / "environment.json").get("scorers", 1)
         for weights in WEIGHTS:
             for gumbel in GUMBEL:
                 if (path := scores_path(folder, weights, gumbel)).exists():
-                    tables.append(records.read_frame(path).assign(hash=folder.name, weights=weights, gumbel=gumbel))
+                    frame = records.read_frame(path).assign(hash=folder.name, weights=weights, gumbel=gumbel)
+                    tables.append(frame.assign(seconds=frame["seconds"] / scorers))
     if not tables:
         raise StoreError(f"{store.root} holds no finished cell of the pilot")
     frame = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
