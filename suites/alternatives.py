@@ -19,9 +19,9 @@ from typing import Any
 import models
 from results.store import Store
 from suites import environment
-from suites.data import find
+from suites.data import DataError, find
 from suites.scoring import score
-from suites.spec import Protocol, Task
+from suites.spec import Protocol, SpecError, Task
 
 SEEDS = range(5)
 
@@ -81,24 +81,35 @@ def main() -> None:
     device, store, jobs = environment.choose_device(options.device), Store(options.results), []
     for pair in options.weights:
         scale, _, path = pair.partition("=")
+        if scale not in ("2", "3", "4") or not Path(path).is_file():
+            parser.error(f"{pair!r} is not SCALE=WEIGHTS with a scale of 2, 3 or 4 and a file that exists")
         task = Task("sr", int(scale))
         chosen = points(task)
         names = options.only.split(",") if options.only else list(chosen)
-        weights = models.weights_hash(Path(path))
+        try:
+            weights = models.weights_hash(Path(path))
+            datasets = [find(name, options.data).name for name in options.sets.split(",")]
+        except (models.ModelError, DataError, SpecError) as error:
+            parser.error(str(error))
         if unknown := set(names) - set(chosen):
             parser.error(f"no point {', '.join(sorted(unknown))}: choose from {', '.join(chosen)}")
-        for dataset, name in itertools.product(options.sets.split(","), names):
-            found = find(dataset, options.data).name
-            if not held(store, options.model, weights, task, found, chosen[name]):
+        for dataset, name in itertools.product(datasets, names):
+            if not held(store, options.model, weights, task, dataset, chosen[name]):
                 more = {"weights": Path(path), "data": options.data, "results": options.results, "device": device}
                 jobs.append((name, (options.model, task, dataset, chosen[name], more)))
-    context = multiprocessing.get_context("spawn")
+    context, failed = multiprocessing.get_context("spawn"), 0
     with ProcessPoolExecutor(options.jobs, mp_context=context) as workers:
         running = {workers.submit(run, *arguments): (name, arguments[1].name) for name, arguments in jobs}
         for count, future in enumerate(as_completed(running), 1):
             name, task_name = running[future]
-            for line in future.result():
+            try:
+                lines = future.result()
+            except Exception as error:  # the other points are not lost
+                lines, failed = [f"failed: {str(error).splitlines()[0]}"], failed + 1
+            for line in lines:
                 print(f"[{count}/{len(jobs)}] {task_name} {name:22} {line}", flush=True)
+    if failed:
+        raise SystemExit(f"error: {failed} of {len(jobs)} points failed; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def recording(monkeypatch):
             raise RuntimeError(state.refusal)
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    replacements = {"Stream": lambda device: stream, "current_stream": lambda: stream, "CUDAGraph": Graph, "graph": graph}
-    for name, replacement in replacements.items():
+    replacements = {"Stream": lambda device: stream, "current_stream": lambda: stream}
+    for name, replacement in (replacements | {"CUDAGraph": Graph, "graph": graph}).items():
         monkeypatch.setattr(capture.torch.cuda, name, replacement)
     monkeypatch.setattr(capture.torch.cuda, "stream", lambda chosen: contextlib.nullcontext())
     return state
