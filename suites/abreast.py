@@ -145,6 +145,7 @@ class Abreast:
             self.lanes.append(Lane(run, pool, fetched, stream, marks))
         else:
             self.marked(run)  # it was cut off between its last checkpoint and what comes then
+        self._wait()  # what was laid down by the default stream, for which the cell's own would not wait
         self._since = time.monotonic()
 
     def _leave(self, lane: Lane) -> None:
@@ -161,14 +162,17 @@ class Abreast:
 
     def _settle(self) -> None:
         """Waits for the device, and shares the time since the last look among the cells."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        self._wait()
         now = time.monotonic()
         if self.lanes:
             self.seconds += now - self._since
             for lane in self.lanes:
                 lane.run.seconds += (now - self._since) / len(self.lanes)
         self._since = now
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _attend(self, lane: Lane) -> bool:
         """Reads, logs and keeps what the cell has done since the last look. Returns whether it goes on."""
