@@ -173,11 +173,11 @@ def profile(
     json: cli.Json = None,
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
-    from suites import environment, profiling
+    from suites import environment, goals, profiling
 
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
     lists |= {"launches": launch, "routing": routing}
-    plans = profiling.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
+    plans = goals.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
     with profiling.ProfileBar(err) as progress:
         result = profiling.run(plans, progress, lambda found: cli.save(json, found))
     show([profiled.markdown(result)])

@@ -10,7 +10,7 @@ import torch
 from suites import operators
 from suites.comparison import Candidate, Plan, Point
 from suites.operators import Case, Way
-from suites.profiling import use_peers
+from suites.profiling import plan, use_peers
 from suites.spec import SpecError, Task
 
 PRESETS = ("goals",)
@@ -26,6 +26,23 @@ SCANS = (
     Case("forward+backward", 1, 348, 16, 230400),
 )
 CPU_SCANS = (Case("forward+backward", 1, 48, 8, 4096), Case("forward", 1, 48, 8, 4096))
+
+
+def choose(
+    preset: str | None, models: str | None, task: str | None, *, rounds: int, device: str, **lists: str | None
+) -> list[Plan | operators.Plan]:
+    """The plans of a preset, or one of what was typed; None stands for the default of `plan`.
+
+    Raises SpecError where a preset, which fixes all lists, comes with one of them, and as `plan` does.
+    """
+    typed = {name: value for name, value in {"models": models, "task": task, **lists}.items() if value is not None}
+    if preset is not None:
+        if typed:
+            raise SpecError(f"--preset fixes {', '.join(typed)}: leave these out, or the preset")
+        return plans(preset, device, rounds)
+    chosen = {name: value for name, value in typed.items() if name in lists}
+    variants, parsed = models or "mambairv2-light", Task.parse(task or "sr-x2")
+    return [plan(variants, parsed, rounds=rounds, device=device, **chosen)]
 
 
 def plans(preset: str, device: str, rounds: int) -> list[Plan | operators.Plan]:

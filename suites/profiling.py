@@ -222,25 +222,6 @@ def networks(plan: Plan, watch: StopWatch, report: Progress) -> Iterator[list[di
         yield rows
 
 
-def choose(
-    preset: str | None, models: str | None, task: str | None, *, rounds: int, device: str, **lists: str | None
-) -> list[Plan | operators.Plan]:
-    """The plans of a preset (suites.goals), or one of what was typed; None stands for the default of `plan`.
-
-    Raises SpecError where a preset, which fixes all lists, comes with one of them, and as `plan` does.
-    """
-    typed = {name: value for name, value in {"models": models, "task": task, **lists}.items() if value is not None}
-    if preset is not None:
-        from suites import goals
-
-        if typed:
-            raise SpecError(f"--preset fixes {', '.join(typed)}: leave these out, or the preset")
-        return goals.plans(preset, device, rounds)
-    chosen = {name: value for name, value in typed.items() if name in lists}
-    variants, parsed = models or "mambairv2-light", Task.parse(task or "sr-x2")
-    return [plan(variants, parsed, rounds=rounds, device=device, **chosen)]
-
-
 @contextmanager
 def circumstances(plan: Plan, point: Point) -> Iterator[None]:
     """The device, and in training what `runner.py run` trains with: the fastest algorithms, not deterministic ones."""

@@ -86,15 +86,15 @@ def test_the_command_measures_a_preset_and_keeps_what_it_has(monkeypatch, capsys
 
 def test_a_preset_fixes_all_lists():
     with pytest.raises(SpecError, match="--preset fixes sizes"):
-        profiling.choose("goals", None, None, sizes="8x8", modes=None, rounds=3, device="cpu")
+        goals.choose("goals", None, None, sizes="8x8", modes=None, rounds=3, device="cpu")
     with pytest.raises(SpecError, match="unknown preset"):
-        profiling.choose("speed", None, None, rounds=3, device="cpu")
+        goals.choose("speed", None, None, rounds=3, device="cpu")
     with pytest.raises(SpecError, match="--rounds"):
-        profiling.choose("goals", None, None, rounds=0, device="cpu")
+        goals.choose("goals", None, None, rounds=0, device="cpu")
 
 
 def test_lists_that_are_left_out_have_their_defaults():
-    (made,) = profiling.choose(None, None, None, sizes=None, launches="eager,graph", rounds=3, device="cpu")
+    (made,) = goals.choose(None, None, None, sizes=None, launches="eager,graph", rounds=3, device="cpu")
     assert isinstance(made, Plan) and made.points == (Point("inference", (64, 64), 1),)
     assert [c.launch for c in made.candidates] == ["eager", "graph"]
     assert (made.candidates[0].model, made.task.name, made.rounds) == ("mambairv2-light", "sr-x2", 3)
