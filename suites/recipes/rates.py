@@ -1,8 +1,8 @@
 """What a suite costs: its iterations times a measured time per iteration, with the source of that time.
 
-The best source wins: a finished cell (of the store, or committed under results/measured) on this machine, then on
-another, then the official implementation as measured on a named GPU. Nothing is guessed: without a source there is no
-estimate.
+The best source wins: a finished cell (of the store, or committed under results/measured) or a committed profile on this
+machine, then on another, then the official implementation as measured on a named GPU. Nothing is guessed: without a
+source there is no estimate.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import records
+from results import profiles, records
 from results.evidence import Evidence
 from suites import environment
 from suites.progress import duration
@@ -86,6 +86,22 @@ def measured(evidence: Evidence) -> list[Rate]:
     return rates
 
 
+def profiled() -> list[Rate]:
+    """Rates of the training steps in committed profiles, launched as `run` launches them: as graphs on a GPU."""
+    rates = []
+    for profile in profiles.load():
+        machine = profile["environment"]
+        kind, launch = machine["device_type"], "graph" if machine["device_type"] == "cuda" else "eager"
+        where = _machine(machine["device"], kind, machine["threads"])
+        source = f"this code's profile ({profile['file']}, commit {machine['commit'][:8]})"
+        for row in profile["rows"]:
+            taken = (row["mode"], row["launch"], row["status"]) == ("training", launch, "ok")
+            if taken and row["height"] == row["width"]:
+                what = row["model"], row["overrides"], row["task"], row["batch"], row["height"], row["precision"]
+                rates.append(Rate(*what, kind, where, row["median_ms"] / 1000, source))
+    return rates
+
+
 def _machine(device: str, device_type: str, threads: int | None) -> str:
     return f"{device}, {threads} thread{'' if threads == 1 else 's'}" if device_type == "cpu" else device
 
@@ -131,7 +147,7 @@ def estimate(cells: Sequence[Cell], evidence: Evidence, device: str = "cpu") -> 
     Evaluation is not part of it.
     """
     machine = environment.describe(device, "")
-    rates = [*measured(evidence), SMOKE, *PUBLISHED]
+    rates = [*measured(evidence), *profiled(), SMOKE, *PUBLISHED]
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.variant.name, cell.task.name, cell.budget.name), []).append(cell)

@@ -166,7 +166,8 @@ def test_every_key_is_one_that_can_be_set():
     assert not {"name", "upscale", "in_chans", "upsampler"} & set(settings.keys())
 
 
-def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp_path):
+def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "profiled", list)  # whatever has been committed
     nothing = Evidence(Store(tmp_path), tmp_path)
     costs = rates.estimate(recipes.choose("paper-light-x2", seeds=(0, 1)).cells, nothing)
     row = costs.iloc[0]
@@ -178,6 +179,18 @@ def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp
     slow = rates.estimate(change("budget.precision=bf16", suite="paper-light-x2"), nothing).iloc[0]
     assert slow["hours"] is None and "never measured" in slow["source"]
     assert rates.summary(pd.DataFrame([slow])).endswith("1 cells of unknown cost")
+
+
+def test_cost_prefers_a_committed_profile_to_the_official_code(tmp_path, monkeypatch):
+    row = {"model": "mambairv2-light", "overrides": {}, "task": "sr-x2", "batch": 32, "height": 64, "width": 64}
+    row |= {"mode": "training", "status": "ok", "precision": "fp32", "launch": "graph", "median_ms": 100.0}
+    others = row | {"launch": "eager", "median_ms": 1.0}, row | {"status": "failed", "median_ms": None}
+    machine = {"device": "NVIDIA H200", "device_type": "cuda", "threads": 2, "commit": "0123456789"}
+    profile = {"file": "h200/profile-x.json", "rows": [row, *others], "environment": machine}
+    monkeypatch.setattr(rates.profiles, "load", lambda: [profile])
+    cost = rates.estimate(recipes.choose("paper-light-x2").cells, Evidence(Store(tmp_path), tmp_path)).iloc[0]
+    assert cost["seconds_per_iteration"] == pytest.approx(0.1) and cost["machine"] == "NVIDIA H200"
+    assert cost["source"] == "this code's profile (h200/profile-x.json, commit 01234567)"
 
 
 def test_cost_prefers_what_was_measured_here(tmp_path, monkeypatch):
@@ -220,6 +233,7 @@ def test_budgets_of_one_recipe_differ_in_length_not_in_kind():
 
 def test_dry_run_says_state_schedule_and_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "FOLDER", tmp_path)  # whatever has been committed
+    monkeypatch.setattr(rates, "profiled", list)
     text = "\n".join(recipes.describe(recipes.choose("paper-light-x2"), Store(tmp_path)))
     assert "1 cells (1 planned)" in text and "milestones=250000,400000,450000,475000" in text
     assert "280 ms each, 38.9 h on NVIDIA H200 [official code" in text
