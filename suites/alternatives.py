@@ -19,6 +19,7 @@ from typing import Any
 import models
 from results.store import Store
 from suites import environment
+from suites.commandline import guard
 from suites.data import DataError, find
 from suites.scoring import score
 from suites.spec import Protocol, SpecError, Task
@@ -113,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard(main)

@@ -1,5 +1,7 @@
-"""What the commands of runner.py share: options, where things are by default, and which errors are a user's."""
+"""What commands share: options, where things are by default, and which errors are a user's."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +36,17 @@ def explain(error: Exception) -> str | None:
     ):
         message = str(error)
     return message and " ".join(message.split())
+
+
+def guard(main: Callable[[], int | None]) -> int | None:
+    """What the command of a module returns; what `explain` can explain is one line and exit status 2, as in runner.py."""
+    try:
+        return main()
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def frame_lines(frame: Any) -> list[str]:

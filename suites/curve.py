@@ -26,6 +26,7 @@ from models.scan import resolve
 from results import records
 from suites import environment
 from suites.abreast import Abreast, Beside, keep_weights
+from suites.commandline import guard
 from suites.data import find
 from suites.evaluation import evaluate
 from suites.spec import Budget, Cell, Protocol, Task, Variant
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard(main)

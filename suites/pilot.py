@@ -31,6 +31,7 @@ from results import locks, measured, records
 from results.store import Store, StoreError
 from suites import environment, recipes, worker
 from suites.abreast import Abreast, Beside, keep_weights
+from suites.commandline import guard
 from suites.data import find
 from suites.engine import check_cells, check_data
 from suites.evaluation import evaluate
@@ -258,4 +259,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guard(main))
