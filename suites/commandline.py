@@ -39,7 +39,7 @@ def explain(error: Exception) -> str | None:
 
 
 def guard(main: Callable[[], int | None]) -> int | None:
-    """What the command of a module returns; what `explain` can explain is one line and exit status 2, as in runner.py."""
+    """What a module's command returns; what `explain` can explain is one line and exit status 2, as in runner.py."""
     try:
         return main()
     except Exception as error:

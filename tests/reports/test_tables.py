@@ -42,7 +42,7 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
     assert tables.names(Evidence(store)) == [*published, "smoke"]
     with pytest.raises(tables.TableError, match=r"unknown table 'table9': choose from table3, .*smoke"):
         tables.table("table9", Evidence(store))
-    with pytest.raises(tables.TableError, match="no cell of the budget 'reduced' is stored yet: runner.py run"):
+    with pytest.raises(tables.TableError, match=r"no cell of the budget 'reduced' is stored yet: runner\.py run"):
         tables.table("reduced", Evidence(store))
 
 
