@@ -253,12 +253,11 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     rows = {name: own.set_index("dataset").to_dict("index") for name, own in part.groupby("method", sort=False)}
     model = part["model"].iloc[0]
     absent = dict.fromkeys(("measured", "difference", "p"))
-    marks = {name: _marks({key: own.get(name, {}).get("measured") for key, own in rows.items()}, 3) for name in sets}
     scores = Block(f"{model}, {task}: PSNR", ("setting", *sets), notes=[_sentence(origin)])
     changes = Block(f"{model}, {task}: difference from the official protocol, 95 %", ("setting", *sets))
     for name, own in rows.items():
         cells = {each: own.get(each, absent) for each in sets}
-        texts = [Cell(number(cells[each]["measured"], "psnr") or "-", marks[each].get(name, "")) for each in sets]
+        texts = [Cell(number(cells[each]["measured"], "psnr") or "-") for each in sets]  # no contest: nothing is best
         scores.rows.append([Cell(name), *texts])
         if any(_change(row) for row in cells.values()):
             changes.rows.append([Cell(name), *(Cell(_starred(cells[each]) or "-") for each in sets)])

@@ -121,8 +121,9 @@ def attentive_scan(
     Returns [B, K, L, E] in pixel order. State and result are float64 for float64 `u` and float32 for everything else,
     under autocast too. Differentiable once, in every floating input and in `prompt.table` and `prompt.soft`.
 
-    Raises BackendError for a backend that cannot run here, ValueError for shapes that do not fit, IndexError or
-    RuntimeError (as PyTorch's own indexing does) for an order or a class out of range.
+    Raises BackendError for a backend that cannot run here, ValueError for shapes that do not fit. An order or a class
+    out of range is an IndexError or RuntimeError, as of PyTorch's own indexing, where PyTorch indexes; kernels of ours
+    read past their tables without a word.
     """
     if not torch.jit.is_tracing():  # sizes are tensors there
         _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt)
