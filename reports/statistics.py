@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from results.power import minimum_detectable_effect, seeds_needed
+from results.power import minimum_detectable_effect, residual, seeds_needed
 
 LEVEL = 0.95
 
@@ -129,13 +129,13 @@ def against_base(scores: Mapping[str, Mapping[int, float]], base: str, level: fl
     degrees of freedom when no score is missing, and for one variant all is the paired t test. (Averaging the variances
     of the differences would count the base's scatter once per variant and claim degrees of freedom that are not there.)
     """
-    variance, df = _residual(scores)
+    squares, df = residual([(name, seed, score) for name, own in scores.items() for seed, score in own.items()])
     result = {}
     for name, values in scores.items():
         own = paired_interval(values, scores[base], level) if name != base else None
         if own is None:
             continue
-        sd = None if variance is None else math.sqrt(2 * variance)
+        sd = math.sqrt(2 * squares / df) if df else None
         error = None if sd is None else sd / math.sqrt(own.n)
         result[name] = Difference(_interval(own.mean, error, own.n, df, level), own, sd)
     return result
@@ -148,20 +148,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - position) * p_values[name]))
         adjusted[name] = largest
     return adjusted
-
-
-def _residual(scores: Mapping[str, Mapping[int, float]]) -> tuple[float | None, int]:
-    """Residual variance of score = variant + seed + error, and its degrees of freedom; None where there are none."""
-    cells = [(i, seed, score) for i, values in enumerate(scores.values()) for seed, score in values.items()]
-    seeds = {seed: place for place, seed in enumerate(sorted({seed for _, seed, _ in cells}))}
-    design = np.zeros((len(cells), len(scores) + len(seeds)))  # [scores, variants + seeds], of one rank less
-    for line, (variant, seed, _) in enumerate(cells):
-        design[line, variant] = design[line, len(scores) + seeds[seed]] = 1
-    values = np.array([score for *_, score in cells])
-    centred = values - values.mean()  # scores of 30 dB differ by hundredths: keeps the digits
-    solution, _, rank, _ = np.linalg.lstsq(design, centred, rcond=None)
-    df = len(cells) - int(rank)
-    return (float(np.sum((centred - design @ solution) ** 2)) / df, df) if df else (None, 0)
 
 
 def _interval(mean: float, error: float | None, n: int, df: float, level: float) -> Interval:

@@ -1,4 +1,4 @@
-"""What a plan of n seeds can detect: exact power of the t tests that verdicts rest on, from the noncentral t.
+"""The scatter between seeds, and what a plan of n of them can detect: exact power of the t tests that verdicts rest on.
 
 A difference d whose estimate has the standard error s is found (two-sided, level alpha) with the probability
 P(|T| > t(1 - alpha/2, df)), T noncentral t with df degrees of freedom and noncentrality d / s. Cohen, Statistical Power
@@ -6,11 +6,33 @@ Analysis for the Behavioral Sciences, 1988, ch. 2.
 """
 
 import math
+from collections.abc import Hashable, Sequence
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import nct, t
 
 MOST_SEEDS = 10_000
+
+
+def residual(scores: Sequence[tuple[Hashable, Hashable, float]]) -> tuple[float, int]:
+    """Residual sum of squares of score = variant + seed + error by least squares over (variant, seed, score), and its
+    degrees of freedom: (variants - 1) (seeds - 1) when no score is missing. (0.0, 0) where there are none.
+
+    Twice the mean square is the variance of a difference of two variants at one seed.
+    """
+    places: dict[tuple[int, Hashable], int] = {}
+    for score in scores:
+        for factor in (0, 1):
+            places.setdefault((factor, score[factor]), len(places))
+    design = np.zeros((len(scores), len(places)))  # of one rank less than columns, at the most
+    for line, score in enumerate(scores):
+        design[line, [places[factor, score[factor]] for factor in (0, 1)]] = 1
+    values = np.array([score[2] for score in scores], dtype=float)
+    values = values - values.mean()  # scores of 30 dB differ by hundredths: keeps the digits
+    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    df = len(scores) - int(rank)
+    return (float(np.sum((values - design @ solution) ** 2)), df) if df else (0.0, 0)
 
 
 def power_of(

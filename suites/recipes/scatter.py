@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from results import records
 from results.evidence import Evidence
+from results.power import residual
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ def measured(evidence: Evidence) -> list[Scatter]:
     )
     scores, found = members.merge(evidence.means.dropna(subset=["psnr"]), on="hash"), []
     for (task, budget, dataset), part in scores.groupby(["task", "budget", "dataset"]):
-        squares, df = map(sum, zip(*(_residual(study) for _, study in part.groupby("study")), strict=True))
+        rows = (study[["network", "seed", "psnr"]].itertuples(index=False) for _, study in part.groupby("study"))
+        squares, df = map(sum, zip(*(residual(list(study)) for study in rows), strict=True))
         if df and squares > 0:
             source = f"paired differences of finished cells, {df} degrees of freedom"
             found.append(Scatter(task, budget, dataset, math.sqrt(2 * squares / df), source))
@@ -60,16 +59,6 @@ def measured(evidence: Evidence) -> list[Scatter]:
 
 def _part(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: config[name] for name in names}
-
-
-def _residual(scores: pd.DataFrame) -> tuple[float, int]:
-    """Residual sum of squares of psnr = network + seed + error by least squares, and its degrees of freedom."""
-    design = pd.get_dummies(scores[["network", "seed"]].astype(str), dtype=float).to_numpy()
-    psnr = scores["psnr"].to_numpy(dtype=float)
-    psnr = psnr - psnr.mean()  # scores of 30 dB differ by hundredths: keeps the digits
-    solution, _, rank, _ = np.linalg.lstsq(design, psnr, rcond=None)
-    df = len(psnr) - int(rank)
-    return (float(np.sum((psnr - design @ solution) ** 2)), df) if df else (0.0, 0)
 
 
 def of(task: str, budget: str, dataset: str, known: Sequence[Scatter]) -> Scatter | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.power import minimum_detectable_effect, power_of, seeds_needed
+from results.power import minimum_detectable_effect, power_of, residual, seeds_needed
 
 # Sample sizes of two-sided tests at alpha 0.05 and power 0.8, as G*Power gives them (Faul et al., Behavior Research
 # Methods 39, 2007) and Cohen (1988, table 2.4.1) for two samples, there with n rounded.
@@ -66,3 +66,14 @@ def test_units_limits_and_no_effect():
 def test_what_no_plan_has_is_an_error(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         minimum_detectable_effect(**{"sd": 1.0, "seeds": 4, **wrong})
+
+
+def test_residual_of_a_whole_table_is_that_of_its_double_means():
+    table = np.array([[30.0, 30.2, 30.1], [30.5, 30.4, 30.9], [29.8, 30.3, 30.0], [30.1, 30.1, 30.6]])
+    rows = [(variant, seed, score) for variant, line in enumerate(table) for seed, score in enumerate(line)]
+    left = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
+    squares, df = residual(rows)
+    assert (squares, df) == (pytest.approx((left**2).sum()), 6)
+    pair = [row for row in rows if row[0] < 2]
+    assert 2 * residual(pair)[0] / 2 == pytest.approx(np.var(table[0] - table[1], ddof=1))  # the paired t test's
+    assert residual(pair[:1]) == (0.0, 0)
