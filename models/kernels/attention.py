@@ -15,7 +15,7 @@ at a time. Sums run in a fixed order: no atomics. The gradient of the table is s
 
 Products are those of models/kernels/products.py. The result of one, whose columns 2c and 2c + 1 a thread holds, becomes
 the next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order, in
-`_left` and `_right` alike. Nothing moves between threads.
+`left_side` and `right_side` (models/kernels/windows.py) alike. Nothing moves between threads.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -26,115 +26,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels.products import INTERPRETED, dot, split, transposed
+from models.kernels.products import dot, split, transposed
+from models.kernels.windows import (
+    find_window,
+    left_side,
+    lookup,
+    mask_scores,
+    offset_of,
+    pixels_of,
+    read_rows,
+    right_side,
+    scale_rows,
+    store_rows,
+)
 
 PROGRAMS = 256  # of `_queries`; fixed, so that the order of sums depends on shapes only
 NARROW = 2**31  # elements of an image from which offsets have 64 bits
 
 LOG2E = tl.constexpr(1.4426950408889634)
-MASKED = tl.constexpr(-100.0)  # official
-
-
-@triton.jit
-def _left(x, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr):
-    """x [M, N], a result, as the left side of a product: split, columns 2c + j of every eight renumbered 4j + c."""
-    if PRECISION == "tf32x3" or PRECISION == "tf32":
-        x = tl.reshape(tl.permute(tl.reshape(x, [M, N // 8, 4, 2]), [0, 1, 3, 2]), [M, N])
-    return split(x, PRECISION)
-
-
-@triton.jit
-def _right(x, N: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr):
-    """A pair of `split`, [N, P], as the right side of a product with `_left`: its rows renumbered alike."""
-    if PRECISION == "tf32x3" or PRECISION == "tf32":
-        high = tl.reshape(tl.permute(tl.reshape(x[0], [N // 8, 4, 2, P]), [0, 2, 1, 3]), [N, P])
-        low = tl.reshape(tl.permute(tl.reshape(x[1], [N // 8, 4, 2, P]), [0, 2, 1, 3]), [N, P])
-        return high, low
-    else:
-        return x
-
-
-@triton.jit
-def _lookup(pointers, step):
-    """tl.load(pointers) as an elementwise operation, which takes the layout of the products around it.
-
-    `step` is not read: it changes from step to step, which keeps the compiler from loading everything beforehand.
-    """
-    if INTERPRETED:
-        return tl.load(pointers)
-    else:
-        return tl.inline_asm_elementwise(
-            "ld.global.nc.f32 $0, [$1];", "=f,l,r", [pointers.to(tl.int64), step], tl.float32, is_pure=True, pack=1
-        )
-
-
-@triton.jit
-def _window(index, height, width, SHIFT: tl.constexpr, W: tl.constexpr):
-    """Window `index`: (first pixel of its image, y and x of its corner, is in the last row, is in the last column)."""
-    columns = width // W
-    rows = height // W
-    x = index % columns
-    y = index // columns % rows
-    first = (index // columns // rows).to(tl.int64) * height * width
-    last_y = (y == rows - 1) & (SHIFT > 0)
-    last_x = (x == columns - 1) & (SHIFT > 0)
-    return first, y * W + SHIFT, x * W + SHIFT, last_y, last_x
-
-
-@triton.jit
-def _pixels(tokens, window, height, width, W: tl.constexpr, WIDE: tl.constexpr):
-    """Numbers of tokens' pixels in their image: counted from the window's corner, round its borders."""
-    _, y, x, _, _ = window
-    y = y + tokens // W
-    x = x + tokens % W
-    y = tl.where(y >= height, y - height, y)
-    x = tl.where(x >= width, x - width, x)
-    if WIDE:
-        return y.to(tl.int64) * width + x
-    else:
-        return y * width + x
-
-
-@triton.jit
-def _rows(pointer, pixels, STRIDE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, padding):
-    """[len(pixels), P]: D values of every pixel, then padding."""
-    d = tl.arange(0, P)[None, :]
-    return tl.load(pointer + (pixels[:, None] * STRIDE + d), mask=d < D, other=padding)
-
-
-@triton.jit
-def _scaled(x, factors):
-    """Rows of x, each times its factor, in the type of x."""
-    return (x * factors[:, None]).to(x.dtype)
-
-
-@triton.jit
-def _store_rows(pointer, pixels, values, STRIDE: tl.constexpr, D: tl.constexpr, P: tl.constexpr):
-    d = tl.arange(0, P)[None, :]
-    tl.store(pointer + (pixels[:, None] * STRIDE + d), values.to(pointer.dtype.element_ty), mask=d < D)
-
-
-@triton.jit
-def _offset(tokens, W: tl.constexpr):
-    """Row of the table for (query, key) = _offset(query) - _offset(key) + the table's middle, 2 w (w - 1)."""
-    return tokens // W * (2 * W - 1) + tokens % W
-
-
-@triton.jit
-def _regions(tokens, window, SHIFT: tl.constexpr, W: tl.constexpr):
-    """0 to 3: whether tokens came round from the other border, by rows and by columns."""
-    _, _, _, last_y, last_x = window
-    return (last_y & (tokens // W >= W - SHIFT)) * 2 + (last_x & (tokens % W >= W - SHIFT))
-
-
-@triton.jit
-def _masked(x, rows, columns, window, SHIFT: tl.constexpr, W: tl.constexpr, BRANCH: tl.constexpr):
-    """x [rows, columns] with -100 between regions; BRANCH: skips windows that have only one."""
-    if SHIFT > 0:  # noqa: SIM102 known when compiling, the other is not
-        if not BRANCH or (window[3] | window[4]):
-            apart = _regions(rows, window, SHIFT, W)[:, None] != _regions(columns, window, SHIFT, W)[None, :]
-            x = tl.where(apart, x + MASKED, x)
-    return x
 
 
 @triton.jit(do_not_specialize=["height", "width", "rest"])
@@ -165,35 +74,35 @@ def _forward(
     block = program % (T // BM)
     head = program // (T // BM) % HEADS
     index = program // (T // BM) // HEADS
-    window = _window(index, height, width, SHIFT, W)
+    window = find_window(index, height, width, SHIFT, W)
     qkv += window[0] * (3 * C) + head * D
     out += window[0] * C + head * D
     queries = block * BM + tl.arange(0, BM)
-    pixels = _pixels(queries, window, height, width, W, WIDE)
-    q = split(_rows(qkv, pixels, 3 * C, D, P, 0.0), PRECISION)
-    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) + _offset(queries, W)
+    pixels = pixels_of(queries, window, height, width, W, WIDE)
+    q = split(read_rows(qkv, pixels, 3 * C, D, P, 0.0), PRECISION)
+    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) + offset_of(queries, W)
     top = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     sums = tl.zeros([BM, P], tl.float32)
     for start in tl.range(0, T, BN, num_stages=STAGES):
         keys = start + tl.arange(0, BN)
-        at = _pixels(keys, window, height, width, W, WIDE)
-        k = _rows(qkv + C, at, 3 * C, D, P, 0.0)
+        at = pixels_of(keys, window, height, width, W, WIDE)
+        k = read_rows(qkv + C, at, 3 * C, D, P, 0.0)
         x = dot(q, transposed(split(k, PRECISION)), PRECISION)  # [BM, BN]
-        x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], start)
-        x = _masked(x, queries, keys, window, SHIFT, W, True)
+        x = x * scale + lookup(bias[:, None] - offset_of(keys, W)[None, :], start)
+        x = mask_scores(x, queries, keys, window, SHIFT, W, True)
         new = tl.maximum(top, tl.max(x, 1) * LOG2E)
         p = tl.exp2(x * LOG2E - new[:, None])
         rescale = tl.exp2(top - new)
         # Where d is padded, a padded column of ones on the right makes the products give the sum of p as well.
-        v = _right(split(_rows(qkv + 2 * C, at, 3 * C, D, P, 1.0), PRECISION), BN, P, PRECISION)
-        sums = sums * rescale[:, None] + dot(_left(p, BM, BN, PRECISION), v, PRECISION)
+        v = right_side(split(read_rows(qkv + 2 * C, at, 3 * C, D, P, 1.0), PRECISION), BN, P, PRECISION)
+        sums = sums * rescale[:, None] + dot(left_side(p, BM, BN, PRECISION), v, PRECISION)
         if D == P:
             total = total * rescale + tl.sum(p, 1)
         top = new
     if D < P:
         total = tl.sum(tl.where(tl.arange(0, P)[None, :] == D, sums, 0.0), 1)
-    _store_rows(out, pixels, sums / total[:, None], C, D, P)
+    store_rows(out, pixels, sums / total[:, None], C, D, P)
     if SAVE:
         tokens = (index * HEADS + head).to(tl.int64) * T + queries
         tl.store(softmax + tokens, top)
@@ -233,40 +142,40 @@ def _queries(
     head = program // (T // BM) % HEADS
     group = program // (T // BM) // HEADS
     queries = block * BM + tl.arange(0, BM)
-    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) + _offset(queries, W)
+    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) + offset_of(queries, W)
     grad_bias = ()
     for _ in tl.static_range(T // BN):
         grad_bias = grad_bias + (tl.zeros([BM, BN], tl.float32),)  # noqa: RUF005 Triton unpacks nothing
     for index in range(group, windows, groups):
-        window = _window(index, height, width, SHIFT, W)
-        pixels = _pixels(queries, window, height, width, W, WIDE)
+        window = find_window(index, height, width, SHIFT, W)
+        pixels = pixels_of(queries, window, height, width, W, WIDE)
         tokens = (index * HEADS + head).to(tl.int64) * T + queries
         inputs = qkv + (window[0] * (3 * C) + head * D)
-        do = _rows(grad_out + (window[0] * C + head * D), pixels, C, D, P, 0.0)
-        o = _rows(out + (window[0] * C + head * D), pixels, C, D, P, 0.0)
+        do = read_rows(grad_out + (window[0] * C + head * D), pixels, C, D, P, 0.0)
+        o = read_rows(out + (window[0] * C + head * D), pixels, C, D, P, 0.0)
         top = tl.load(softmax + tokens)
         share = tl.load(softmax + rest + tokens)
-        do = _scaled(do, share)
+        do = scale_rows(do, share)
         d = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
         tl.store(delta + tokens, d)
         do = split(do, PRECISION)
-        q = split(_rows(inputs, pixels, 3 * C, D, P, 0.0), PRECISION)
+        q = split(read_rows(inputs, pixels, 3 * C, D, P, 0.0), PRECISION)
         dq = tl.zeros([BM, P], tl.float32)
         updated = ()
         for i in tl.static_range(T // BN):
             keys = i * BN + tl.arange(0, BN)
-            at = _pixels(keys, window, height, width, W, WIDE)
-            k = split(_rows(inputs + C, at, 3 * C, D, P, 0.0), PRECISION)
-            v = split(_rows(inputs + 2 * C, at, 3 * C, D, P, 0.0), PRECISION)
+            at = pixels_of(keys, window, height, width, W, WIDE)
+            k = split(read_rows(inputs + C, at, 3 * C, D, P, 0.0), PRECISION)
+            v = split(read_rows(inputs + 2 * C, at, 3 * C, D, P, 0.0), PRECISION)
             x = dot(q, transposed(k), PRECISION)  # [BM, BN]
-            x = x * scale + _lookup(bias[:, None] - _offset(keys, W)[None, :], index)
-            x = _masked(x, queries, keys, window, SHIFT, W, False)
+            x = x * scale + lookup(bias[:, None] - offset_of(keys, W)[None, :], index)
+            x = mask_scores(x, queries, keys, window, SHIFT, W, False)
             p = tl.exp2(x * LOG2E - top[:, None])  # times total
             dx = p * (dot(do, transposed(v), PRECISION) - d[:, None])
             updated = updated + (grad_bias[i] + dx,)  # noqa: RUF005
-            dq += dot(_left(dx, BM, BN, PRECISION), _right(k, BN, P, PRECISION), PRECISION)
+            dq += dot(left_side(dx, BM, BN, PRECISION), right_side(k, BN, P, PRECISION), PRECISION)
         grad_bias = updated
-        _store_rows(grad_qkv + (window[0] * (3 * C) + head * D), pixels, dq * scale, 3 * C, D, P)
+        store_rows(grad_qkv + (window[0] * (3 * C) + head * D), pixels, dq * scale, 3 * C, D, P)
     for i in tl.static_range(T // BN):
         cells = partial + ((group * HEADS + head) * T + queries[:, None]) * T + i * BN + tl.arange(0, BN)[None, :]
         tl.store(cells, grad_bias[i])
@@ -301,33 +210,33 @@ def _keys(
     block = program % (T // BM)
     head = program // (T // BM) % HEADS
     index = program // (T // BM) // HEADS
-    window = _window(index, height, width, SHIFT, W)
+    window = find_window(index, height, width, SHIFT, W)
     qkv += window[0] * (3 * C) + head * D
     grad_qkv += window[0] * (3 * C) + head * D
     grad_out += window[0] * C + head * D
     keys = block * BM + tl.arange(0, BM)
-    pixels = _pixels(keys, window, height, width, W, WIDE)
-    k = split(_rows(qkv + C, pixels, 3 * C, D, P, 0.0), PRECISION)
-    v = split(_rows(qkv + 2 * C, pixels, 3 * C, D, P, 0.0), PRECISION)
-    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) - _offset(keys, W)
+    pixels = pixels_of(keys, window, height, width, W, WIDE)
+    k = split(read_rows(qkv + C, pixels, 3 * C, D, P, 0.0), PRECISION)
+    v = split(read_rows(qkv + 2 * C, pixels, 3 * C, D, P, 0.0), PRECISION)
+    bias = table + head * (2 * W - 1) * (2 * W - 1) + 2 * W * (W - 1) - offset_of(keys, W)
     dk = tl.zeros([BM, P], tl.float32)
     dv = tl.zeros([BM, P], tl.float32)
     for start in tl.range(0, T, BN, num_stages=STAGES):
         queries = start + tl.arange(0, BN)
-        at = _pixels(queries, window, height, width, W, WIDE)
+        at = pixels_of(queries, window, height, width, W, WIDE)
         tokens = (index * HEADS + head).to(tl.int64) * T + queries
-        q = split(_rows(qkv, at, 3 * C, D, P, 0.0), PRECISION)
-        do = _scaled(_rows(grad_out, at, C, D, P, 0.0), tl.load(softmax + rest + tokens))
+        q = split(read_rows(qkv, at, 3 * C, D, P, 0.0), PRECISION)
+        do = scale_rows(read_rows(grad_out, at, C, D, P, 0.0), tl.load(softmax + rest + tokens))
         do = split(do, PRECISION)
         x = dot(k, transposed(q), PRECISION)  # [BM keys, BN queries]
-        x = x * scale + _lookup(bias[:, None] + _offset(queries, W)[None, :], start)
-        x = _masked(x, keys, queries, window, SHIFT, W, True)
+        x = x * scale + lookup(bias[:, None] + offset_of(queries, W)[None, :], start)
+        x = mask_scores(x, keys, queries, window, SHIFT, W, True)
         p = tl.exp2(x * LOG2E - tl.load(softmax + tokens)[None, :])  # times total
-        dv += dot(_left(p, BM, BN, PRECISION), _right(do, BN, P, PRECISION), PRECISION)
+        dv += dot(left_side(p, BM, BN, PRECISION), right_side(do, BN, P, PRECISION), PRECISION)
         dx = p * (dot(v, transposed(do), PRECISION) - tl.load(delta + tokens)[None, :])
-        dk += dot(_left(dx, BM, BN, PRECISION), _right(q, BN, P, PRECISION), PRECISION)
-    _store_rows(grad_qkv + C, pixels, dk * scale, 3 * C, D, P)
-    _store_rows(grad_qkv + 2 * C, pixels, dv, 3 * C, D, P)
+        dk += dot(left_side(dx, BM, BN, PRECISION), right_side(q, BN, P, PRECISION), PRECISION)
+    store_rows(grad_qkv + C, pixels, dk * scale, 3 * C, D, P)
+    store_rows(grad_qkv + 2 * C, pixels, dv, 3 * C, D, P)
 
 
 @triton.jit(do_not_specialize=["groups"])
