@@ -197,7 +197,7 @@ def _(qkv, table, window, heads, shift, products, save):
     return qkv.new_empty(batch, height, width, channels // 3), qkv.new_empty(softmax, dtype=torch.float32)
 
 
-@torch.library.custom_op("mambair_bench::window_attention_backward", mutates_args=())
+@operator("mambair_bench::window_attention_backward")
 def _attention_backward(
     grad: Tensor,
     qkv: Tensor,

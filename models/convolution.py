@@ -49,7 +49,7 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | Non
     return kernels.forward(x, weight, bias, residual, products)
 
 
-@torch.library.custom_op("mambair_bench::convolution_backward", mutates_args=())
+@operator("mambair_bench::convolution_backward")
 def _convolution_backward(dy: Tensor, x: Tensor, weight: Tensor, products: str) -> tuple[Tensor, Tensor, Tensor]:
     from models.kernels import convolution as kernels
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 class Operator:
-    """`torch.library.custom_op(name)`, called past PyTorch's dispatcher where neither it nor anyone else needs to know.
+    """A custom operator of PyTorch, called past PyTorch's dispatcher where neither it nor anyone else needs to know.
 
     On its way through the dispatcher an operator takes the host longer than many of our kernels take a GPU. That way is
     for gradients, compilers, tracers and counters of operations; the first tensor decides whether there is a GPU.

@@ -106,7 +106,7 @@ def _(x, gamma, beta, eps, weight, bias, gelu, residual, skip, scale, products):
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=_type(x, residual, products))
 
 
-@torch.library.custom_op("mambair_bench::linear_backward", mutates_args=())
+@operator("mambair_bench::linear_backward")
 def _linear_backward(
     dy: Tensor,
     x: Tensor,

@@ -71,7 +71,7 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, the
     return kernels.forward(x, weight, bias, gate, then)
 
 
-@torch.library.custom_op("mambair_bench::depthwise_backward", mutates_args=())
+@operator("mambair_bench::depthwise_backward")
 def _depthwise_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, then: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,7 +125,7 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool)
     return kernels.forward(x, weight, bias, eps, gelu)
 
 
-@torch.library.custom_op("mambair_bench::layer_norm_backward", mutates_args=())
+@operator("mambair_bench::layer_norm_backward")
 def _layer_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, eps: float, gelu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

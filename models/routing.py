@@ -37,7 +37,7 @@ def _route(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, la
     return classes, hidden.new_zeros(()).expand(*classes.shape, len(weight))
 
 
-@torch.library.custom_op("mambair_bench::route_backward", mutates_args=())
+@operator("mambair_bench::route_backward")
 def _route_backward(
     dsoft: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -217,7 +217,7 @@ def _(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, backend
     return delta.new_empty((batch, directions, length, channels), dtype=dtype), delta.new_empty(shape, dtype=dtype)
 
 
-@torch.library.custom_op("mambair_bench::attentive_scan_backward", mutates_args=())
+@operator("mambair_bench::attentive_scan_backward")
 def _scan_backward(
     grad_y: Tensor,
     saved: Tensor,
