@@ -9,9 +9,10 @@ p = exp(x - that) then is as inexact as that is large.)
 Letters: w window, T = w^2 tokens of one, d head_dim, P d padded to a power of two, C = heads d, n windows of the batch.
 Token t of a window is its pixel (t // w, t % w); windows are numbered image by image in raster order.
 
-A program holds BM rows (queries, or keys in `_keys`) of one window and head and walks through the other side BN tokens
-at a time. Sums run in a fixed order: no atomics. The gradient of the table is summed over windows in registers by
-`_queries`, which gives every program the same rows of several windows, and over groups and offsets by `_offsets`.
+A program holds BM rows (queries, or keys in `_attention_keys`) of one window and head and walks through the other side
+BN tokens at a time. Sums run in a fixed order: no atomics. The gradient of the table is summed over windows in
+registers by `_attention_queries`, which gives every program the same rows of several windows, and over groups and
+offsets by `_attention_offsets`.
 
 Products are those of models/kernels/products.py. The result of one, whose columns 2c and 2c + 1 a thread holds, becomes
 the next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another order, in
@@ -40,14 +41,14 @@ from models.kernels.windows import (
     store_rows,
 )
 
-PROGRAMS = 256  # of `_queries`; fixed, so that the order of sums depends on shapes only
+PROGRAMS = 256  # of `_attention_queries`; fixed, so that the order of sums depends on shapes only
 NARROW = 2**31  # elements of an image from which offsets have 64 bits
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit(do_not_specialize=["height", "width", "rest"])
-def _forward(
+def _attention(
     qkv,  # [pixels, 3C]
     table,  # [heads, (2w - 1)^2]
     out,  # [pixels, C]
@@ -110,13 +111,13 @@ def _forward(
 
 
 @triton.jit(do_not_specialize=["height", "width", "rest", "windows", "groups"])
-def _queries(
+def _attention_queries(
     grad_out,  # [pixels, C]
     qkv,
     table,
     out,
     softmax,
-    delta,  # [n, heads, T]: delta / total, written for `_keys`
+    delta,  # [n, heads, T]: delta / total, written for `_attention_keys`
     grad_qkv,  # [pixels, 3C]: the first C are written here
     partial,  # [groups, heads, T, T]: dx summed over the windows of a group
     height,
@@ -182,7 +183,7 @@ def _queries(
 
 
 @triton.jit(do_not_specialize=["height", "width", "rest"])
-def _keys(
+def _attention_keys(
     grad_out,
     qkv,
     table,
@@ -240,7 +241,7 @@ def _keys(
 
 
 @triton.jit(do_not_specialize=["groups"])
-def _offsets(
+def _attention_offsets(
     partial,  # [groups, heads, T, T]
     grad_table,  # [(2w - 1)^2, heads]
     groups,
@@ -328,7 +329,7 @@ def forward(
     blocks = blocks or FORWARD[precision]
     cut = _cut(blocks, tokens)
     with _on_device(qkv):
-        _forward[(windows * heads * (tokens // cut["BM"]),)](
+        _attention[(windows * heads * (tokens // cut["BM"]),)](
             qkv, table.float().t().contiguous(), out, softmax, SAVE=save, STAGES=blocks.stages, **shared, **cut
         )
     return out, softmax
@@ -358,7 +359,7 @@ def backward(
     delta, grad_qkv = torch.empty_like(softmax[0]), torch.empty_like(qkv)
     grad_table = softmax.new_empty(table.shape[1], heads)
     with _on_device(qkv):
-        _queries[(groups * programs,)](
+        _attention_queries[(groups * programs,)](
             *(grad_out, qkv, table, out, softmax, delta, grad_qkv, partial),
             windows=windows,
             groups=groups,
@@ -367,8 +368,8 @@ def backward(
         )
         keys = blocks[1] or (KEYS if shared["P"] == 16 else KEYS_WIDE)
         cut = _cut(keys, tokens)
-        _keys[(windows * heads * (tokens // cut["BM"]),)](
+        _attention_keys[(windows * heads * (tokens // cut["BM"]),)](
             *(grad_out, qkv, table, softmax, delta, grad_qkv), STAGES=keys.stages, **shared, **cut
         )
-        _offsets[((2 * window - 1) * heads,)](partial, grad_table, groups, HEADS=heads, W=window)
+        _attention_offsets[((2 * window - 1) * heads,)](partial, grad_table, groups, HEADS=heads, W=window)
     return grad_qkv, grad_table

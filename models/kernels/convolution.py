@@ -4,9 +4,10 @@
     dx      = the same of dy, with w turned round: w'[t, n, k] = w[-t, k, n]
     dw[t, k, n] = sum over pixels p of x[p + t, k] dy[p, n]        dbias[n] = sum over pixels p of dy[p, n]
 
-`_forward` takes a tile of pixels and walks through taps and blocks of channels, whose weights `_pack` has laid out one
-step after the other, already split for `dot`. `_weights` takes a block [k, n] and the three taps of a row, and walks
-through a fixed part of the pixels; the parts are summed afterwards. All sums run in an order that shapes alone decide.
+`_convolution` takes a tile of pixels and walks through taps and blocks of channels, whose weights `_convolution_pack`
+has laid out one step after the other, already split for `dot`. `_convolution_weights` takes a block [k, n] and the
+three taps of a row, and walks through a fixed part of the pixels; the parts are summed afterwards. All sums run in an
+order that shapes alone decide.
 
 Products as in models/kernels/products.py: "tf32x3", "tf32", "bf16" and "ieee", plain float32. Steps on tensor cores are
 short, and are added up in float32 outside of them.
@@ -26,11 +27,11 @@ from models.kernels.products import dot, split
 from models.kernels.sums import sum_rows
 
 TAPS = tl.constexpr(9)
-PROGRAMS = 264  # of `_weights`, about; fixed, so that the order of sums depends on shapes only
+PROGRAMS = 264  # of `_convolution_weights`, about; fixed, so that the order of sums depends on shapes only
 
 
 @triton.jit
-def _pack(
+def _convolution_pack(
     weight,
     packed,  # [1 or 2, steps, padded N, BK]
     K: tl.constexpr,
@@ -92,7 +93,7 @@ def _store(acc, n, bias, residual, y, first, at, inside, N: tl.constexpr, RS: tl
 
 
 @triton.jit(do_not_specialize=["height", "width"])
-def _forward(
+def _convolution(
     x,
     packed,
     bias,
@@ -142,7 +143,7 @@ def _forward(
 
 
 @triton.jit(do_not_specialize=["pixels", "height", "width", "turns"])
-def _weights(
+def _convolution_weights(
     dy,
     x,
     partial,  # [parts, 9, K, N]
@@ -199,8 +200,8 @@ def _weights(
 
 
 class Blocks(NamedTuple):
-    """How `_forward` cuts its work: a tile of pixels, channels of a step, steps loaded at once (or what divides their
-    number for a tap), outputs (in one or two parts), warps, and how many such loads are under way (1: none)."""
+    """How `_convolution` cuts its work: a tile of pixels, channels of a step, steps loaded at once (or what divides
+    their number for a tap), outputs (in one or two parts), warps, and how many such loads are under way (1: none)."""
 
     down: int
     across: int
@@ -213,7 +214,8 @@ class Blocks(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """How `_weights` cuts its work: pixels of a step, channels and outputs of a program, warps, steps loaded ahead."""
+    """How `_convolution_weights` cuts its work: pixels of a step, channels and outputs of a program, warps, steps
+    loaded ahead."""
 
     pixels: int
     channels: int
@@ -272,8 +274,8 @@ def _multiply(
     residual, residual_apart = (None, 0) if residual is None else evenly(residual)
     sizes = {"K": channels, "N": outputs, "NP": padded, "BK": cut.channels, "PRODUCTS": products}
     tiles = batch * triton.cdiv(height, cut.down) * triton.cdiv(width, cut.across)
-    _pack[(steps * padded // 16,)](weight, packed, KS=k_stride, NS=n_stride, FLIP=flip, B=16, **sizes)
-    _forward[(tiles * columns,)](
+    _convolution_pack[(steps * padded // 16,)](weight, packed, KS=k_stride, NS=n_stride, FLIP=flip, B=16, **sizes)
+    _convolution[(tiles * columns,)](
         *(x, packed, bias, residual, y, height, width),
         S=apart,
         RS=residual_apart,
@@ -325,7 +327,7 @@ def backward_weight(dy: Tensor, x: Tensor, products: str, parts: Parts | None = 
     splits = triton.cdiv(pixels, turns * cut.pixels)
     partial = torch.empty((splits, 3, 3, channels, outputs), device=x.device)
     partial_bias = torch.empty((splits, outputs), device=x.device)
-    _weights[(splits * programs,)](
+    _convolution_weights[(splits * programs,)](
         *(dy, x, partial, partial_bias, pixels, height, width, turns),
         S=apart,
         K=channels,

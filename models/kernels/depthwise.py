@@ -55,7 +55,7 @@ def _convolve(
 
 
 @triton.jit
-def _forward(
+def _depthwise(
     x,
     gate,
     weight,
@@ -92,7 +92,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _depthwise_backward(
     dy,
     x,
     gate,
@@ -148,7 +148,7 @@ def _backward(
 
 
 @triton.jit
-def _transposed(
+def _depthwise_transposed(
     dconv,
     weight,
     direct,
@@ -205,7 +205,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: 
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _, programs, constants = _sizes(x, weight.shape[-1], 4)
-    _forward[(programs,)](
+    _depthwise[(programs,)](
         x, gate, _taps(weight), bias, y, *x.shape[1:3], S=apart, GS=gate_apart, KIND=kind, **constants
     )
     return y
@@ -222,7 +222,7 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor |
     direct = torch.empty(x.shape, dtype=gate.dtype, device=x.device) if kind in ("gate", "sigmoid") else dy
     dweight = torch.empty((tiles, *weight.shape), device=x.device)  # of every tile
     dbias = torch.empty((tiles, *bias.shape), device=x.device)
-    _backward[(programs,)](
+    _depthwise_backward[(programs,)](
         dy,
         x,
         gate,
@@ -240,6 +240,8 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor |
     )
     dx = direct if kind == "sigmoid" else torch.empty_like(dconv)
     _, programs, constants = _sizes(x, kernel, 4)
-    _transposed[(programs,)](dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants)
+    _depthwise_transposed[(programs,)](
+        dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants
+    )
     dgate = dx.new_empty(0) if side is None else direct
     return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(bias.dtype), dgate

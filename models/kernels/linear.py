@@ -4,9 +4,9 @@
     y = z, or GELU(z), then + residual, then + skip scale
 
 Rows M, K features in, N out. A program holds BM rows, takes blocks of BN features out and, where K exceeds BK, blocks
-of BK features in. Gradients: `_inputs` makes that of x (through GELU, whose z it makes again, and LayerNorm),
-`_weights` those of W, b and scale. What is summed over rows is summed by programs, whose number depends on shapes only,
-and then over programs: no atomics.
+of BK features in. Gradients: `_linear_inputs` makes that of x (through GELU, whose z it makes again, and LayerNorm),
+`_linear_weights` those of W, b and scale. What is summed over rows is summed by programs, whose number depends on
+shapes only, and then over programs: no atomics.
 """
 
 from typing import NamedTuple
@@ -69,7 +69,7 @@ def _matrix(weight, n, k, N: tl.constexpr, K: tl.constexpr, PRODUCTS: tl.constex
 
 
 @triton.jit
-def _forward(
+def _linear(
     x,
     gamma,  # None: no LayerNorm
     beta,
@@ -121,7 +121,7 @@ def _forward(
 
 
 @triton.jit
-def _inputs(
+def _linear_inputs(
     dy,
     x,
     gamma,
@@ -176,7 +176,7 @@ def _inputs(
 
 
 @triton.jit
-def _weights(
+def _linear_weights(
     dz,
     x,
     gamma,
@@ -245,7 +245,7 @@ def forward(
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
     cut = _cut(blocks, features, out)
     across = 1 if cut["BK"] >= features else triton.cdiv(out, cut["BN"])
-    _forward[(triton.cdiv(rows, cut["BM"]) * across,)](
+    _linear[(triton.cdiv(rows, cut["BM"]) * across,)](
         *(x, gamma, beta, weight, bias, residual, skip, scale, y, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, "ACROSS": across, **cut},
     )
@@ -276,7 +276,7 @@ def inputs(
     if gamma is not None:
         programs = min(2 * PROGRAMS, programs)
     sums = torch.empty((programs, 0 if gamma is None else 2, features), device=x.device)
-    _inputs[(programs, triton.cdiv(features, cut["BK"]))](
+    _linear_inputs[(programs, triton.cdiv(features, cut["BK"]))](
         *(dy, x, gamma, beta, weight, bias, dz, dx, sums, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, **cut},
     )
@@ -299,7 +299,7 @@ def weights(
     grid = triton.cdiv(out, cut["BN"]), triton.cdiv(features, cut["BK"])
     programs = max(1, min(2 * PROGRAMS // (grid[0] * grid[1]), triton.cdiv(rows, cut["BM"])))
     sums = torch.empty((programs, out * (features + 2)), device=x.device)
-    _weights[(programs, *grid)](
+    _linear_weights[(programs, *grid)](
         *(dz, x, gamma, beta, skip, sums, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "PRODUCTS": products, **cut},
     )

@@ -26,7 +26,7 @@ def _normalise(x, row, c, there, C: tl.constexpr, S: tl.constexpr, GELU: tl.cons
 
 
 @triton.jit
-def _forward(
+def _norm(
     x,
     weight,
     bias,
@@ -49,7 +49,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _norm_backward(
     dy,
     x,
     weight,
@@ -93,7 +93,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool) -> 
     channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _forward[(triton.cdiv(rows, count),)](
+    _norm[(triton.cdiv(rows, count),)](
         x, weight, bias, y, rows, eps, *(channels, apart, gelu, count, wide), num_warps=8
     )
     return y
@@ -106,7 +106,7 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float, gelu: bool) -> t
     programs = min(PROGRAMS, triton.cdiv(rows, count))
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight, dbias = (torch.empty((programs, channels), device=x.device) for _ in range(2))  # of every program
-    _backward[(programs,)](
+    _norm_backward[(programs,)](
         dy.contiguous(), x, weight, dx, dweight, dbias, rows, eps, *(channels, apart, gelu, count, wide), num_warps=8
     )
     return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(weight.dtype)

@@ -30,7 +30,7 @@ def _scores(
 
 
 @triton.jit
-def _assign(
+def _routing(
     logits, keys, layer, classes, tiles, length, T: tl.constexpr, KEYS: tl.constexpr, P: tl.constexpr, BT: tl.constexpr
 ):
     z, row, there = _scores(logits, keys, layer, tl.program_id(0), tiles, length, T, KEYS, P, BT)
@@ -39,7 +39,7 @@ def _assign(
 
 
 @triton.jit
-def _gradient(
+def _routing_gradient(
     logits,
     keys,
     layer,
@@ -89,12 +89,12 @@ def assign(logits: Tensor, keys: Tensor | None, layer: Tensor) -> Tensor:
     keys: int64 [B] or [1], of the noise; None for no noise. layer: int64 [], on the device too.
     """
     out = torch.empty(logits.shape[:2], dtype=torch.int64, device=logits.device)
-    _launch(_assign, logits, keys, layer, out)
+    _launch(_routing, logits, keys, layer, out)
     return out
 
 
 def gradient(logits: Tensor, keys: Tensor | None, layer: Tensor, grad: Tensor) -> Tensor:
     """Gradient of the logits from that of softmax(logits + noise), both [B, L, T]; noise as in `assign`."""
     out = torch.empty_like(logits)
-    _launch(_gradient, logits, keys, layer, grad.contiguous(), out)
+    _launch(_routing_gradient, logits, keys, layer, grad.contiguous(), out)
     return out

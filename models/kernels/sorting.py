@@ -10,7 +10,7 @@ TILE, PART = 512, 128  # pixels of a program, and of one turn of it
 
 
 @triton.jit
-def _count(classes, counts, tiles, length, KEYS: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr):
+def _sort_count(classes, counts, tiles, length, KEYS: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr):
     program = tl.program_id(0)
     image, tile = program // tiles, program % tiles
     t = tl.arange(0, KEYS)
@@ -23,7 +23,7 @@ def _count(classes, counts, tiles, length, KEYS: tl.constexpr, TILE: tl.constexp
 
 
 @triton.jit
-def _place(classes, ends, order, tiles, length, KEYS: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr):
+def _sort_place(classes, ends, order, tiles, length, KEYS: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr):
     program = tl.program_id(0)
     image, tile = program // tiles, program % tiles
     t = tl.arange(0, KEYS)
@@ -44,8 +44,8 @@ def order(classes: Tensor, keys: int) -> Tensor:
     batch, length = classes.shape
     tiles, wide = triton.cdiv(length, TILE), triton.next_power_of_2(keys)
     counts = torch.empty((batch, wide * tiles), dtype=torch.int32, device=classes.device)
-    _count[(batch * tiles,)](classes, counts, tiles, length, wide, TILE, PART, num_warps=4)
+    _sort_count[(batch * tiles,)](classes, counts, tiles, length, wide, TILE, PART, num_warps=4)
     ends = counts.cumsum(1, dtype=torch.int32)
     out = torch.empty_like(classes)
-    _place[(batch * tiles,)](classes, ends, out, tiles, length, wide, TILE, PART, num_warps=4)
+    _sort_place[(batch * tiles,)](classes, ends, out, tiles, length, wide, TILE, PART, num_warps=4)
     return out

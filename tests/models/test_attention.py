@@ -303,9 +303,9 @@ def shared_memory(kernel, blocks, **more):
     source = ASTSource(kernel, {name: types.get(name, "*fp32") for name in kernel.arg_names}, constants)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).metadata.shared
 
-print(shared_memory(kernels._forward, kernels.FORWARD["tf32x3"], SAVE=True))
-print(shared_memory(kernels._queries, kernels.QUERIES))
-print(shared_memory(kernels._keys, kernels.KEYS_WIDE))
+print(shared_memory(kernels._attention, kernels.FORWARD["tf32x3"], SAVE=True))
+print(shared_memory(kernels._attention_queries, kernels.QUERIES))
+print(shared_memory(kernels._attention_keys, kernels.KEYS_WIDE))
 """
 
 
