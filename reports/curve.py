@@ -99,7 +99,7 @@ def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
-    """Mean curves with the seeds around them, one panel per set."""
+    """A line per seed, one panel per set."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -108,10 +108,10 @@ def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for axis, dataset in zip(axes, ("Set5", "Set14"), strict=True):
         for colour, (name, curve) in enumerate(curves.items()):
-            part = curve[curve["dataset"] == dataset]
-            mean = part.groupby("iteration")["psnr"].mean()
-            axis.plot(mean.index, mean, color=f"C{colour}", label="official code" if name == "official" else name)
-            axis.plot(part["iteration"], part["psnr"], ".", color=f"C{colour}", alpha=0.5, markersize=5)
+            shown = "official code, fp32" if name == "official" else f"this project, {name}"
+            for number, (_, seed) in enumerate(curve[curve["dataset"] == dataset].groupby("seed")):
+                label = None if number else shown
+                axis.plot(seed["iteration"], seed["psnr"], ".-", color=f"C{colour}", linewidth=1, label=label)
         axis.set(title=f"{dataset} x2", xlabel="iteration", ylabel="PSNR, dB")
         axis.grid(alpha=0.3)
     axes[1].legend(frameon=False, loc="lower right")

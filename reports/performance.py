@@ -14,7 +14,7 @@ from reports.blocks import Cell
 from reports.profile import STATUS, figure, span
 from reports.render import grid
 from reports.rows import protocol_text
-from results import measured, profiles
+from results import measured, profiles, records
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -22,6 +22,9 @@ NOTHING = "No such measurement is committed."
 TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
 MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "met")
 FIRST = ("what", "how", "first call, s", "largest error or share of values that agree")
+KERNELS = ("kernel", "launches", "ms", "share, %", "together, %")
+NAME = 60  # characters of a kernel's
+SHOWN = 0.9  # of the time in kernels: a table names the longest that make it up
 CPU = ("what", "how", "ms", "p10, p90", "times faster", "95 %", "goal", "met")
 PRECISION = ("set", "precision", "PSNR", "change", "SSIM", "change of it", "images")
 DIGITS = {"psnr": 4, "ssim": 5}
@@ -169,6 +172,35 @@ def first_calls(found: Sequence[Row]) -> str:
     return drawn(FIRST, table, used.values(), left=2)
 
 
+def kernels(found: Sequence[Row]) -> str:
+    """The kernels that take most of one call, for every network that was taken apart; the latest of each."""
+    latest = {}
+    for breakdown in found:
+        for row in (row for row in breakdown["rows"] if row["status"] == "ok"):
+            latest[tuple(row[name] for name in ("model", "mode", "batch", "height", "width", "precision"))] = (
+                breakdown,
+                row,
+            )
+    parts = []
+    for (model, mode, batch, height, width, precision), (breakdown, row) in latest.items():
+        whole, so_far, table = sum(each["ms"] for each in row["kernels"]), 0.0, []
+        for each in row["kernels"]:
+            if so_far >= SHOWN * whole:
+                break
+            so_far += each["ms"]
+            name = (
+                each["kernel"].removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")
+            )
+            shares = [f"{100 * ms / whole:.1f}" for ms in (each["ms"], so_far)]
+            table.append([name[:NAME], f"{each['launches']:.0f}", f"{each['ms']:.2f}", *shares])
+        launches = sum(each["launches"] for each in row["kernels"])
+        head = (
+            f"{model}, {mode}, {height}x{width}, batch {batch}, {precision}: {whole:.1f} ms in {launches:.0f} launches."
+        )
+        parts.append(f"{head}\n\n{text_grid(KERNELS, table, 1)}\n\n{provenance(breakdown)}")
+    return "\n\n".join(parts) or NOTHING
+
+
 def cpu(found: Sequence[Row]) -> str:
     """What has a goal on two CPU cores, and what it is faster than in the same run."""
     table, used = [], {}
@@ -219,6 +251,16 @@ def precision(committed: measured.Committed) -> str:
     return "\n\n".join(parts) or NOTHING
 
 
+def learning(folder: Path) -> str:
+    """The learning curves, the verdict, and the runs that they come from."""
+    lines = curve.markdown(curve.load(folder))
+    for path in sorted(folder.glob("curve-*.json")):
+        file = path.relative_to(measured.FOLDER).with_suffix(".csv")
+        runs = records.read_json(path)["runs"]
+        lines += ["", *(provenance({"file": file, "environment": run}) for run in runs)]
+    return "\n".join(lines)
+
+
 def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], used: Any, left: int) -> str:
     """The table without columns that are empty throughout, and below it where its rows come from."""
     if not rows:
@@ -249,9 +291,10 @@ def filled(text: str) -> str:
         "times": lambda: times(found),
         "memory": lambda: memory(found),
         "first-calls": lambda: first_calls(found),
+        "kernels": lambda: kernels(profiles.load(kind="breakdown")),
         "cpu": lambda: cpu(found),
         "precision": lambda: precision(committed),
-        "curve": lambda: "\n".join(curve.markdown(curve.load(curve.FOLDER / "h200"))),
+        "curve": lambda: learning(curve.FOLDER / "h200"),
     }
     return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 

@@ -1,8 +1,9 @@
 """Measurements of time and memory that are committed, and the goals they are held against.
 
-measured/<machine>/profile-<name>.json   what `runner.py profile --json` wrote, unchanged
-goals.json                               the official implementation's figures on one machine, our goals, the rates of
-                                         that machine that floors follow from, and where each comes from
+measured/<machine>/profile-<name>.json     what `runner.py profile --json` wrote, unchanged
+measured/<machine>/breakdown-<name>.json   what `python -m suites.breakdown` wrote, unchanged
+goals.json                                 the official implementation's figures on one machine, our goals, the rates
+                                           of that machine that floors follow from, and where each comes from
 """
 
 from pathlib import Path
@@ -14,23 +15,23 @@ from results.records import StoreError
 
 GOALS = Path(__file__).parent / "goals.json"
 PROVENANCE = ("command", "commit", "device", "started", "versions")
-PARTS = ("rows", "operators", "environment")
+PARTS = {"profile": ("rows", "operators", "environment"), "breakdown": ("rows", "environment")}
 
 
-def load(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """Every committed profile, by name: {"file", "rows", "operators", "environment"}; earlier measurements first.
+def load(folder: Path = FOLDER, kind: str = "profile") -> list[dict[str, Any]]:
+    """Every committed profile or breakdown: {"file", "rows", "operators", "environment"}; earlier measurements first.
 
-    Raises StoreError for one that is damaged or does not say by which command, of which commit, where and when it was
-    measured: such a number is not shown.
+    kind: of PARTS; a breakdown has no "operators". Raises StoreError for one that is damaged or does not say by which
+    command, of which commit, where and when it was measured: such a number is not shown.
     """
     found = []
-    for path in sorted(folder.glob("*/profile-*.json")):
+    for path in sorted(folder.glob(f"*/{kind}-*.json")):
         profile = records.read_json(path)
-        missing = [name for name in PARTS if name not in profile]
+        missing = [name for name in PARTS[kind] if name not in profile]
         missing = missing or [name for name in PROVENANCE if not profile["environment"].get(name)]
         if missing:
             raise StoreError(f"{path} does not say its {', '.join(missing)}: such a measurement is not committed")
-        found.append({"file": str(path.relative_to(folder)), **{name: profile[name] for name in PARTS}})
+        found.append({"file": str(path.relative_to(folder)), **{name: profile[name] for name in PARTS[kind]}})
     return sorted(found, key=lambda profile: profile["environment"]["started"])
 
 

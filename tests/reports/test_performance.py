@@ -37,7 +37,7 @@ def profile(rows=(), operators=(), file="h200/profile-goals.json", **more):
 def test_the_document_holds_the_tables_of_what_is_committed():
     text = performance.DOCUMENT.read_text()
     names = [match[2] for match in performance.BLOCK.finditer(text)]
-    assert sorted(names) == ["cpu", "curve", "first-calls", "memory", "precision", "times"]
+    assert sorted(names) == ["cpu", "curve", "first-calls", "kernels", "memory", "precision", "times"]
     assert performance.filled(text) == text, "python -m reports.performance writes the tables anew"
 
 
