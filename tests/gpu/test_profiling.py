@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from suites import operators, profiling
+from models.mambairv2 import AttentiveLayer
+from suites import breakdown, operators, profiling
 from suites.operators import Case, Way
 from suites.spec import Task
 from suites.subjects import Subject
@@ -59,3 +60,12 @@ def test_scans_are_checked_and_timed_both_ways(mode):
     eager, graph = trial.run(3, lambda text: None)
     assert eager["status"] == graph["status"] == "ok" and graph["check"] == eager["check"]
     assert 0 < graph["median_ms"] < eager["median_ms"] and graph["pool_mib"] > 0
+
+
+def test_the_kernels_of_a_graph_are_those_of_its_layers():
+    subject = Subject("mambairv2-light", {}, SR2, "inference", (128, 128), 1, CUDA)
+    layers = sum(isinstance(module, AttentiveLayer) for module in subject.network.modules())
+    found = breakdown.kernels(lambda: subject.call("tf32x3", "triton", "graph"), CUDA, 3)
+    launches = {each["kernel"]: each["launches"] for each in found}
+    assert launches["_attention"] == layers and launches["_linear"] > 4 * layers
+    assert all(each["ms"] > 0 for each in found)

@@ -141,3 +141,21 @@ def test_a_profile_without_its_provenance_is_refused(tmp_path):
     place.write_text(json.dumps(content | {"environment": ENVIRONMENT | {"commit": None}}))
     with pytest.raises(StoreError, match="commit"):
         profiles.load(tmp_path)
+
+
+def test_the_longest_kernels_are_shown_as_far_as_nine_tenths_of_the_time():
+    kernels = [
+        {"kernel": name, "launches": 2.0, "ms": ms} for name, ms in (("_linear", 6.0), ("_norm", 3.5), ("x", 0.5))
+    ]
+    row = network_row(kernels=kernels)
+    found = [profile([network_row(status="differs", kernels=None), row], file="h200/breakdown-training.json")]
+    table = performance.kernels(found)
+    assert "10.0 ms in 6 launches" in table and "breakdown-training.json" in table
+    assert cells(table, "_norm") == ["_norm", "2", "3.50", "35.0", "95.0"]
+    assert "| x " not in table
+
+
+def test_a_later_breakdown_replaces_an_earlier_one():
+    rows = [network_row(kernels=[{"kernel": name, "launches": 1.0, "ms": 1.0}]) for name in ("early", "late")]
+    table = performance.kernels([profile([row]) for row in rows])
+    assert "late" in table and "early" not in table
