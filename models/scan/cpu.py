@@ -96,7 +96,9 @@ class _Call:
 def forward(u, delta, A, B, C, D, delta_bias, order, table, classes, save) -> tuple[Tensor, Tensor]:
     """y [B, K, L, E] in pixel order; arguments as in `attentive_scan`, `classes` [B, K, L] in step order."""
     y = torch.empty(delta.shape)
-    saved = torch.empty(saved_shape(*delta.shape, A.shape[2])) if save else None
+    shape = saved_shape(*delta.shape, A.shape[2])
+    made = torch.empty if shape[-1] == delta.shape[-1] else torch.zeros  # nothing is written past the channels
+    saved = made(shape) if save else None
     _Call(u, delta, A, B, C, D, delta_bias, order, table, classes).run(_kernels().scan_forward, y, saved)
     return y, saved if save else torch.empty(0)
 
