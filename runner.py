@@ -72,13 +72,13 @@ def run(
     results: cli.Results = cli.STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
-    from suites import environment, recipes
+    from suites import environment, preflight, recipes
 
     chosen = recipes.choose(suite, only=only, changes=changes or [], seeds=seeds, budget=budget)
     store, device = Store(results), environment.choose_device(device)
     if dry_run:
-        engine.check_cells(chosen.cells, backend, device)
-        show(recipes.describe(chosen, store, device))
+        obstacles = preflight.obstacles(chosen.cells, backend, device)
+        show([*recipes.describe(chosen, store, device), *obstacles])
         return 0
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
     outcome = engine.run(chosen, store, device=device, data=data, console=out, **options)

@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +25,7 @@ from suites.launch import EngineError, Job, Launcher, LocalLauncher, SubmititLau
 from suites.progress import Display, duration
 from suites.spec import Cell, SpecError, Suite
 
-__all__ = ["EngineError", "Outcome", "Planned", "check_cells", "plan", "run"]
+__all__ = ["EngineError", "Outcome", "Planned", "plan", "run"]
 
 PROGRAM = (sys.executable, "-m", "suites.engine")
 POLL_S = 0.1
@@ -149,8 +148,8 @@ def run(
     runs a cell.
 
     Ctrl-C and SIGTERM stop the cells, leave the store consistent and raise KeyboardInterrupt; the next run continues.
-    Raises EngineError, DataError or what `check_cells` does before anything starts, StoreError when the store cannot be
-    written (then too the other cells are stopped, and continue in the next run).
+    Raises EngineError, DataError or what `suites.preflight` does before anything starts, StoreError when the store
+    cannot be written (then too the other cells are stopped, and continue in the next run).
     """
     begun = time.monotonic()
     outcome = Outcome()
@@ -166,10 +165,12 @@ def run(
         else:
             todo.append(planned)
     if todo:
-        check_data([planned.cell for planned in todo], data)
+        from suites import preflight  # and torch: an engine with nothing to do need not wait for it
+
+        preflight.check_data([planned.cell for planned in todo], data)
         launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
         # The nodes of a cluster are other machines than this one.
-        check_cells([planned.cell for planned in todo], backend, "meta" if launch == "submitit" else device)
+        preflight.check_cells([planned.cell for planned in todo], backend, "meta" if launch == "submitit" else device)
     for family in suite.compared():
         members = [(label, cell.config()) for label, cell in family.members]
         store.add_family(suite.name, family.name, family.base.config(), members)
@@ -179,46 +180,6 @@ def run(
         _Engine(store, launcher, list(program), options, outcome, console or Console()).work(todo, folders)
     outcome.seconds = time.monotonic() - begun
     return outcome
-
-
-def check_data(cells: Sequence[Cell], data: Path | None) -> None:
-    """Looks for every dataset before the first cell starts. Raises DataError for one that is missing."""
-    from suites.data import find, find_training
-
-    for name in sorted({name for cell in cells for name in cell.test_sets}):
-        find(name, data)
-    for name in sorted({name for cell in cells for name in cell.train_sets}):
-        find_training(name, data)
-
-
-def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
-    """Builds every distinct network without memory, and looks for the scan backend and the precisions on `device`
-    ("meta": on none in particular). Raises ModelError, BackendError or SpecError for what no process could run."""
-    import torch
-
-    import models
-    from models.scan import resolve
-
-    for cell in cells:
-        if not cell.train_sets or not cell.test_sets:
-            raise SpecError(f"{cell.name}: train_sets or test_sets names no dataset, and a run needs both")
-    with warnings.catch_warnings():  # the cells say it
-        warnings.simplefilter("ignore")
-        resolve(backend, torch.device(device))
-    if device != "meta":
-        for name in sorted({name for cell in cells for name in (cell.budget.precision, cell.protocol.precision)}):
-            with models.precision(name, device):
-                pass
-    seen = []
-    for cell in cells:
-        variant = cell.variant
-        if (variant, cell.task, cell.protocol) in seen:
-            continue
-        seen.append((variant, cell.task, cell.protocol))
-        with torch.device("meta"):
-            worker.scored_network(cell, backend)
-            if cell.protocol.routing is not None:  # then it trains with another
-                models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
 
 
 def _launcher(

@@ -33,8 +33,8 @@ from suites import environment, recipes, worker
 from suites.abreast import Abreast, Beside, keep_weights
 from suites.commandline import guard
 from suites.data import find
-from suites.engine import check_cells, check_data
 from suites.evaluation import evaluate
+from suites.preflight import check_cells, check_data
 from suites.spec import Budget, Cell, Suite
 from suites.training import Run, TrainingError, determinism
 

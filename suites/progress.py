@@ -32,6 +32,11 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
+def counted(number: int, thing: str) -> str:
+    """1 cell, 2 cells."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 @dataclass
 class Watch:
     """One attempt at a cell, timed from outside by what it reports."""

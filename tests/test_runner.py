@@ -246,6 +246,13 @@ def test_dry_run_says_what_it_would_cost(command: Command, tmp_path: Path) -> No
     assert not (tmp_path / "store").exists()
 
 
+def test_dry_run_plans_for_another_machine(command: Command, tmp_path: Path) -> None:
+    status, out, _ = command("run", "pilot", "--dry-run", "--results", tmp_path / "store", "--device", "cpu")
+    assert status == 0 and "8 cells, 48,000 iterations" in out
+    assert out.splitlines()[-1].startswith("cannot run here: tf32x3 is a precision of Triton kernels")
+    refused(command("run", "smoke", "--dry-run", "--backend", "no-such"), "no-such")
+
+
 def test_doctor_names_every_backend(command: Command) -> None:
     status, out, _ = command("doctor")
     assert status == 0

@@ -11,22 +11,33 @@ from results.evidence import Evidence
 from results.power import minimum_detectable_effect
 from results.store import Store
 from suites import engine
+from suites.progress import counted
 from suites.recipes import rates, scatter
 from suites.spec import Cell, Family, Suite
 
 ALPHA, POWER = 0.05, 0.8
+WIDTH = 100
 
 
 def describe(suite: Suite, store: Store, device: str = "cpu") -> list[str]:
     """The lines of a dry run; nothing is written and nothing runs. Raises SpecError as `engine.plan` does."""
     planned, evidence = engine.plan(suite, store), Evidence(store)
     counts = Counter(state for _, state, _ in planned)
-    lines = [f"{suite.name}: {len(planned)} cells ({', '.join(f'{count} {state}' for state, count in counts.items())})"]
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    lines = [f"{suite.name}: {counted(len(planned), 'cell')} ({states})"]
     for cell, state, reason in planned:
         name = store.cell_folder(cell.config()).name
         lines.append(f"  {name}  {cell.name:32} {state}{f' ({reason})' if reason else ''}")
     rest = [cell for cell, state, _ in planned if state != "done"]
-    return [*lines, *_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence)]
+    lines += [*_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence)]
+    return [part for line in lines for part in wrapped(line)]
+
+
+def wrapped(line: str) -> list[str]:
+    """At most WIDTH columns, what follows the first of them indented further."""
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    whole = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
+    return [line] if len(line) <= WIDTH else textwrap.wrap(line, WIDTH, subsequent_indent=indent, **whole)
 
 
 def _schedules(cells: Sequence[Cell]) -> list[str]:
@@ -63,8 +74,7 @@ def _cost(rest: Sequence[Cell], evidence: Evidence, device: str) -> list[str]:
         else:
             time = f"{1000 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
             lines.append(f"{head}, {time} each, {rates.hours(part['hours'].sum())} on {machine} [{origin}]")
-        names = ", ".join(part["variant"])
-        lines += textwrap.wrap(names, 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+        lines.append(f"    {', '.join(part['variant'])}")
     lines += [f"  [{number}] {source}" for source, number in numbers.items()]
     return [*lines, f"in all: {rates.summary(costs)}"]
 
@@ -96,7 +106,7 @@ def detectable(suite: Suite, evidence: Evidence) -> list[str]:
                 effects.append(f"{dataset} {one:.3f} ({holm:.3f})")
         unknown = "nothing is known of the scatter: two seeds would tell" if seeds > 1 else "give two or more --seeds"
         head = f"{family.name}, {task}"
-        compared = f"{variants} against {family.base.variant.name}, {seeds} seed{'s' if seeds > 1 else ''}"
+        compared = f"{variants} against {family.base.variant.name}, {counted(seeds, 'seed')}"
         rows.append(f"  {head:26} {compared:31} {', '.join(effects) or unknown}")
     title = (
         f"smallest difference from the base, in dB, found with a probability of {POWER:.0%} (two-sided {ALPHA:.0%}, "

@@ -15,13 +15,15 @@ PAPER = Budget(
     loss="l1",
     checkpoint_every=5_000,
 )
-# About a hundredth of it, on small training sets; the rate falls at 50, 80, 90 and 95 % as in the full schedule.
+# About a hundredth of it, on small training sets; the rate falls at 50, 80, 90 and 95 % as in the full schedule. tf32x3
+# is as exact as float32 in half the time (docs/performance.md); `--set precision=fp32` where it has no kernels.
 REDUCED = Budget(
     "reduced",
     iterations=6_000,
     batch=16,
     patch=48,
     milestones=(3_000, 4_800, 5_400, 5_700),
+    precision="tf32x3",
     checkpoint_every=500,
 )
 SMOKE = Budget("smoke", iterations=20, batch=2, patch=32, milestones=(10, 16, 18, 19), checkpoint_every=10)

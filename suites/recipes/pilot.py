@@ -1,6 +1,4 @@
-"""The pilot: three variants at a few seeds, small enough to tell what an ablation will cost before it is paid for."""
-
-from dataclasses import replace
+"""The pilot: two variants at a few seeds, small enough to tell what an ablation will cost before it is paid for."""
 
 from suites.recipes import ablations, paper
 from suites.spec import Cell, Family, Protocol, Suite, Task, Variant, check_choice
@@ -8,13 +6,11 @@ from suites.spec import Cell, Family, Protocol, Suite, Task, Variant, check_choi
 TASK = Task.parse("sr-x2")
 VARIANTS = {  # of the ablations, with what a family calls them
     "base": "attention + ASE + SGN",
-    "ase-off": "SGN, untrained routing",
     "plain-scan": "plain scan",
 }
 SETTINGS = {
     "reduced": ablations.Setting(
-        *("mambairv2-light", replace(paper.REDUCED, precision="tf32x3"), ablations.SMALL_SETS),
-        ("Set14", "BSD100", "Urban12"),
+        "mambairv2-light", paper.REDUCED, ablations.SMALL_SETS, ("Set14", "BSD100", "Urban12")
     ),
     "smoke": ablations.SMOKE_SETTING,
 }
@@ -22,12 +18,12 @@ SEEDS = {"reduced": (0, 1, 2, 3), "smoke": (0, 1)}
 
 
 def pilot(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Suite:
-    """Pilot: light x2 without ASE and as a plain scan against the base, to learn how much scores scatter.
+    """Pilot: light x2 as a plain scan (no ASE, no SGN) against the base, to learn how much scores scatter.
 
     Paper: none; docs/pilot.md is what comes of it. Expected: differences of hundredths of a dB.
     Budgets: reduced (the default: 6K iterations of batch 16 and patch 48 on BSDS500 and T91, scored on Set14, BSD100
     and every eighth picture of Urban100); smoke (a tiny network on the embedded pictures: it runs, no more).
-    Cost: 12 cells of 6K iterations; `--dry-run` prints hours.
+    Cost: 8 cells of 6K iterations; `--dry-run` prints hours.
     Command: python -m suites.pilot STORE --data DIR (several cells at a time on one GPU, the weights scored in several
     ways), or python runner.py run pilot --data DIR --device cuda (the cells alone)
     """

@@ -14,7 +14,7 @@ import pandas as pd
 from results import profiles, records
 from results.evidence import Evidence
 from suites import environment
-from suites.progress import duration
+from suites.progress import counted, duration
 from suites.spec import Cell
 
 COLUMNS = (
@@ -103,7 +103,7 @@ def profiled() -> list[Rate]:
 
 
 def _machine(device: str, device_type: str, threads: int | None) -> str:
-    return f"{device}, {threads} thread{'' if threads == 1 else 's'}" if device_type == "cpu" else device
+    return f"{device}, {counted(threads, 'thread')}" if device_type == "cpu" else device
 
 
 def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> tuple[Rate, str] | None:
@@ -180,8 +180,8 @@ def summary(costs: pd.DataFrame) -> str:
     known = costs[costs["hours"].notna()]
     spent = [f"{hours(part['hours'].sum())} on {name}" for name, part in known.groupby("machine", sort=False)]
     unknown = int(costs.loc[costs["hours"].isna(), "cells"].sum())
-    parts = [f"{costs['cells'].sum():,} cells", f"{costs['iterations'].sum():,} iterations", *spent]
-    return ", ".join([*parts, *([f"{unknown} cells of unknown cost"] if unknown else [])])
+    parts = [counted(costs["cells"].sum(), "cell"), counted(costs["iterations"].sum(), "iteration"), *spent]
+    return ", ".join([*parts, *([f"{counted(unknown, 'cell')} of unknown cost"] if unknown else [])])
 
 
 def hours(number: float) -> str:

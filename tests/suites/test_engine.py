@@ -41,7 +41,7 @@ def suite(*variants: str, seeds: tuple[int, ...] = (0,), iterations: int = 3) ->
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch):
-    monkeypatch.setattr(engine, "check_data", lambda cells, data: None)
+    monkeypatch.setattr("suites.preflight.check_data", lambda cells, data: None)
 
 
 def go(which: Suite, store: Store, **options) -> tuple[engine.Outcome, str]:
@@ -198,9 +198,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {here!r}]
 from results.store import Store
-from suites import engine
+from suites import engine, preflight
 from test_engine import FAKE, suite
-engine.check_data = lambda cells, data: None
+preflight.check_data = lambda cells, data: None
 outcome = engine.run(suite({variants}), Store({store!r}), jobs=2, program=FAKE)
 print(len(outcome.done), len(outcome.skipped), len(outcome.busy))
 """

@@ -178,7 +178,7 @@ def test_cost_of_the_papers_recipe_is_the_official_step_times_its_iterations(tmp
     assert small["seconds_per_iteration"] == pytest.approx(0.2803 / 8) and "scaled by pixels" in small["note"]
     slow = rates.estimate(change("budget.precision=bf16", suite="paper-light-x2"), nothing).iloc[0]
     assert slow["hours"] is None and "never measured" in slow["source"]
-    assert rates.summary(pd.DataFrame([slow])).endswith("1 cells of unknown cost")
+    assert rates.summary(pd.DataFrame([slow])).endswith("1 cell of unknown cost")
 
 
 def test_cost_prefers_a_committed_profile_to_the_official_code(tmp_path, monkeypatch):
@@ -235,7 +235,7 @@ def test_dry_run_says_state_schedule_and_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "FOLDER", tmp_path)  # whatever has been committed
     monkeypatch.setattr(rates, "profiled", list)
     text = "\n".join(recipes.describe(recipes.choose("paper-light-x2"), Store(tmp_path)))
-    assert "1 cells (1 planned)" in text and "milestones=250000,400000,450000,475000" in text
+    assert "1 cell (1 planned)" in text and "milestones=250000,400000,450000,475000" in text
     assert "280 ms each, 38.9 h on NVIDIA H200 [official code" in text
     assert "trained on DIV2K" in text and "smallest difference" not in text  # one variant is compared with nothing
     assert not list(tmp_path.iterdir())
