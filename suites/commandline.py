@@ -61,8 +61,9 @@ def data_lines(action: str, data: Path | None) -> tuple[list[str], bool]:
         return frame_lines(listing(data)), True
     images = check(data)
     odd = images[images["state"] != "ok"]
-    count = f"{len(images) - len(odd)} of {len(images)} images are standard"
-    return [*(frame_lines(odd) if len(odd) else ()), count], not len(odd)
+    counts = images["state"].eq("ok").groupby(images["dataset"], sort=False).agg(["sum", "count"])
+    told = ", ".join(f"{name} {found} of {count}" for name, found, count in counts.itertuples())
+    return [*(frame_lines(odd) if len(odd) else ()), f"standard images: {told}"], not len(odd)
 
 
 def save(path: Path | None, value: Any) -> None:

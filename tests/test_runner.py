@@ -258,3 +258,9 @@ def test_doctor_names_every_backend(command: Command) -> None:
     assert status == 0
     for backend in ("reference", "chunked", "cpu"):
         assert f"scan backend {backend}" in out
+
+
+def test_data_check_counts_every_set(command: Command) -> None:
+    status, out, _ = command("data", "check")
+    assert status == 0
+    assert out.splitlines() == ["standard images: embedded 3 of 3, embedded-train 8 of 8"]
