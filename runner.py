@@ -77,8 +77,8 @@ def run(
     chosen = recipes.choose(suite, only=only, changes=changes or [], seeds=seeds, budget=budget)
     store, device = Store(results), environment.choose_device(device)
     if dry_run:
-        obstacles = preflight.obstacles(chosen.cells, backend, device)
-        show([*recipes.describe(chosen, store, device), *obstacles])
+        obstacles = preflight.obstacles(chosen.cells, backend, device, data)
+        show(recipes.describe(chosen, store, device, obstacles))
         return 0
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
     outcome = engine.run(chosen, store, device=device, data=data, console=out, **options)

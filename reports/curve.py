@@ -94,7 +94,8 @@ def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
         verdict = "no difference found" if found["low"] <= 0 <= found["high"] else "differs"
         numbers = f"{found['difference']:+.3f} dB [{found['low']:+.3f}, {found['high']:+.3f}]"
         seeds = f"{found['seeds']} seeds against {curves['official']['seed'].nunique()}"
-        lines.append(f"{name}: {verdict}, {numbers} ({span}; {seeds}).")
+        resolved = f"resolves {(found['high'] - found['low']) / 2:.2f} dB"
+        lines.append(f"{name}: {verdict}, {numbers} ({span}; {seeds}; {resolved}).")
     return lines
 
 

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from results import families, records
 from results.records import StoreError
-from results.store import MACHINE, Store, flatten_config
+from results.store import MACHINE, SPENT, Store, flatten_config
 
 FOLDER = Path(__file__).parent / "measured"
 COMPLEXITY = FOLDER / "counted" / "complexity.csv"
@@ -170,8 +170,7 @@ def _cell_row(
     status, environment = entry["status"], entry["environment"]
     row = {"hash": name, **flatten_config(entry["config"])}
     row |= {column: status.get(column) for column in ("state", "reason", "step", "weights")}
-    wanted = (*MACHINE, "started", "finished", "train_steps", "train_seconds", "evaluate_seconds")
-    return row | {column: environment.get(column) for column in wanted}, dict(status.get("expected") or {})
+    return row | {column: environment.get(column) for column in (*MACHINE, *SPENT)}, dict(status.get("expected") or {})
 
 
 _ROW = {"evaluation": _evaluation_row, "cell": _cell_row}

@@ -25,10 +25,12 @@ STATES = ("planned", "running", "done", "failed")
 EVALUATIONS = "evaluations"
 HASH_LENGTH = 16
 
+# Of a cell's time; where `abreast` cells were trained side by side, its seconds are its share.
+SPENT = ("started", "finished", "train_steps", "train_seconds", "abreast", "evaluate_seconds")
 CELL_COLUMNS = (
     *("hash", "name", "variant", "model", "overrides", "labels", "task", "seed", "budget", "iterations"),
     *("train_sets", "test_sets", "protocol", "config", "state", "reason", "step", "weights"),
-    *("started", "finished", "train_steps", "train_seconds", "evaluate_seconds"),
+    *SPENT,
     *("device", "device_type", "backend", "threads", "commit", "command", "problem"),
 )
 EVALUATION_COLUMNS = (
@@ -261,8 +263,7 @@ class Store:
             row |= {name: status.get(name) for name in ("state", "reason", "step", "weights")}
             if (folder / "environment.json").exists():
                 environment = records.read_json(folder / "environment.json")
-                wanted = (*MACHINE, "started", "finished", "train_steps", "train_seconds", "evaluate_seconds")
-                row |= {name: environment.get(name) for name in wanted}
+                row |= {name: environment.get(name) for name in (*MACHINE, *SPENT)}
             if status["state"] == "done":
                 records.read_frame(folder / "scores.parquet")
         except StoreError as error:

@@ -110,13 +110,23 @@ class Abreast:
                 for lane in ended:
                     self._leave(lane)
                 if self.lanes and time.monotonic() >= until:
-                    for lane in self.lanes:
-                        lane.run.read()
-                        lane.run.save()
+                    self._stop()
                     return False
         finally:
             for lane in list(self.lanes):
                 self._leave(lane)
+
+    def _stop(self) -> None:
+        """Checkpoints of all cells; those whose loss went wrong since the last look come last."""
+        wrong = []
+        for lane in self.lanes:
+            try:
+                lane.run.read()
+                lane.run.save()
+            except TrainingError as error:
+                wrong.append((lane.run, error))
+        for run, error in wrong:
+            self.failed(run, error)
 
     def line(self) -> str:
         """Where every cell stands, and the share of time that a step takes."""

@@ -19,12 +19,13 @@ from typing import Any
 import models
 from results.store import Store
 from suites import environment
-from suites.commandline import guard
+from suites.commandline import add_data, guard
 from suites.data import DataError, find
 from suites.scoring import score
 from suites.spec import Protocol, SpecError, Task
 
 SEEDS = range(5)
+PRECISIONS = ("tf32x3", "tf32", "bf16")  # beside fp32
 
 
 def points(task: Task) -> dict[str, Protocol]:
@@ -37,7 +38,7 @@ def points(task: Task) -> dict[str, Protocol]:
             made[f"{routing}/tiles-{tiling}"] = replace(official, tiling=tiling, **changes)
     made |= {f"lr-{route}": replace(official, lr_route=route) for route in ("once", "pil")}
     made["semantic"] = replace(official, prompt_order="semantic")
-    return made | {name: replace(official, precision=name) for name in ("tf32x3", "tf32", "bf16")}
+    return made | {name: replace(official, precision=name) for name in PRECISIONS}
 
 
 def run(name: str, task: Task, dataset: str, protocol: Protocol, options: dict[str, Any]) -> list[str]:
@@ -58,6 +59,18 @@ def run(name: str, task: Task, dataset: str, protocol: Protocol, options: dict[s
     return [*found.lines()[: len(found.rows)], *found.refused, *found.notes]
 
 
+def lacking(device: str) -> dict[str, str]:
+    """Precision -> why this device does not have it."""
+    found = {}
+    for name in PRECISIONS:
+        try:
+            with models.precision(name, device):
+                pass
+        except models.ModelError as error:
+            found[name] = str(error)
+    return found
+
+
 def held(store: Store, name: str, weights: str, task: Task, dataset: str, protocol: Protocol) -> bool:
     """Whether the store has every image of the set at this point, of weights of this hash."""
     frame = store.evaluations()
@@ -72,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m suites.alternatives", description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("weights", nargs="+", metavar="SCALE=WEIGHTS")
-    parser.add_argument("--data", type=Path)
+    add_data(parser)
     parser.add_argument("--sets", required=True)
     parser.add_argument("--results", type=Path, default=Path("results/runs"))
     parser.add_argument("--only", help="names of points, by commas; all")
@@ -80,12 +93,15 @@ def main() -> None:
     parser.add_argument("--device")
     options = parser.parse_args()
     device, store, jobs = environment.choose_device(options.device), Store(options.results), []
+    impossible = {} if options.only else lacking(device)
+    for name, reason in impossible.items():
+        print(f"left out: {name}, {reason}", flush=True)
     for pair in options.weights:
         scale, _, path = pair.partition("=")
         if scale not in ("2", "3", "4") or not Path(path).is_file():
             parser.error(f"{pair!r} is not SCALE=WEIGHTS with a scale of 2, 3 or 4 and a file that exists")
         task = Task("sr", int(scale))
-        chosen = points(task)
+        chosen = {name: protocol for name, protocol in points(task).items() if protocol.precision not in impossible}
         names = options.only.split(",") if options.only else list(chosen)
         try:
             weights = models.weights_hash(Path(path))
@@ -110,7 +126,7 @@ def main() -> None:
             for line in lines:
                 print(f"[{count}/{len(jobs)}] {task_name} {name:22} {line}", flush=True)
     if failed:
-        raise SystemExit(f"error: {failed} of {len(jobs)} points failed; the same command tries them again")
+        raise SystemExit(f"error: {failed} of {len(jobs)} points failed; the same command tries only those again")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What commands share: options, where things are by default, and which errors are a user's."""
 
+import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +15,9 @@ from suites.spec import check_choice
 
 STORE = Path(__file__).resolve().parent.parent / "results" / "runs"
 DATA = Path("data").resolve() if Path("data").is_dir() else None
+DATA_VARIABLE, DATA_HELP = "MAMBAIR_BENCH_DATA", "folder of <Dataset>/ folders, or ./data"
 
-Data = Annotated[Path | None, Option(envvar="MAMBAIR_BENCH_DATA", help="folder of <Dataset>/ folders, or ./data")]
+Data = Annotated[Path | None, Option(envvar=DATA_VARIABLE, help=DATA_HELP)]
 Results = Annotated[Path, Option("--results", help="the result store")]
 Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N; a GPU when there is one")]
 Backend = Annotated[str, Option(help="auto, or a scan backend that `doctor` lists")]
@@ -24,6 +27,12 @@ Precision = Annotated[str, Option(help="fp32, tf32, tf32x3 or bf16")]
 Json = Annotated[Path | None, Option("--json", help="also write the result to this file")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]
 Action = Annotated[str, Argument(help="list or check")]
+
+
+def add_data(parser: ArgumentParser) -> None:
+    """The option --data of a module's command, as runner.py's commands have it."""
+    named = os.environ.get(DATA_VARIABLE)
+    parser.add_argument("--data", type=Path, default=Path(named) if named else DATA, help=DATA_HELP)
 
 
 def explain(error: Exception) -> str | None:

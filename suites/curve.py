@@ -26,10 +26,12 @@ from models.scan import resolve
 from results import records
 from suites import environment
 from suites.abreast import Abreast, Beside, keep_weights
-from suites.commandline import guard
+from suites.commandline import add_data, guard
 from suites.data import find
 from suites.evaluation import evaluate
-from suites.spec import Budget, Cell, Protocol, Task, Variant
+from suites.preflight import check_cells, check_data
+from suites.recipes import parse_seeds
+from suites.spec import Budget, Cell, Protocol, SpecError, Task, Variant
 from suites.training import Run, determinism
 
 TASK = Task("sr", 2)
@@ -92,8 +94,13 @@ class Curve(Abreast):
 
     def collect(self, until: float | None = None) -> None:
         for (seed, iteration), future in self.scorers.results(until):
+            if (error := future.exception()) is not None:
+                print(f"seed {seed} iteration {iteration} is not scored: {error}", flush=True)
+                continue
             frame = future.result()
-            frame.to_csv(self.scores, mode="a", header=not self.scores.exists(), index=False, float_format="%.6f")
+            known = [pd.read_csv(self.scores)] if self.scores.exists() else []
+            text = pd.concat([*known, frame]).to_csv(index=False, float_format="%.6f")
+            records.write_bytes(self.scores, text.encode())
             means = frame.groupby("dataset")["psnr"].mean()
             told = "  ".join(f"{name} {value:.3f} dB" for name, value in means.items())
             print(f"seed {seed} iteration {iteration}: {told}", flush=True)
@@ -106,18 +113,28 @@ class Curve(Abreast):
         return [(c, i) for c, i in pairs if (c.seed, i) not in scored and self.path(c.seed, i).exists()]
 
 
+def iterations(text: str) -> list[int]:
+    """ "100,250" -> [100, 250]. Raises SpecError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise SpecError(f"--at {text!r}: give iterations with commas between, such as 100,250,3000")
+    return [int(part) for part in parts]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m suites.curve", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", type=Path)
+    add_data(parser)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--at", default=",".join(map(str, AT)), help="iterations to score, the last one ends")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long; go on another time")
     parser.add_argument("--device")
     options = parser.parse_args()
-    at, device = [int(i) for i in options.at.split(",")], environment.choose_device(options.device)
-    cells = [cell_of(int(seed), max(at), options.precision) for seed in options.seeds.split(",")]
+    at, device = iterations(options.at), environment.choose_device(options.device)
+    cells = [cell_of(seed, max(at), options.precision) for seed in parse_seeds(options.seeds)]
+    check_data(cells, options.data)
+    check_cells(cells, "auto", device)
     options.folder.mkdir(parents=True, exist_ok=True)
     with determinism(True):
         curve = Curve(cells, at, options.folder, options.data, device)

@@ -31,10 +31,11 @@ from results import locks, measured, records
 from results.store import Store, StoreError
 from suites import environment, recipes, worker
 from suites.abreast import Abreast, Beside, keep_weights
-from suites.commandline import guard
+from suites.commandline import add_data, guard
 from suites.data import find
 from suites.evaluation import evaluate
 from suites.preflight import check_cells, check_data
+from suites.progress import counted
 from suites.spec import Budget, Cell, Suite
 from suites.training import Run, TrainingError, determinism
 
@@ -85,6 +86,7 @@ class Pilot(Abreast):
         self.machine |= {"abreast": width, "scorers": scorers}
         self.environments: dict[str, worker.Environment] = {}  # of cells that are not done
         self.wrong: dict[tuple[str, str, int], str] = {}  # what could not be scored, and why
+        self.lost: list[str] = []  # cells that cannot be trained: the same seed would go wrong again
         self.notes = worker.Notes(lambda event, **details: None)
 
     def follow(self, seconds: float) -> bool:
@@ -97,6 +99,11 @@ class Pilot(Abreast):
             ours = []
             for name, cell in self.cells.items():
                 if not self.missing(name):
+                    continue
+                status = self.store.status(self.folders[name])
+                if status["state"] == "failed":
+                    self.lost.append(name)
+                    print(f"{name}: {status['reason']}; delete {self.folders[name]} to train it anew", flush=True)
                     continue
                 try:
                     self.store.open_cell(cell.config())
@@ -166,6 +173,7 @@ class Pilot(Abreast):
 
     def failed(self, run: Run, error: TrainingError) -> None:
         self.store.write_status(self.folders[run.cell.name], "failed", reason=str(error), **error.record)
+        self.lost.append(run.cell.name)
         print(f"{run.cell.name}: {error}", flush=True)
 
     # Scores
@@ -230,7 +238,7 @@ def export(store: Store, target: Path, command: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m suites.pilot", description=__doc__.splitlines()[0])
     parser.add_argument("store", type=Path)
-    parser.add_argument("--data", type=Path)
+    add_data(parser)
     parser.add_argument("--budget", default="reduced")
     parser.add_argument("--seeds", help="0,1,2")
     parser.add_argument("--abreast", type=int, default=4, help="cells trained at a time")
@@ -254,8 +262,10 @@ def main() -> int:
     with determinism(True):
         pilot = Pilot(suite, store, options.data, device, options.abreast, options.scorers, command)
         done = pilot.follow(options.seconds)
-    print(f"{'all is done' if done else 'to be continued'}: {pilot.steps} steps in {pilot.seconds:.0f} s")
-    return int(bool(pilot.wrong))
+    rest = [name for name in pilot.cells if pilot.missing(name) and name not in pilot.lost]
+    state = "all is done" if done else "to be continued" if rest else f"{counted(len(pilot.lost), 'cell')} failed"
+    print(f"{state}: {pilot.steps} steps in {pilot.seconds:.0f} s")
+    return int(bool(pilot.wrong or pilot.lost))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 import models
 from models.scan import BackendError, resolve
 from suites import worker
-from suites.data import find, find_training
+from suites.data import DataError, find, find_training
 from suites.spec import Cell, SpecError
 
 
@@ -46,14 +46,16 @@ def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
                 models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
 
 
-def obstacles(cells: Sequence[Cell], backend: str, device: str) -> list[str]:
-    """Why these cells, which could be planned for another machine, cannot run on `device`: a line, or none.
+def obstacles(cells: Sequence[Cell], backend: str, device: str, data: Path | None) -> list[str]:
+    """Why these cells, which could be planned for another machine, cannot run here: lines, or none.
 
     Raises what `check_cells` does for what could not run anywhere.
     """
     check_cells(cells, backend, "meta")
-    try:
-        check_cells(cells, backend, device)
-    except (models.ModelError, BackendError) as error:
-        return [f"cannot run here: {error}"]
-    return []
+    found = []
+    for check in (lambda: check_cells(cells, backend, device), lambda: check_data(cells, data)):
+        try:
+            check()
+        except (models.ModelError, BackendError, DataError) as error:
+            found.append(f"cannot run here: {error}")
+    return found

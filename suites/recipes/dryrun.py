@@ -19,8 +19,8 @@ ALPHA, POWER = 0.05, 0.8
 WIDTH = 100
 
 
-def describe(suite: Suite, store: Store, device: str = "cpu") -> list[str]:
-    """The lines of a dry run; nothing is written and nothing runs. Raises SpecError as `engine.plan` does."""
+def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[str] = ()) -> list[str]:
+    """The lines of a dry run, `notes` last; nothing is written and nothing runs. Raises as `engine.plan` does."""
     planned, evidence = engine.plan(suite, store), Evidence(store)
     counts = Counter(state for _, state, _ in planned)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
@@ -29,11 +29,11 @@ def describe(suite: Suite, store: Store, device: str = "cpu") -> list[str]:
         name = store.cell_folder(cell.config()).name
         lines.append(f"  {name}  {cell.name:32} {state}{f' ({reason})' if reason else ''}")
     rest = [cell for cell, state, _ in planned if state != "done"]
-    lines += [*_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence)]
-    return [part for line in lines for part in wrapped(line)]
+    lines += [*_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence), *notes]
+    return [part for line in lines for part in _wrapped(line)]
 
 
-def wrapped(line: str) -> list[str]:
+def _wrapped(line: str) -> list[str]:
     """At most WIDTH columns, what follows the first of them indented further."""
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     whole = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
@@ -104,7 +104,7 @@ def detectable(suite: Suite, evidence: Evidence) -> list[str]:
                     for alpha in (ALPHA, ALPHA / variants)
                 )
                 effects.append(f"{dataset} {one:.3f} ({holm:.3f})")
-        unknown = "nothing is known of the scatter: two seeds would tell" if seeds > 1 else "give two or more --seeds"
+        unknown = "scatter not known yet: the first two seeds tell" if seeds > 1 else "give two or more --seeds"
         head = f"{family.name}, {task}"
         compared = f"{variants} against {family.base.variant.name}, {counted(seeds, 'seed')}"
         rows.append(f"  {head:26} {compared:31} {', '.join(effects) or unknown}")

@@ -62,10 +62,11 @@ SMOKE = Rate(
 
 
 def measured(evidence: Evidence) -> list[Rate]:
-    """Rates of every finished cell that recorded its training time."""
+    """Rates of every finished cell that recorded its training time and had its device to itself."""
     rates, cells = [], evidence.cells
     for row in cells[cells["state"] == "done"].to_dict("records"):
-        if not (row["train_steps"] and row["train_seconds"]):
+        shared = pd.notna(row["abreast"]) and row["abreast"] > 1
+        if shared or not (row["train_steps"] and row["train_seconds"]):
             continue
         budget = row["config"]["budget"]
         where = "a finished cell here" if (evidence.store.root / row["hash"]).is_dir() else "a committed cell"

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from suites import training
 from suites.abreast import Abreast, Beside
 from suites.data.training import load_training
 from suites.spec import Budget, Cell, Protocol, Task, Variant
@@ -115,6 +116,28 @@ def test_a_loss_that_goes_wrong_takes_no_other_cell_with_it(tmp_path):
         ).exists()
         with pytest.raises(TrainingError):
             Finishing().train([(wild, tmp_path / "again")], 1, math.inf)
+
+
+def test_a_loss_that_is_wrong_at_the_time_limit_loses_no_other_cell(tmp_path, monkeypatch):
+    class Stopped(Finishing):
+        lost = ()
+
+        def failed(self, run, error):
+            self.lost += (run.cell.name,)
+
+    def read(run, whole=training.Run.read):
+        if run.cell.name == CELLS[0].name:
+            raise TrainingError("the loss is nan", run.step)
+        whole(run)
+
+    stopped = Stopped()
+    lanes = [(each, tmp_path / str(number)) for number, each in enumerate(CELLS[:2])]
+    with determinism(True):
+        monkeypatch.setattr(stopped, "_attend", lambda lane: True)
+        monkeypatch.setattr(training.Run, "read", read)
+        assert not stopped.train(lanes, 2, -math.inf)
+    assert stopped.lost == (CELLS[0].name,)
+    assert (tmp_path / "1" / "checkpoint.pt").exists() and not (tmp_path / "0" / "checkpoint.pt").exists()
 
 
 def test_calls_beside_come_back_by_name_and_those_not_begun_are_dropped():

@@ -1,10 +1,14 @@
 """Protocol alternatives: each differs from the official point in what its name says; a second run scores nothing."""
 
+from argparse import ArgumentParser
+from pathlib import Path
+
 import safetensors.torch
 
 import models
 from results.store import Store
 from suites import alternatives
+from suites.commandline import add_data
 from suites.spec import Protocol, Task
 
 TASK = Task("sr", 2)
@@ -36,3 +40,24 @@ def test_points_are_filed_once(tmp_path):
     lines = alternatives.run("mambairv2-tiny", TASK, "embedded", protocol, options)
     assert "dB" in lines[0] and alternatives.held(store, *identity)
     assert not alternatives.held(store, *identity[:4], Protocol.official(TASK))
+
+
+def test_what_the_device_lacks_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+    assert set(alternatives.lacking("cpu")) == {"tf32x3", "tf32"}
+    weights = tmp_path / "tiny.safetensors"
+    model = models.build("mambairv2-tiny", **TASK.network)
+    safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+    asked = []
+    monkeypatch.setattr(alternatives, "held", lambda *arguments: asked.append(arguments[-1].precision) or True)
+    line = ["alternatives", "mambairv2-tiny", f"2={weights}", "--sets", "embedded", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", line)
+    alternatives.main()
+    assert "left out: tf32x3" in capsys.readouterr().out and set(asked) == {"fp32", "bf16"}
+
+
+def test_the_folder_of_datasets_may_be_named_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAMBAIR_BENCH_DATA", str(tmp_path))
+    parser = ArgumentParser()
+    add_data(parser)
+    assert parser.parse_args([]).data == tmp_path
+    assert parser.parse_args(["--data", "own"]).data == Path("own")

@@ -58,3 +58,20 @@ def test_the_recipe_is_the_official_one():
     cell = curve.cell_of(7, 3000, "tf32x3")
     expected = Budget("reduced", 3000, batch=32, patch=64, lr=2e-4, betas=(0.9, 0.99), loss="l1", precision="tf32x3")
     assert cell.seed == 7 and dataclasses.replace(cell.budget, checkpoint_every=1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seeds", "a"], "--seeds 'a'"),
+        (["--at", "100,x"], "--at '100,x'"),
+        (["--data", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_what_was_typed_wrong_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.setattr("sys.argv", ["curve", str(tmp_path / "folder"), "--device", "cpu", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        curve.guard(curve.main)
+    lines = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and len(lines) == 1 and says in lines[0]
+    assert not (tmp_path / "folder").exists()

@@ -117,6 +117,18 @@ def test_the_pilot_is_stopped_and_ends_in_ordinary_cells(tmp_path, capsys):
     assert len(measured.load(tmp_path / "measured").cells) == 4
 
 
+def test_a_cell_that_diverges_is_told_and_not_trained_again(tmp_path, monkeypatch, capsys):
+    wild = recipes.choose("pilot", budget="smoke", changes=(f"iterations={LENGTH}", "patch=16", "lr=1e30"), seeds="0")
+    monkeypatch.setattr(recipes, "choose", lambda *_, **__: wild)
+    monkeypatch.setattr("sys.argv", ["pilot", str(tmp_path / "store"), "--budget", "smoke", "--device", "cpu"])
+    assert pilot.main() == 1
+    first = capsys.readouterr().out
+    assert "the loss is nan" in first and first.splitlines()[-1].startswith("2 cells failed: ")
+    assert pilot.main() == 1
+    again = capsys.readouterr().out
+    assert "to train it anew" in again and again.splitlines()[-1] == "2 cells failed: 0 steps in 0 s"
+
+
 def test_scores_that_fail_take_no_training_with_them(tmp_path, monkeypatch, capsys):
     store = Store(tmp_path / "store")
     monkeypatch.setattr(pilot, "score", math.factorial)  # any call that these arguments do not fit

@@ -219,6 +219,11 @@ def test_cost_prefers_what_was_measured_here(tmp_path, monkeypatch):
     assert "without its overrides" in costs.loc["sgn-off", "note"]
     assert costs.loc["scans-2", "machine"] == "Chip, 2 threads"  # this machine counts for more than the exact variant
     assert math.isclose(costs["hours"].sum(), sum(costs["seconds_per_iteration"] * costs["iterations"]) / 3600)
+    # The share of a cell that was trained beside others is nobody's time per iteration.
+    path = store.cell_folder(replace(base, seed=7).config()) / "environment.json"
+    records.write_json(path, records.read_json(path) | {"abreast": 4})
+    costs = rates.estimate(cells, Evidence(store, tmp_path)).set_index("variant")
+    assert costs.loc["base", "seconds_per_iteration"] == pytest.approx(0.3)
 
 
 def test_budgets_of_one_recipe_differ_in_length_not_in_kind():
