@@ -23,16 +23,11 @@ from models.custom import operator
 from models.kernels import unavailable
 
 
-@torch.compiler.assume_constant_result
-def _usable(device: torch.device) -> bool:
-    return _found_usable(device)
-
-
 @functools.cache
-def _found_usable(device: torch.device) -> bool:
+def _usable(device: torch.device) -> bool:
     reason = unavailable(device)
     if reason is not None:
-        warnings.warn(f"no kernels on {device}, so plain PyTorch runs there, slower: {reason}", stacklevel=5)
+        warnings.warn(f"no kernels on {device}, so plain PyTorch runs there, slower: {reason}", stacklevel=4)
     return reason is None
 
 

@@ -6,6 +6,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
+INSTALLED = importlib.util.find_spec("triton") is not None  # asked here: torch.compile does not trace it
+
 
 @functools.cache
 def unavailable(device: torch.device | str) -> str | None:
@@ -15,7 +17,7 @@ def unavailable(device: torch.device | str) -> str | None:
         return f"they run on NVIDIA's GPUs, not on {'ROCm' if torch.version.hip else device.type}"
     if torch.cuda.get_device_capability(device)[0] < 8:
         return f"they need compute capability 8 or more, and {torch.cuda.get_device_name(device)} has less"
-    if importlib.util.find_spec("triton") is None:
+    if not INSTALLED:
         return "Triton is not installed (pip install triton)"
     return None
 
