@@ -70,8 +70,8 @@ def assert_exact(got, expected):
         (1, 1, 1, 3, 5),
         (1, 1, 9, 2, 1, None, False),
         (2, 1, 21, 5, 2, "random", False, 40.0),
-        (1, 2, 37, 18, 3, "sorted", True, 8.0),
-        (1, 4, 10, 6, 4, None, True),
+        (1, 2, 27, 18, 3, "sorted", True, 8.0),
+        (1, 4, 9, 3, 4, None, True),
     ],
     ids=str,
 )
@@ -84,7 +84,7 @@ def test_states_in_parts(monkeypatch):
     """Five states, four at a time: the second part adds to what the first has written."""
     monkeypatch.setattr(triton_kernels, "FORWARD_PART", 4)
     monkeypatch.setattr(triton_kernels, "BACKWARD_PART", 4)
-    x = problem(1, 2, 17, 3, 5)
+    x = problem(1, 1, 17, 3, 5)
     assert_exact(gradients(*x, "triton", torch.float32), gradients(*x, "chunked", torch.float64))
 
 
@@ -129,28 +129,28 @@ def test_what_it_cannot_take_is_refused():
 
 
 COMPILE = """
-import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from models.scan import triton_backward, triton_forward
 
-kernel = next(getattr(x, sys.argv[1]) for x in (triton_forward, triton_backward) if hasattr(x, sys.argv[1]))
-constants = {"E": 48, "N": 8, "PART": 8, "WIDE": False, "PAIRED": True, "ADJOINT": True}
-constants |= {name: 48 for name in kernel.arg_names if name.endswith("_ROW")}
-constants |= {"COLUMNS": 2, "CHUNKS": 1024, "COUNT": 256}
-numbers = {"L", "S", "chunk", "K", "count", "KE", "teams"}
-numbers |= {name for name in kernel.arg_names if name.endswith(("_batch", "_direction"))}
-types = dict.fromkeys(numbers, "i32") | {"order": "*i64", "classes": "*i64"}
-constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-types |= dict.fromkeys(constants, "constexpr")
-signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
-triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
+KERNELS = {"ends_kernel", "carry_kernel", "replay_kernel", "adjoint_kernel", "collect_kernel"}
+found = {name: kernel for module in (triton_forward, triton_backward) for name, kernel in vars(module).items()}
+for kernel in (found[name] for name in sorted(KERNELS)):
+    constants = {"E": 48, "N": 2, "PART": 2, "WIDE": False, "PAIRED": True, "ADJOINT": True}
+    constants |= {name: 48 for name in kernel.arg_names if name.endswith("_ROW")}
+    constants |= {"COLUMNS": 2, "CHUNKS": 1024, "COUNT": 256}
+    numbers = {"L", "S", "chunk", "K", "count", "KE", "teams"}
+    numbers |= {name for name in kernel.arg_names if name.endswith(("_batch", "_direction"))}
+    types = dict.fromkeys(numbers, "i32") | {"order": "*i64", "classes": "*i64"}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    types |= dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
+    triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ends_kernel", "carry_kernel", "replay_kernel", "adjoint_kernel", "collect_kernel"])
-def test_compiles_for_a_gpu(name, tmp_path):
+def test_kernels_compile_for_a_gpu(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", COMPILE, name], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
