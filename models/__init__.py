@@ -131,8 +131,8 @@ def build(name: str, **overrides: Any) -> nn.Module:
     """
     if name not in BUILDERS:
         close = get_close_matches(name, BUILDERS, 1)
-        hint = f", did you mean {close[0]}?" if close else ""
-        raise ModelError(f"unknown model {name!r}{hint} The catalogue: {', '.join(BUILDERS)}")
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ModelError(f"unknown model {name!r}{hint}: the catalogue has {', '.join(BUILDERS)}")
     return BUILDERS[name](**overrides)
 
 

@@ -269,12 +269,14 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
             said = [f"{row[column]} ({each})" for each, row in shown.items() if row[column]]
             scores.notes += [f"{name}: {', '.join(said)}."] * bool(said)
     official = part[part["method"] == OFFICIAL]
-    seeds = dict.fromkeys(text.partition(", ")[2] for text in official["evidence"].dropna())
-    scores.notes += [f"Official protocol: {', '.join((*dict.fromkeys(official['protocol']), *seeds))}."]
+    scores.notes += [f"Official protocol: {', '.join(dict.fromkeys(official['protocol']))}."]
+    for evidence, own in official.dropna(subset="evidence").groupby("evidence", sort=False):
+        scores.notes.append(f"{', '.join(dict.fromkeys(own['dataset']))}: {evidence.partition(', ')[2]}.")
     yield scores
     if changes.rows:
         changes.notes = [
-            "Paired over the pictures of a set; * still below 0.05 after Holm's correction for the settings of a set.",
+            "Paired over the pictures of a set, at equal Gumbel seeds where both draw noise; * still below 0.05 after "
+            "Holm's correction for the settings of a set.",
             "The interval is about pictures such as these; that the weights are one training's is not in it.",
             "SSIM: as CSV.",
         ]

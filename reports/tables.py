@@ -55,7 +55,8 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
     elif name == sensitivity.NAME:
         raise TableError("no weights are scored by a protocol beside the official one: python -m suites.alternatives")
     else:
-        raise TableError(f"unknown table {name!r}: choose from {', '.join(names(evidence))}")
+        broken = "".join(f"; left out: {problem}" for problem in _published().problems)
+        raise TableError(f"unknown table {name!r}: choose from {', '.join(names(evidence))}{broken}")
     values = [[{"table": name, **row}.get(column) for column in COLUMNS] for row in rows]
     return pd.DataFrame(values, columns=list(COLUMNS), dtype=object)
 

@@ -107,7 +107,8 @@ def main() -> int:
         rows.append(row(chosen[name], watch, options.calls))
         records.write_json(options.file, {"rows": rows, "environment": record})
         total = sum(each["ms"] for each in rows[-1]["kernels"] or ())
-        print(f"{name}: {rows[-1]['status']}, {total:.2f} ms in kernels, {rows[-1]['reason'] or ''}", flush=True)
+        told = filter(None, (f"{rows[-1]['status']}, {total:.2f} ms in kernels", rows[-1]["reason"]))
+        print(f"{name}: {'; '.join(told)}", flush=True)
     return int(any(each["status"] != "ok" for each in rows))
 
 

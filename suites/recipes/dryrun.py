@@ -25,12 +25,24 @@ def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[st
     counts = Counter(state for _, state, _ in planned)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     lines = [f"{suite.name}: {counted(len(planned), 'cell')} ({states})"]
-    for cell, state, reason in planned:
-        name = store.cell_folder(cell.config()).name
-        lines.append(f"  {name}  {cell.name:32} {state}{f' ({reason})' if reason else ''}")
+    lines += _cells(planned, store)
     rest = [cell for cell, state, _ in planned if state != "done"]
     lines += [*_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence), *notes]
     return [part for line in lines for part in _wrapped(line)]
+
+
+def _cells(planned: Sequence[engine.Planned], store: Store) -> list[str]:
+    """A line per cell with its folder; seeds of one network that stand alike share a line without."""
+    alike: dict[tuple, list[Cell]] = {}
+    for cell, state, reason in planned:
+        alike.setdefault((cell.variant.name, cell.task.name, state, reason), []).append(cell)
+    lines = []
+    for (variant, task, state, reason), cells in alike.items():
+        seeds = ",".join(str(cell.seed) for cell in cells)
+        folder = store.cell_folder(cells[0].config()).name if len(cells) == 1 else counted(len(cells), "cell")
+        name = f"{variant}/{task}/seed-{seeds}"
+        lines.append(f"  {folder:16}  {name:32} {state}{f' ({reason})' if reason else ''}")
+    return lines
 
 
 def _wrapped(line: str) -> list[str]:
@@ -98,7 +110,7 @@ def detectable(suite: Suite, evidence: Evidence) -> list[str]:
         for dataset in family.base.test_sets:
             found = scatter.of(task, budget, dataset, known)
             if found and seeds > 1:
-                sources[task, dataset, found.sd, found.source] = None
+                sources[task, found] = None
                 one, holm = (
                     minimum_detectable_effect(found.sd, seeds, alpha, POWER, df=variants * (seeds - 1))
                     for alpha in (ALPHA, ALPHA / variants)
@@ -113,9 +125,16 @@ def detectable(suite: Suite, evidence: Evidence) -> list[str]:
         "paired by seed, variance pooled over the family; in brackets at Holm's first step):"
     )
     assumed = [
-        f"  {task}, {name}: sd {sd:.3f} dB of a paired difference [{source}]" for task, name, sd, source in sources
+        "  {}, {}: sd {:.3f} dB of a paired difference, 95% {:.3f} to {:.3f} ({}) [{}]".format(
+            task, one.dataset, one.sd, *one.interval(), counted(one.df, "degree"), one.source
+        )
+        for task, one in sources
     ]
-    return [title, *rows, *(["assumed scatter:", *assumed] if assumed else [])]
+    return [
+        title,
+        *rows,
+        *(["assumed scatter, which the differences above are proportional to:", *assumed] if assumed else []),
+    ]
 
 
 def _seeds(suite: Suite, family: Family) -> int:

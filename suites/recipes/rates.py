@@ -177,9 +177,13 @@ def estimate(cells: Sequence[Cell], evidence: Evidence, device: str = "cpu") -> 
 
 
 def summary(costs: pd.DataFrame) -> str:
-    """One line on a frame of `estimate`: cells, iterations, and hours per machine that a rate comes from."""
+    """One line on a frame of `estimate`: cells, iterations, and hours per machine that a rate comes from; "about" where
+    a rate was not measured on just these networks, batches and patches."""
     known = costs[costs["hours"].notna()]
-    spent = [f"{hours(part['hours'].sum())} on {name}" for name, part in known.groupby("machine", sort=False)]
+    spent = [
+        f"{'about ' * bool(part['note'].any())}{hours(part['hours'].sum())} on {name}"
+        for name, part in known.groupby("machine", sort=False)
+    ]
     unknown = int(costs.loc[costs["hours"].isna(), "cells"].sum())
     parts = [counted(costs["cells"].sum(), "cell"), counted(costs["iterations"].sum(), "iteration"), *spent]
     return ", ".join([*parts, *([f"{counted(unknown, 'cell')} of unknown cost"] if unknown else [])])

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import chi2
+
 from results import records
 from results.evidence import Evidence
 from results.power import residual
@@ -22,21 +24,28 @@ class Scatter:
     budget: str | None  # None: of whatever budget there is no other figure for
     dataset: str
     sd: float
+    df: int  # of the estimate sd
     source: str
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Ends, in dB, of the interval that holds the true standard deviation of normal scores (chi-square)."""
+        outside = (1 - level) / 2
+        low, high = (self.sd * math.sqrt(self.df / chi2.isf(tail, self.df)) for tail in (outside, 1 - outside))
+        return low, high
 
 
 OFFICIAL = (
     "sqrt 2 times the sd of three seeds of the official code (csguoh/MambaIR 33d7b34, light, batch 32, iteration 3,000 "
-    "at 2e-4, NVIDIA H200, 2026-11-23): as if pairing gained nothing"
+    "at 2e-4, NVIDIA H200, 2026-11-23): as if pairing gained nothing, and neither length nor batch mattered"
 )
 PUBLISHED = tuple(
-    Scatter("sr-x2", None, dataset, math.sqrt(2) * sd, OFFICIAL) for dataset, sd in (("Set14", 0.06), ("Set5", 0.20))
+    Scatter("sr-x2", None, dataset, math.sqrt(2) * sd, 2, OFFICIAL) for dataset, sd in (("Set14", 0.06), ("Set5", 0.20))
 )
 
 
 def measured(evidence: Evidence) -> list[Scatter]:
     """By task, budget and dataset: sqrt 2 times the residual sd of score = variant + seed + error over the members of
-    all families (a cell of several counts once), with its degrees of freedom in the source.
+    all families (a cell of several counts once), with its degrees of freedom.
 
     Seeds have effects of their own wherever budget or training data differ. Nothing is known where no two variants
     share two seeds.
@@ -52,8 +61,8 @@ def measured(evidence: Evidence) -> list[Scatter]:
         rows = (study[["network", "seed", "psnr"]].itertuples(index=False) for _, study in part.groupby("study"))
         squares, df = map(sum, zip(*(residual(list(study)) for study in rows), strict=True))
         if df and squares > 0:
-            source = f"paired differences of finished cells, {df} degrees of freedom"
-            found.append(Scatter(task, budget, dataset, math.sqrt(2 * squares / df), source))
+            sd, source = math.sqrt(2 * squares / df), "paired differences of finished cells"
+            found.append(Scatter(task, budget, dataset, sd, df, source))
     return found
 
 

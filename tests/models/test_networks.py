@@ -73,7 +73,7 @@ def test_tiny_is_tiny():
 
 
 def test_unknown_name_is_refused_with_the_catalogue_and_a_hint():
-    with pytest.raises(models.ModelError, match=r"did you mean mambairv2-light\?.*mambair-light"):
+    with pytest.raises(models.ModelError, match=r"\(did you mean mambairv2-light\?\): .* mambair-light"):
         models.build("mambairv2-lite")
 
 

@@ -216,7 +216,7 @@ def test_measured_scatter_is_that_of_paired_differences(tmp_path):
     assert (found.task, found.budget, found.dataset) == ("sr-x2", "smoke", "Set5")
     table = np.array([own["base"], own["target-B"], own["target-y"]])  # a single seed tells nothing
     residual = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
-    assert found.sd == pytest.approx(math.sqrt(2 * (residual**2).sum() / 4)) and "4 degrees of freedom" in found.source
+    assert found.sd == pytest.approx(math.sqrt(2 * (residual**2).sum() / 4)) and found.df == 4
     effect = minimum_detectable_effect(found.sd, 3, df=3 * 2)
     lines = detectable(chosen, Evidence(store, tmp_path / "none"))
     assert any("target, sr-x2" in line and f"Set5 {effect:.3f} (" in line for line in lines)
@@ -235,19 +235,30 @@ def test_measured_scatter_of_two_variants_is_the_sd_of_their_difference(tmp_path
                 finish(store, replace(cell, seed=seed), rows("baby", shift=shift), {"Set5": 1})
     (found,) = scatter.measured(Evidence(store, tmp_path / "none"))
     pooled = np.mean([np.var(values, ddof=1) for values in differences.values()])
-    assert found.sd == pytest.approx(math.sqrt(pooled)) and "4 degrees of freedom" in found.source
+    assert found.sd == pytest.approx(math.sqrt(pooled)) and found.df == 4
 
 
 def test_the_best_known_scatter_is_taken():
     known = [
-        scatter.Scatter("sr-x2", None, "Set14", 3.0, "of any budget"),
-        scatter.Scatter("sr-x2", "reduced", "Set14", 1.0, "own"),
-        scatter.Scatter("sr-x2", "smoke", "Set14", 2.0, "another"),
+        scatter.Scatter("sr-x2", None, "Set14", 3.0, 2, "of any budget"),
+        scatter.Scatter("sr-x2", "reduced", "Set14", 1.0, 2, "own"),
+        scatter.Scatter("sr-x2", "smoke", "Set14", 2.0, 2, "another"),
     ]
     assert scatter.of("sr-x2", "reduced", "Set14", known).source == "own"
     assert scatter.of("sr-x2", "paper", "Set14", known).source == "of any budget"
     assert scatter.of("jpeg-10", "reduced", "Set14", known) is None
     assert all(Task.parse(one.task) and one.sd > 0 and one.source for one in scatter.PUBLISHED)
+
+
+def test_the_interval_of_a_standard_deviation_holds_it():
+    """As often as it says, over samples of three and of nine."""
+    rng = np.random.default_rng(0)
+    for df in (2, 8):
+        inside = 0
+        for sd in rng.standard_normal((4000, df + 1)).std(axis=1, ddof=1):
+            low, high = scatter.Scatter("sr-x2", None, "Set14", float(sd), df, "drawn").interval()
+            inside += low < 1 < high
+        assert inside / 4000 == pytest.approx(0.95, abs=0.015)
 
 
 def test_seeds_of_the_recipe():
