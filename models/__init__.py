@@ -23,7 +23,7 @@ from models import mambair, mambairv2
 from models.checkpoints import load_weights, weights_hash
 from models.errors import ModelError
 from models.initial import initialise
-from models.precision import precision
+from models.precision import precision, unsupported
 
 __all__ = [
     "ModelError",
@@ -33,6 +33,7 @@ __all__ = [
     "load_weights",
     "names",
     "precision",
+    "unsupported",
     "weights_hash",
 ]
 

@@ -21,6 +21,16 @@ def float32_products() -> str:
     return _products
 
 
+def unsupported(name: str, device: torch.device | str) -> str | None:
+    """Why `device` has not this one of PRECISIONS, with what to choose instead; None where it has."""
+    device = torch.device(device)
+    if name == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8):
+        return f"tf32 needs a CUDA device of capability 8 or more, not {device}: choose fp32 or bf16"
+    if name == "tf32x3" and (reason := unavailable(device)) is not None:
+        return f"tf32x3 is a precision of Triton kernels: {reason}; choose fp32 or bf16"
+    return None
+
+
 @contextmanager
 def precision(name: str, device: torch.device | str) -> Iterator[None]:
     """Runs its body in a precision: "fp32" (TF32 off), "tf32" (matrix products and convolutions), "bf16" (autocast).
@@ -33,10 +43,8 @@ def precision(name: str, device: torch.device | str) -> Iterator[None]:
     device = torch.device(device)
     if name not in PRECISIONS:
         raise ModelError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
-    if name == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8):
-        raise ModelError(f"tf32 needs a CUDA device of capability 8 or more, not {device}: choose fp32 or bf16")
-    if name == "tf32x3" and (reason := unavailable(device)) is not None:
-        raise ModelError(f"tf32x3 is a precision of Triton kernels: {reason}; choose fp32 or bf16")
+    if (reason := unsupported(name, device)) is not None:
+        raise ModelError(reason)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _products
     try:
         torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")

@@ -59,18 +59,6 @@ def run(name: str, task: Task, dataset: str, protocol: Protocol, options: dict[s
     return [*found.lines()[: len(found.rows)], *found.refused, *found.notes]
 
 
-def lacking(device: str) -> dict[str, str]:
-    """Precision -> why this device does not have it."""
-    found = {}
-    for name in PRECISIONS:
-        try:
-            with models.precision(name, device):
-                pass
-        except models.ModelError as error:
-            found[name] = str(error)
-    return found
-
-
 def held(store: Store, name: str, weights: str, task: Task, dataset: str, protocol: Protocol) -> bool:
     """Whether the store has every image of the set at this point, of weights of this hash."""
     frame = store.evaluations()
@@ -93,9 +81,9 @@ def main() -> None:
     parser.add_argument("--device")
     options = parser.parse_args()
     device, store, jobs = environment.choose_device(options.device), Store(options.results), []
-    impossible = {} if options.only else lacking(device)
-    for name, reason in impossible.items():
-        print(f"left out: {name}, {reason}", flush=True)
+    impossible = () if options.only else tuple(name for name in PRECISIONS if models.unsupported(name, device))
+    for name in impossible:
+        print(f"left out: {name}, {models.unsupported(name, device)}", flush=True)
     for pair in options.weights:
         scale, _, path = pair.partition("=")
         if scale not in ("2", "3", "4") or not Path(path).is_file():

@@ -32,11 +32,8 @@ def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
         resolve(backend, torch.device(device))
     if device != "meta":
         for name in sorted({name for cell in cells for name in (cell.budget.precision, cell.protocol.precision)}):
-            try:
-                with models.precision(name, device):
-                    pass
-            except models.ModelError as error:
-                raise models.ModelError(f"{error} (--set precision=NAME)") from error
+            if (reason := models.unsupported(name, device)) is not None:
+                raise models.ModelError(f"{reason} (--set precision=NAME)")
     seen = []
     for cell in cells:
         variant = cell.variant

@@ -125,7 +125,7 @@ def detectable(suite: Suite, evidence: Evidence) -> list[str]:
         "paired by seed, variance pooled over the family; in brackets at Holm's first step):"
     )
     assumed = [
-        "  {}, {}: sd {:.3f} dB of a paired difference, 95% {:.3f} to {:.3f} ({}) [{}]".format(
+        "  {}, {}: sd {:.3f} dB of a paired difference, 95% {:.3f} to {:.3f} ({} of freedom) [{}]".format(
             task, one.dataset, one.sd, *one.interval(), counted(one.df, "degree"), one.source
         )
         for task, one in sources

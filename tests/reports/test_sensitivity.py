@@ -71,6 +71,16 @@ def test_differences_are_paired_over_pictures(store, make):
     assert found["evidence"] == "weights 01234567, no noise; a machine, commit abc"
 
 
+def test_provenance_is_said_by_set(store, make):
+    for seed in (0, 1):
+        make.evaluate(store, 38.2, seed=seed)
+    make.evaluate(store, 34.0, dataset="Set14", images=14, of=14)
+    make.evaluate(store, 38.1, routing="argmax")
+    lines = render.render(frame(store), "md", "").splitlines()
+    assert "Set5: Gumbel seeds 0, 1; a machine, commit abc.  " in lines
+    assert any(line.startswith("Set14: Gumbel seed 0; a machine, commit abc.") for line in lines)
+
+
 def test_seeds_pair_where_noise_is_drawn_and_average_where_none_is(store, make):
     for seed, score in enumerate((38.0, 38.2, 38.4)):
         make.evaluate(store, score, seed=seed)

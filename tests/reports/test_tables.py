@@ -95,6 +95,8 @@ def test_another_papers_table_is_a_file_and_bad_files_are_a_line_each(store, mak
     assert len(lines) == len(BAD)
     for line, (name, (_, message)) in zip(lines, BAD.items(), strict=True):
         assert line.startswith(f"left out: {name}, line ") and message in line
+    with pytest.raises(tables.TableError, match=r"unknown table 'copy': .*; left out: no-column\.csv, line "):
+        tables.table("copy", Evidence(store))
 
 
 def test_empty_store_keeps_every_published_cell_and_says_why_the_rest_is_blank(store):

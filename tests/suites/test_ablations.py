@@ -197,6 +197,8 @@ def test_dry_run_gives_the_effect_that_the_assumed_scatter_allows(tmp_path, monk
     assert f"Set14 {one:.3f} ({holm:.3f})" in text and power_of(one, sd, 4, df=12) == pytest.approx(0.8)
     assert "3 against plain-scan, 4 seeds" in text and "rank, jpeg-10" in text
     assert "scatter not known yet: the first two seeds tell" in prose and "152 cells, 912,000 iterations" in prose
+    assert "4 cells           base/sr-x2/seed-0,1,2,3          planned" in text and "about" in text.split("in all:")[1]
+    assert "(2 degrees of freedom) [sqrt 2 times the sd of three seeds" in prose
     assert "as on sr-x2" in text and "NVIDIA H200" in text and not (tmp_path / "store").exists()
     assert "give two or more --seeds" in "\n".join(describe(suite(), Store(tmp_path / "store")))
 
