@@ -5,9 +5,12 @@
     gelu      y = x + GELU(c)       ConvFFN
     silu      y = SiLU(c)           MambaIR
 
-Accumulated in float32. A program takes a tile of pixels and a block of channels, and reads its neighbours through the
-cache. The gradient of weights is summed by tiles and then over tiles, in a fixed order.
+Accumulated in float32. A program takes a tile of pixels and a block of channels, row by row: what it reads of a row
+serves all the rows above and below that the kernel reaches. The gradient of weights is summed by tiles and then over
+tiles, in a fixed order.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -18,40 +21,79 @@ from models.kernels import evenly
 from models.kernels.activations import gelu_slope, normal
 from models.kernels.sums import sum_rows
 
-ELEMENTS = {4: 2048, 1: 1024}  # of a program's tile, by its warps
+
+class Tile(NamedTuple):
+    """Rows of a program's tile, elements (pixels times channels) of a row, and warps."""
+
+    rows: int
+    elements: int
+    warps: int
+
+
+FORWARD, BACKWARD = Tile(8, 256, 4), Tile(8, 128, 1)  # one warp: sums over its pixels need no barrier
 
 
 @triton.jit
-def _tile(tile, height, width, TH: tl.constexpr, TW: tl.constexpr):
-    """First pixel (of the whole batch, int64), rows, columns and offsets from the first, of a tile's pixels."""
+def _corner(tile, height, width, TH: tl.constexpr, TW: tl.constexpr):
+    """First pixel (of the whole batch, int64) of a tile, and its row and column."""
     across, down = tl.cdiv(width, TW), tl.cdiv(height, TH)
-    y, x = (tile // across) % down * TH, tile % across * TW
+    row, column = (tile // across) % down * TH, tile % across * TW
     image = tile // (across * down)
-    first = (image.to(tl.int64) * height + y) * width + x
-    i = tl.arange(0, TH * TW)
-    return first, y + i // TW, x + i % TW, i // TW * width + i % TW
+    return (image.to(tl.int64) * height + row) * width + column, row, column
 
 
 @triton.jit
-def _tap(x, row, column, at, c, dy, dx, height, width, S: tl.constexpr, C: tl.constexpr):
-    """x of the pixels that lie (dy, dx) away, [P, BC]; zero outside of the image. `at`: offsets of the pixels."""
-    inside = (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
-    offset = (at + dy * width + dx) * S
-    return tl.load(x + offset[:, None] + c[None, :], mask=inside[:, None] & (c < C)[None, :], other=0.0).to(tl.float32)
+def _there(row, column, c, height, width, C: tl.constexpr):
+    """[TW, BC]: whether a row's pixels are in the image, and its channels are any."""
+    row += tl.zeros_like(column)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return inside[:, None] & (c < C)[None, :]
+
+
+@triton.jit
+def _pixels(x, dy, dx, row, column, c, height, width, S: tl.constexpr, C: tl.constexpr, TW: tl.constexpr):
+    """x [TW, BC] of the row of pixels that begins (dy, dx) away from the corner, float32; zero outside of the image."""
+    i = dx + tl.arange(0, TW)
+    mask = _there(row + dy, column + i, c, height, width, C)
+    return tl.load(x + ((dy * width + i) * S)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _convolve(
-    x, weight, row, column, at, c, height, width, S: tl.constexpr, C: tl.constexpr, K: tl.constexpr, FLIP: tl.constexpr
+    x,
+    weight,
+    row,
+    column,
+    c,
+    height,
+    width,
+    S: tl.constexpr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    FLIP: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
 ):
-    """Sum over taps of weight [K K, C] times neighbours; FLIP for the transposed convolution."""
-    acc = tl.zeros([row.shape[0], c.shape[0]], tl.float32)
-    for ky in range(K):  # not unrolled: all taps at once would not fit into registers
+    """Sums over taps of weight [K K, C] times neighbours, a tuple of rows; FLIP for the transposed convolution.
+
+    What is read once is of use to as many rows as there are taps above each other.
+    """
+    sums = ()
+    for _ in tl.static_range(TH):
+        sums = sums + (tl.zeros([TW, c.shape[0]], tl.float32),)
+    for dy in tl.static_range(TH + K - 1):
         for kx in tl.static_range(K):
-            tap = ky * K + kx
-            w = tl.load(weight + ((K * K - 1 - tap) if FLIP else tap) * C + c, mask=c < C, other=0.0)
-            acc += _tap(x, row, column, at, c, ky - K // 2, kx - K // 2, height, width, S, C) * w[None, :]
-    return acc
+            v = _pixels(x, dy - K // 2, kx - K // 2, row, column, c, height, width, S, C, TW)
+            new = ()
+            for y in tl.static_range(TH):
+                if dy - y >= 0 and dy - y < K:
+                    tap = (dy - y) * K + kx
+                    w = tl.load(weight + ((K * K - 1 - tap) if FLIP else tap) * C + c, mask=c < C, other=0.0)
+                    new = new + (sums[y] + v * w[None, :],)
+                else:
+                    new = new + (sums[y],)
+            sums = new
+    return sums
 
 
 @triton.jit
@@ -73,22 +115,25 @@ def _depthwise(
     BC: tl.constexpr,
 ):
     blocks: tl.constexpr = (C + BC - 1) // BC
-    program = tl.program_id(0)
-    first, row, column, at = _tile(program // blocks, height, width, TH, TW)
-    c = program % blocks * BC + tl.arange(0, BC)
+    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW)
+    c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
     x += first * S
-    conv = _convolve(x, weight, row, column, at, c, height, width, S, C, K, False)
-    conv += tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    mask = ((row < height) & (column < width))[:, None] & (c < C)[None, :]
-    if KIND == "gate":
-        g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        out = conv * g * normal(g)
-    elif KIND == "silu":
-        out = conv * tl.sigmoid(conv)
-    else:
-        middle = tl.load(x + (at * S)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        out = middle * tl.sigmoid(conv) if KIND == "sigmoid" else middle + conv * normal(conv)
-    tl.store(y + first * C + (at * C)[:, None] + c[None, :], out, mask=mask)
+    i = tl.arange(0, TW)
+    offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
+    sums = _convolve(x, weight, row, column, c, height, width, S, C, K, False, TH, TW)
+    for dy in tl.static_range(TH):
+        conv = sums[dy] + offset
+        mask = _there(row + dy, column + i, c, height, width, C)
+        at = dy * width + i
+        if KIND == "gate":
+            g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+            out = conv * g * normal(g)
+        elif KIND == "silu":
+            out = conv * tl.sigmoid(conv)
+        else:
+            middle = _pixels(x, dy, 0, row, column, c, height, width, S, C, TW)
+            out = middle * tl.sigmoid(conv) if KIND == "sigmoid" else middle + conv * normal(conv)
+        tl.store(y + first * C + (at * C)[:, None] + c[None, :], out, mask=mask)
 
 
 @triton.jit
@@ -115,36 +160,46 @@ def _depthwise_backward(
 ):
     """The gradient of c; of the gate, or of x past the convolution (`direct`); this tile's part of weight and bias."""
     blocks: tl.constexpr = (C + BC - 1) // BC
-    program = tl.program_id(0)
-    tile = program // blocks
-    first, row, column, at = _tile(tile, height, width, TH, TW)
-    c = program % blocks * BC + tl.arange(0, BC)
+    tile = tl.program_id(0) // blocks
+    first, row, column = _corner(tile, height, width, TH, TW)
+    c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
     x += first * S
-    conv = _convolve(x, weight, row, column, at, c, height, width, S, C, K, False)
-    conv += tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    mask = ((row < height) & (column < width))[:, None] & (c < C)[None, :]
-    here = first * C + (at * C)[:, None] + c[None, :]
-    grad = tl.load(dy + here, mask=mask, other=0.0).to(tl.float32)
-    if KIND == "gate":
-        g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        tl.store(direct + here, grad * conv * gelu_slope(g), mask=mask)
-        grad *= g * normal(g)
-    elif KIND == "gelu":
-        grad *= gelu_slope(conv)
-    else:
-        s = tl.sigmoid(conv)
-        if KIND == "sigmoid":
-            tl.store(direct + here, grad * s, mask=mask)
-            grad *= tl.load(x + (at * S)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32) * s * (1 - s)
+    i = tl.arange(0, TW)
+    offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
+    sums = _convolve(x, weight, row, column, c, height, width, S, C, K, False, TH, TW)
+    grads = ()
+    total = tl.zeros([TW, BC], tl.float32)
+    for line in tl.static_range(TH):
+        conv = sums[line] + offset
+        mask = _there(row + line, column + i, c, height, width, C)
+        at = line * width + i
+        here = first * C + (at * C)[:, None] + c[None, :]
+        grad = tl.load(dy + here, mask=mask, other=0.0).to(tl.float32)
+        if KIND == "gate":
+            g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+            tl.store(direct + here, grad * conv * gelu_slope(g), mask=mask)
+            grad *= g * normal(g)
+        elif KIND == "gelu":
+            grad *= gelu_slope(conv)
         else:
-            grad *= s * (1 + conv * (1 - s))
-    tl.store(dconv + here, grad, mask=mask)
+            s = tl.sigmoid(conv)
+            if KIND == "sigmoid":
+                tl.store(direct + here, grad * s, mask=mask)
+                grad *= _pixels(x, line, 0, row, column, c, height, width, S, C, TW) * s * (1 - s)
+            else:
+                grad *= s * (1 + conv * (1 - s))
+        tl.store(dconv + here, grad, mask=mask)
+        grads = grads + (grad,)
+        total += grad
     part = tile.to(tl.int64) * C + c
-    for ky in range(K):
+    tl.store(dbias + part, tl.sum(total, 0), mask=c < C)
+    for ky in range(K):  # not unrolled: all taps at once would not fit into registers
         for kx in tl.static_range(K):
-            v = _tap(x, row, column, at, c, ky - K // 2, kx - K // 2, height, width, S, C)
-            tl.store(dweight + part * K * K + ky * K + kx, tl.sum(grad * v, 0), mask=c < C)
-    tl.store(dbias + part, tl.sum(grad, 0), mask=c < C)
+            total = tl.zeros([TW, BC], tl.float32)
+            for line in tl.static_range(TH):
+                there = line + ky - K // 2
+                total += grads[line] * _pixels(x, there, kx - K // 2, row, column, c, height, width, S, C, TW)
+            tl.store(dweight + part * K * K + ky * K + kx, tl.sum(total, 0), mask=c < C)
 
 
 @triton.jit
@@ -164,15 +219,17 @@ def _depthwise_transposed(
 ):
     """The gradient of x: the transposed convolution, plus what went past it."""
     blocks: tl.constexpr = (C + BC - 1) // BC
-    program = tl.program_id(0)
-    first, row, column, at = _tile(program // blocks, height, width, TH, TW)
-    c = program % blocks * BC + tl.arange(0, BC)
-    out = _convolve(dconv + first * C, weight, row, column, at, c, height, width, C, C, K, True)
-    mask = ((row < height) & (column < width))[:, None] & (c < C)[None, :]
-    here = first * C + (at * C)[:, None] + c[None, :]
-    if DIRECT:
-        out += tl.load(direct + here, mask=mask, other=0.0)
-    tl.store(dx + here, out, mask=mask)
+    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW)
+    c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
+    i = tl.arange(0, TW)
+    sums = _convolve(dconv + first * C, weight, row, column, c, height, width, C, C, K, True, TH, TW)
+    for dy in tl.static_range(TH):
+        out = sums[dy]
+        mask = _there(row + dy, column + i, c, height, width, C)
+        here = first * C + ((dy * width + i) * C)[:, None] + c[None, :]
+        if DIRECT:
+            out += tl.load(direct + here, mask=mask, other=0.0)
+        tl.store(dx + here, out, mask=mask)
 
 
 def _block(channels: int) -> int:
@@ -183,14 +240,13 @@ def _block(channels: int) -> int:
     return min(16, triton.next_power_of_2(channels))
 
 
-def _sizes(x: Tensor, kernel: int, warps: int) -> tuple[int, int, dict]:
+def _sizes(x: Tensor, kernel: int, tile: Tile) -> tuple[int, int, dict]:
     """Tiles, programs, and constants of a kernel."""
     batch, height, width, channels = x.shape
     block = _block(channels)
-    pixels = ELEMENTS[warps] // block
-    down = 8 if pixels < 256 else 16
-    tiles = batch * triton.cdiv(height, down) * triton.cdiv(width, pixels // down)
-    constants = {"C": channels, "K": kernel, "TH": down, "TW": pixels // down, "BC": block, "num_warps": warps}
+    across = max(1, tile.elements // block)
+    tiles = batch * triton.cdiv(height, tile.rows) * triton.cdiv(width, across)
+    constants = {"C": channels, "K": kernel, "TH": tile.rows, "TW": across, "BC": block, "num_warps": tile.warps}
     return tiles, tiles * triton.cdiv(channels, block), constants
 
 
@@ -199,25 +255,34 @@ def _taps(weight: Tensor) -> Tensor:
     return weight.flatten(1).t().float().contiguous()
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str, tile: Tile = FORWARD) -> Tensor:
     """y [B, H, W, C] of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd."""
     x, apart = evenly(x)
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _, programs, constants = _sizes(x, weight.shape[-1], 4)
+    _, programs, constants = _sizes(x, weight.shape[-1], tile)
     _depthwise[(programs,)](
         x, gate, _taps(weight), bias, y, *x.shape[1:3], S=apart, GS=gate_apart, KIND=kind, **constants
     )
     return y
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str) -> tuple[Tensor, ...]:
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gate: Tensor | None,
+    kind: str,
+    tile: Tile = BACKWARD,
+    transposed: Tile = FORWARD,
+) -> tuple[Tensor, ...]:
     """Gradients of x, weight, bias and gate (empty without one)."""
     x, apart = evenly(x)
     side = gate
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
     kernel, taps, dy = weight.shape[-1], _taps(weight), dy.contiguous()
-    tiles, programs, constants = _sizes(x, kernel, 1)  # one warp: sums over its pixels need no barrier
+    tiles, programs, constants = _sizes(x, kernel, tile)
     dconv = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     direct = torch.empty(x.shape, dtype=gate.dtype, device=x.device) if kind in ("gate", "sigmoid") else dy
     dweight = torch.empty((tiles, *weight.shape), device=x.device)  # of every tile
@@ -239,7 +304,7 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor |
         **constants,
     )
     dx = direct if kind == "sigmoid" else torch.empty_like(dconv)
-    _, programs, constants = _sizes(x, kernel, 4)
+    _, programs, constants = _sizes(x, kernel, transposed)
     _depthwise_transposed[(programs,)](
         dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants
     )

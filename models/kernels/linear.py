@@ -3,8 +3,9 @@
     z = n W^T + b           n = x, or LayerNorm(x) of rows that fit into one block
     y = z, or GELU(z), then + residual, then + skip scale
 
-Rows M, K features in, N out. A program holds BM rows, takes blocks of BN features out and, where K exceeds BK, blocks
-of BK features in. Gradients: `_linear_inputs` makes that of x (through GELU, whose z it makes again, and LayerNorm),
+Rows M, K features in, N out. A program holds BM rows and takes blocks of BN features out; rows of more than WHOLE
+features are `_linear_wide`'s, BK features at a time, with W split for `dot` once, not by every program
+(`_linear_factors`). Gradients: `_linear_inputs` makes that of x (through GELU, whose z it makes again, and LayerNorm),
 `_linear_weights` those of W, b and scale. What is summed over rows is summed by programs, whose number depends on
 shapes only, and then over programs: no atomics.
 """
@@ -17,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels.activations import gelu_slope, normal
-from models.kernels.products import dot, split, transposed
+from models.kernels.products import dot, factor, split, transposed
 from models.kernels.sums import sum_rows
 
 WHOLE = 128  # features of the widest row that one block holds, as models.linear knows
@@ -32,8 +33,20 @@ class Blocks(NamedTuple):
     warps: int
 
 
+class Steps(NamedTuple):
+    """Rows and features out of a program's tile, features in of a step, warps, and steps that are loaded ahead."""
+
+    rows: int
+    features: int
+    step: int
+    warps: int
+    stages: int
+
+
 # As measured on an H200: for rows of up to 64 features, of up to WHOLE, and of more.
-FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4), Blocks(128, 128, 8)
+FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4)
+WIDE = {"tf32x3": Steps(64, 128, 32, 4, 3), "tf32": Steps(64, 128, 64, 4, 3), "bf16": Steps(64, 128, 64, 4, 3)}  # H100
+FEW = 192  # features out up to which a program of `_linear_wide` takes half as many
 INPUTS = Blocks(64, 32, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
 WEIGHTS = Blocks(64, 64, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
 
@@ -69,6 +82,20 @@ def _matrix(weight, n, k, N: tl.constexpr, K: tl.constexpr, PRODUCTS: tl.constex
 
 
 @triton.jit
+def _stored(z, row, rows, n, bias, residual, skip, scale, y, N: tl.constexpr, GELU: tl.constexpr):
+    """Everything that follows the product."""
+    if bias is not None:
+        z += tl.load(bias + n, mask=n < N, other=0.0)[None, :]
+    if GELU:
+        z *= normal(z)
+    if residual is not None:
+        z += _tile(residual, row, rows, n, N, N)
+    if skip is not None:
+        z += _tile(skip, row, rows, n, N, N) * tl.load(scale + n, mask=n < N, other=0.0)[None, :]
+    tl.store(y + row[:, None] * N + n[None, :], z, mask=(row < rows)[:, None] & (n < N)[None, :])
+
+
+@triton.jit
 def _linear(
     x,
     gamma,  # None: no LayerNorm
@@ -86,38 +113,78 @@ def _linear(
     S: tl.constexpr,  # between rows of x
     GELU: tl.constexpr,
     PRODUCTS: tl.constexpr,
-    ACROSS: tl.constexpr,  # programs that share rows; they run side by side, so that rows are read from memory once
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    row = (tl.program_id(0) // ACROSS).to(tl.int64) * BM + tl.arange(0, BM)
-    if BK >= K:
-        k = tl.arange(0, BK)
-        if gamma is not None:
-            v, _ = _normalised(x, row, rows, k, eps, K, S)
-            whole = split(_affine(v, gamma, beta, k, K), PRODUCTS)
-        else:
-            whole = split(_tile(x, row, rows, k, K, S), PRODUCTS)
-    for start in range(tl.program_id(0) % ACROSS * BN, N, ACROSS * BN):
+    row = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    k = tl.arange(0, BK)
+    if gamma is not None:
+        v, _ = _normalised(x, row, rows, k, eps, K, S)
+        whole = split(_affine(v, gamma, beta, k, K), PRODUCTS)
+    else:
+        whole = split(_tile(x, row, rows, k, K, S), PRODUCTS)
+    for start in range(0, N, BN):
         n = start + tl.arange(0, BN)
-        if BK >= K:
-            z = dot(whole, transposed(_matrix(weight, n, k, N, K, PRODUCTS)), PRODUCTS)
-        else:
-            z = tl.zeros([BM, BN], tl.float32)
-            for first in range(0, K, BK):
-                c = first + tl.arange(0, BK)
-                part = split(_tile(x, row, rows, c, K, S), PRODUCTS)
-                z += dot(part, transposed(_matrix(weight, n, c, N, K, PRODUCTS)), PRODUCTS)
-        if bias is not None:
-            z += tl.load(bias + n, mask=n < N, other=0.0)[None, :]
-        if GELU:
-            z *= normal(z)
-        if residual is not None:
-            z += _tile(residual, row, rows, n, N, N)
-        if skip is not None:
-            z += _tile(skip, row, rows, n, N, N) * tl.load(scale + n, mask=n < N, other=0.0)[None, :]
-        tl.store(y + row[:, None] * N + n[None, :], z, mask=(row < rows)[:, None] & (n < N)[None, :])
+        z = dot(whole, transposed(_matrix(weight, n, k, N, K, PRODUCTS)), PRODUCTS)
+        _stored(z, row, rows, n, bias, residual, skip, scale, y, N, GELU)
+
+
+@triton.jit
+def _linear_factors(
+    weight,
+    factors,  # [1 or 2, BN blocks, KP]: of `split`, zero past N and K
+    N: tl.constexpr,
+    K: tl.constexpr,
+    KP: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    k = tl.program_id(1) * BK + tl.arange(0, BK)
+    high, low = _matrix(weight, n, k, N, K, PRODUCTS)
+    at = n[:, None] * KP + k[None, :]
+    tl.store(factors + at, high)
+    if PRODUCTS == "tf32x3":
+        tl.store(factors + tl.num_programs(0) * BN * KP + at, low)
+
+
+@triton.jit
+def _linear_wide(
+    x,
+    factors,
+    bias,
+    residual,
+    skip,
+    scale,
+    y,
+    rows,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    KP: tl.constexpr,
+    S: tl.constexpr,  # between rows of x
+    GELU: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    across: tl.constexpr = (N + BN - 1) // BN  # programs that share rows; side by side, so that these are read once
+    row = (tl.program_id(0) // across).to(tl.int64) * BM + tl.arange(0, BM)
+    n = tl.program_id(0) % across * BN + tl.arange(0, BN)
+    z = tl.zeros([BM, BN], tl.float32)
+    for first in range(0, KP, BK):
+        k = first + tl.arange(0, BK)
+        mask = (row < rows)[:, None] & (k < K)[None, :]
+        part = split(tl.load(x + row[:, None] * S + k[None, :], mask=mask, other=0.0), PRODUCTS)
+        at = n[:, None] * KP + k[None, :]
+        high = factor(tl.load(factors + at))
+        low = high
+        if PRODUCTS == "tf32x3":
+            low = tl.load(factors + across * BN * KP + at)
+        z += dot(part, transposed((high, low)), PRODUCTS)
+    _stored(z, row, rows, n, bias, residual, skip, scale, y, N, GELU)
 
 
 @triton.jit
@@ -238,16 +305,36 @@ def forward(
     scale: Tensor | None,
     products: str,
     dtype: torch.dtype,
-    blocks: Blocks | tuple[Blocks, Blocks, Blocks] = FORWARD,
+    blocks: tuple[Blocks, Blocks] = FORWARD,
+    wide: Steps | None = None,
 ) -> Tensor:
-    """y [M, N] of `dtype`, for x [M, K] of any even rows, contiguous residual and skip [M, N]; weight [N, K]."""
+    """y [M, N] of `dtype`, for x [M, K] of any even rows, contiguous residual and skip [M, N]; weight [N, K].
+
+    LayerNorm: for at most WHOLE features.
+    """
     (rows, features), out = x.shape, weight.shape[0]
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
-    cut = _cut(blocks, features, out)
-    across = 1 if cut["BK"] >= features else triton.cdiv(out, cut["BN"])
-    _linear[(triton.cdiv(rows, cut["BM"]) * across,)](
-        *(x, gamma, beta, weight, bias, residual, skip, scale, y, rows, eps),
-        **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, "ACROSS": across, **cut},
+    after, sizes = (bias, residual, skip, scale, y, rows), {"N": out, "K": features, "S": x.stride(0), "GELU": gelu}
+    if features <= WHOLE:
+        cut = _cut(blocks, features, out)
+        _linear[(triton.cdiv(rows, cut["BM"]),)](
+            *(x, gamma, beta, weight), *after, eps, PRODUCTS=products, **sizes, **cut
+        )
+        return y
+    if wide is None:
+        wide = WIDE[products]
+        wide = wide._replace(features=wide.features // 2) if out <= FEW else wide
+    cut = {"BN": min(wide.features, max(16, triton.next_power_of_2(out))), "BK": wide.step, "PRODUCTS": products}
+    across, steps = triton.cdiv(out, cut["BN"]), triton.cdiv(features, wide.step)
+    cut["KP"] = steps * wide.step
+    factors = torch.empty(
+        (1 + (products == "tf32x3"), across * cut["BN"], cut["KP"]),
+        dtype=torch.bfloat16 if products == "bf16" else torch.float32,
+        device=x.device,
+    )
+    _linear_factors[(across, steps)](weight, factors, N=out, K=features, **cut)
+    _linear_wide[(triton.cdiv(rows, wide.rows) * across,)](
+        *(x, factors), *after, **sizes, **cut, BM=wide.rows, num_warps=wide.warps, num_stages=wide.stages
     )
     return y
 

@@ -31,6 +31,12 @@ def split(x, PRODUCTS: tl.constexpr):
 
 
 @triton.jit
+def factor(x):
+    """What `split` made and memory kept, for `dot`: the interpreter cannot multiply bfloat16."""
+    return x.to(tl.float32) if INTERPRETED else x
+
+
+@triton.jit
 def dot(a, b, PRODUCTS: tl.constexpr):
     """a b for pairs of `split`, small terms first: tensor cores round every partial sum towards zero."""
     if PRODUCTS == "tf32x3":
