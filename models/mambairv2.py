@@ -161,6 +161,11 @@ class Config:
         return self.ase == "on" and self.scans > 0
 
     @property
+    def routed(self) -> bool:
+        """Whether layers have a router, and so a use for its noise."""
+        return (self.ase == "on" or self.sgn == "on") and self.scans > 0
+
+    @property
     def prompt_dim(self) -> int:
         """d: width of a prompt."""
         return self.d_state if self.prompt_target in "BC" else self.d_inner
@@ -202,7 +207,7 @@ class AttentiveStateSpace(nn.Module):
         dim, d_inner = config.embed_dim, config.d_inner
         self.in_proj = nn.Sequential(nn.Conv2d(dim, d_inner, 1))
         self.CPE = nn.Sequential(depthwise(d_inner, 3))  # conditional positional encoding
-        if config.ase == "on" or config.sgn == "on":
+        if config.routed:
             self.register_buffer("layer", torch.tensor(index), persistent=False)  # `index` where it is data
             self.route = nn.Sequential(
                 nn.Linear(dim, dim // 3), nn.GELU(), nn.Linear(dim // 3, config.num_tokens), nn.LogSoftmax(-1)

@@ -1,7 +1,7 @@
 """The tables of docs/pilot.md: how much scores scatter, what makes differences sharper, and the plan that follows.
 
-`results/measured/<machine>/pilot.csv.xz` has a row per image of every cell, kind of weights and seed of the routing
-noise (`python -m suites.pilot STORE --export MACHINE/pilot`); the cells themselves are committed beside it. Formulas:
+`results/measured/<machine>/pilot*.csv.xz` have a row per image of every cell, kind of weights and seed of the routing
+noise (`python -m suites.pilot STORE --export MACHINE/pilot`); the cells themselves are committed beside them. Formulas:
 `reports.statistics` (paired differences by least squares, variance pooled over the variants) and `results.power`.
 `python -m reports.pilot` puts the tables of now into the document; a test holds it to them.
 """
@@ -147,7 +147,7 @@ def load(folder: Path | None = None) -> Pilot | None:
     """What is committed under `folder` (measured.FOLDER); None where no pilot is. Raises StoreError for scores of cells
     that are not committed, and for a cell that lacks its training time or a part of its scores."""
     folder = measured.FOLDER if folder is None else folder
-    paths = sorted(folder.glob("*/pilot.csv.xz"))
+    paths = sorted(path for path in folder.glob("*/pilot*.csv.xz") if not path.name.endswith(".scores.csv.xz"))
     if not paths:
         return None
     rows = pd.concat(

@@ -81,6 +81,7 @@ class Pilot(Abreast):
         self.store, self.width, self.processes = store, width, scorers
         self.cells = {cell.name: cell for cell in suite.cells}
         self.folders = {name: store.cell_folder(cell.config()) for name, cell in self.cells.items()}
+        self.routed = {name: worker.scored_network(cell, "auto").config.routed for name, cell in self.cells.items()}
         self.machine = environment.describe(device, resolve(self.backend, self.device))
         self.machine |= {"deterministic": True, "command": command, "started": records.now()}
         self.machine |= {"abreast": width, "scorers": scorers}
@@ -179,12 +180,18 @@ class Pilot(Abreast):
     # Scores
 
     def submit(self, name: str) -> None:
-        """Asks for every score of the cell that is missing and whose weights are there, what makes it done first."""
+        """Asks for every score of the cell that is missing and whose weights are there, what makes it done first.
+
+        A network without a router draws no noise: it is scored once, and that counts for every seed.
+        """
         folder = self.folders[name]
         for weights, gumbel in self.missing(name):
-            way, path = (name, weights, gumbel), folder / WEIGHTS[weights]
-            if path.exists() and way not in self.wrong and not scores_path(folder, weights, gumbel).exists():
-                self.scorers.submit(way, score, self.cells[name], path, gumbel, self.data, str(self.device))
+            drawn = gumbel if self.routed[name] else STORED[1]
+            way, path, known = (name, weights, drawn), folder / WEIGHTS[weights], scores_path(folder, weights, drawn)
+            if known.exists():
+                records.write_frame(scores_path(folder, weights, gumbel), records.read_frame(known))
+            elif path.exists() and way not in self.wrong:
+                self.scorers.submit(way, score, self.cells[name], path, drawn, self.data, str(self.device))
 
     def collect(self, results: Iterator) -> None:
         for way, future in results:
@@ -197,6 +204,7 @@ class Pilot(Abreast):
             records.write_frame(scores_path(self.folders[name], weights, gumbel), frame)
             if (weights, gumbel) == STORED and name in self.environments:
                 self._finish(name, frame)
+            self.submit(name)
             means = frame.groupby("dataset", sort=False)["psnr"].mean()
             told = "  ".join(f"{dataset} {value:.3f} dB" for dataset, value in means.items())
             print(f"{name}, {weights}, noise {gumbel}: {told}", flush=True)

@@ -69,7 +69,9 @@ def test_the_pilot_is_stopped_and_ends_in_ordinary_cells(tmp_path, capsys):
     assert set(cells["command"]) == {"a command"} and cells["finished"].notna().all()
     means = store.means()
     assert means["complete"].all() and means["psnr"].between(5, 60).all()
-    assert f"{base.name}, average, noise 1: embedded" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{base.name}, average, noise 1: embedded" in told and "plain-scan/sr-x2/seed-0, average, noise 0:" in told
+    assert "plain-scan/sr-x2/seed-0, average, noise 1:" not in told
 
     # A cell trained alone has the same weights; the average is that of the weights on the way.
     folder = store.cell_folder(base.config())
@@ -104,6 +106,11 @@ def test_the_pilot_is_stopped_and_ends_in_ordinary_cells(tmp_path, capsys):
     assert len({round(frame["psnr"].mean(), 9) for frame in ways}) == 6
     assert ways[0]["psnr"].equals(pd.read_parquet(folder / "scores.parquet")["psnr"])
 
+    # Without a router there is no noise: scored once, which stands for every seed.
+    plain = store.cell_folder(suite().cells[1].config())
+    ways = [pd.read_parquet(pilot.scores_path(plain, "average", gumbel)) for gumbel in (0, 1)]
+    assert suite().cells[1].variant.name == "plain-scan" and ways[0].equals(ways[1])
+
     # Tables, scatter, import and export know them without further ado.
     assert import_into(Store(tmp_path / "imported"), store.root).ok
     evidence = Evidence(Store(tmp_path / "imported"), tmp_path / "nothing")
@@ -133,7 +140,7 @@ def test_scores_that_fail_take_no_training_with_them(tmp_path, monkeypatch, caps
     store = Store(tmp_path / "store")
     monkeypatch.setattr(pilot, "score", math.factorial)  # any call that these arguments do not fit
     work = follow(store)
-    assert not work.done and len(work.wrong) == 4 * 6
+    assert not work.done and len(work.wrong) == 2 * 6 + 2 * 3
     assert all((folder / "weights.safetensors").exists() for folder in work.folders.values())
     assert "TypeError" in capsys.readouterr().out
     status = json.loads((store.cell_folder(suite().cells[0].config()) / "status.json").read_text())
