@@ -211,8 +211,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: 
     return y
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias and gate (empty without one)."""
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of weight and bias one after the other (float32), and of gate (empty without one)."""
     x, apart = evenly(x)
     side = gate
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
@@ -244,4 +246,4 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor |
         dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants
     )
     dgate = dx.new_empty(0) if side is None else direct
-    return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(bias.dtype), dgate
+    return dx, sum_rows(dweight, dbias), dgate
