@@ -1,8 +1,8 @@
 """Routing in one pass: logits z = W hidden + b and noise in registers, the class of every pixel; and the gradients that
 come through softmax(z + noise). Products are as exact as float32's in every precision: a class is a comparison.
 
-R features of `hidden`, T classes. What is summed over pixels is summed by programs, whose number depends on shapes
-only, and then over programs: no atomics.
+R features of `hidden`, T classes. A program has one tile of pixels: going over several it would keep the weights in
+registers, which then are too few. What is summed over pixels is summed by tiles and then over tiles: no atomics.
 """
 
 import torch
@@ -15,7 +15,6 @@ from models.kernels.products import dot, split, transposed
 from models.kernels.sums import sum_rows
 
 ELEMENTS = 4096  # logits of a program
-PROGRAMS = 528  # of the backward pass, each going over many tiles: four to every processor of an H100
 PRODUCTS = tl.constexpr("tf32x3")
 
 
@@ -85,8 +84,7 @@ def _routing_gradients(
     layer,
     grad,  # [pixels, T], of softmax(z + noise)
     dhidden,
-    sums,  # [programs, T R + T]: dweight, dbias
-    count,  # of tiles of the whole batch
+    sums,  # [tiles of the batch, T R + T]: dweight, dbias
     tiles,
     length,
     R: tl.constexpr,
@@ -96,22 +94,20 @@ def _routing_gradients(
     BR: tl.constexpr,
     BT: tl.constexpr,
 ):
+    tile = tl.program_id(0)
+    z, h, w, row, there = _scores(hidden, weight, bias, keys, layer, tile, tiles, length, R, T, KEYS, P, BR, BT)
+    e = tl.exp(z - tl.max(z, 1)[:, None])
+    soft = e / tl.sum(e, 1)[:, None]
     r, t = tl.arange(0, BR), tl.arange(0, BT)
-    total, total_bias = tl.zeros([BT, BR], tl.float32), tl.zeros([BT], tl.float32)
-    for tile in range(tl.program_id(0), count, tl.num_programs(0)):
-        z, h, w, row, there = _scores(hidden, weight, bias, keys, layer, tile, tiles, length, R, T, KEYS, P, BR, BT)
-        e = tl.exp(z - tl.max(z, 1)[:, None])
-        soft = e / tl.sum(e, 1)[:, None]
-        g = tl.load(grad + row[:, None] * T + t[None, :], mask=there[:, None] & (t < T)[None, :], other=0.0)
-        dz = soft * (g - tl.sum(soft * g, 1)[:, None])
-        total_bias += tl.sum(dz, 0)
-        dz = split(dz, PRODUCTS)
-        total += dot(transposed(dz), h, PRODUCTS)
-        mask = there[:, None] & (r < R)[None, :]
-        tl.store(dhidden + row[:, None] * R + r[None, :], dot(dz, w, PRODUCTS), mask=mask)
-    sums += tl.program_id(0).to(tl.int64) * (T * R + T)
-    tl.store(sums + t[:, None] * R + r[None, :], total, mask=(t < T)[:, None] & (r < R)[None, :])
-    tl.store(sums + T * R + t, total_bias, mask=t < T)
+    g = tl.load(grad + row[:, None] * T + t[None, :], mask=there[:, None] & (t < T)[None, :], other=0.0)
+    dz = soft * (g - tl.sum(soft * g, 1)[:, None])
+    sums += tile.to(tl.int64) * (T * R + T)
+    tl.store(sums + T * R + t, tl.sum(dz, 0), mask=t < T)
+    dz = split(dz, PRODUCTS)
+    mask = there[:, None] & (r < R)[None, :]
+    tl.store(dhidden + row[:, None] * R + r[None, :], dot(dz, w, PRODUCTS), mask=mask)
+    dweight = dot(transposed(dz), h, PRODUCTS)
+    tl.store(sums + t[:, None] * R + r[None, :], dweight, mask=(t < T)[:, None] & (r < R)[None, :])
 
 
 def _sizes(hidden: Tensor, weight: Tensor, keys: Tensor | None) -> tuple[int, int, dict]:
@@ -120,7 +116,7 @@ def _sizes(hidden: Tensor, weight: Tensor, keys: Tensor | None) -> tuple[int, in
     wide = max(16, triton.next_power_of_2(classes))
     pixels = max(16, ELEMENTS // wide)
     tiles = triton.cdiv(length, pixels)
-    constants = {"R": features, "T": classes, "P": pixels, "BT": wide, "num_warps": 8}
+    constants = {"R": features, "T": classes, "P": pixels, "BT": wide}
     constants |= {"BR": max(16, triton.next_power_of_2(features))}
     constants |= {"KEYS": 0 if keys is None else min(len(keys), 2)}  # none, one for all images, one each
     return batch * tiles, tiles, constants
@@ -134,7 +130,7 @@ def assign(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, la
     """
     out = torch.empty(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
     count, tiles, constants = _sizes(hidden, weight, keys)
-    _routing[(count,)](hidden, weight, bias, keys, layer, out, tiles, hidden.shape[1], **constants)
+    _routing[(count,)](hidden, weight, bias, keys, layer, out, tiles, hidden.shape[1], num_warps=8, **constants)
     return out
 
 
@@ -145,9 +141,10 @@ def gradients(
     compares, grad [B, L, T]."""
     out = torch.empty_like(hidden)
     count, tiles, constants = _sizes(hidden, weight, keys)
-    programs = min(PROGRAMS, count)
-    sums = torch.empty((programs, weight.numel() + len(bias)), device=hidden.device)
-    _routing_gradients[(programs,)](
-        *(hidden, weight, bias, keys, layer, grad.contiguous(), out, sums, count, tiles, hidden.shape[1]), **constants
+    sums = torch.empty((count, weight.numel() + len(bias)), device=hidden.device)
+    _routing_gradients[(count,)](
+        *(hidden, weight, bias, keys, layer, grad.contiguous(), out, sums, tiles, hidden.shape[1]),
+        num_warps=4,
+        **constants,
     )
     return out, sum_rows(sums)
