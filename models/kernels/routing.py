@@ -144,7 +144,7 @@ def gradients(
     sums = torch.empty((count, weight.numel() + len(bias)), device=hidden.device)
     _routing_gradients[(count,)](
         *(hidden, weight, bias, keys, layer, grad.contiguous(), out, sums, tiles, hidden.shape[1]),
-        num_warps=4,
+        num_warps=4 if constants["BT"] <= 64 else 8,
         **constants,
     )
     return out, sum_rows(sums)
