@@ -17,7 +17,12 @@ class Operator:
     def __init__(self, name: str, function: Callable) -> None:
         self.function = function
         self.registered = torch.library.custom_op(name, function, mutates_args=())
-        self.register_fake, self.register_autograd = self.registered.register_fake, self.registered.register_autograd
+        self.register_fake = self.registered.register_fake
+
+    def register_autograd(self, gradients: Callable, setup_context: Callable) -> None:
+        """As of PyTorch's own. `gradients` of an operator that forks takes those of the other readers after dy."""
+        self.gradients, self.setup_context = gradients, setup_context
+        self.registered.register_autograd(gradients, setup_context=setup_context)
 
     def __call__(self, first: torch.Tensor, *rest: Any) -> Any:
         compiling = torch.compiler.is_compiling()
@@ -26,6 +31,32 @@ class Operator:
         watched = torch.is_grad_enabled() or is_in_torch_dispatch_mode()
         with torch.cuda.device(first.device):  # kernels are launched on the current one
             return (self.registered if watched else self.function)(first, *rest)
+
+    def fork(self, others: int, first: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+        """The operator's result, then `first` as often as there are others that read it.
+
+        What they read has its gradient added by this operator's backward, where PyTorch would add it in a pass over
+        memory of its own. A compiler fuses such additions with their surroundings, so it is left to that.
+        """
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return self(first, *rest), *[first] * others
+        return _Fork.apply(self, others, first, *rest)
+
+
+class _Fork(torch.autograd.Function):
+    @staticmethod
+    def forward(operator: Operator, others: int, first: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+        return operator(first, *rest), *(first.view_as(first) for _ in range(others))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        operator, _, *arguments = inputs
+        ctx.gradients = operator.gradients
+        operator.setup_context(ctx, arguments, output[0])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return None, None, *ctx.gradients(ctx, *grads)
 
 
 def operator(name: str) -> Callable[[Callable], Operator]:

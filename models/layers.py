@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.attention import window_attention
 from models.convolution import chosen_products, convolve3x3, in_kernels
-from models.linear import linear
+from models.linear import forked_linear, linear
 from models.operators import convolve, layer_norm, recomputed
 from models.scan import Prompt, attentive_scan
 from models.scan.permutation import to_steps
@@ -83,7 +83,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.LayerNorm, skip: Tensor, scale: Tensor, fused: bool) -> Tensor:
         """x, skip [B, H, W, C], scale [C] -> [B, H, W, C]. On a GPU x and what fc1 gives are kept for the backward."""
-        u = linear(x, self.fc1.weight, self.fc1.bias, norm=norm, gelu=self.gelu, fused=fused)
+        u, x = forked_linear(x, self.fc1.weight, self.fc1.bias, 1, norm=norm, gelu=self.gelu, fused=fused)
         out = self.fc2.weight, self.fc2.bias
         after = {"residual": x, "skip": skip, "scale": scale, "fused": fused}
         return recomputed(lambda u: linear(self.mix(u, fused), *out, **after), u, fused=fused)

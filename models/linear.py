@@ -14,7 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from models.custom import operator
 from models.kernels import evenly
-from models.operators import has_kernels, layer_norm, recomputed
+from models.operators import forked_norm, has_kernels, layer_norm, recomputed
 from models.precision import kernel_products
 
 WHOLE = 128  # features of the widest row that the kernels hold at once, for LayerNorm and the gradient of GELU
@@ -30,29 +30,57 @@ def linear(
     residual: Tensor | None = None,
     skip: Tensor | None = None,
     scale: Tensor | None = None,
+    exact: bool = False,
     fused: bool = True,
 ) -> Tensor:
     """x [..., K] -> y [..., N], as in the head of this module; weight [N, K], scale [N], residual and skip [..., N].
 
     y has the type of the residual, if there is one, else that of x or of autocast. fused=False: plain PyTorch.
+    exact: products as exact as float32's and a result of the weight's type, whatever the precision.
     """
-    products = kernel_products(x) if fused and has_kernels(x) else None
+    products = _products(x, fused, exact)
     if products is None:
+        x = x.to(weight.dtype) if exact else x
         y = recomputed(lambda x: _plain(x, weight, bias, norm, gelu, fused), x, fused=fused and norm is not None)
         y = y if residual is None else residual + y
         return y if skip is None else torch.addcmul(y, skip, scale)
     wide = x.shape[-1] > WHOLE
     if norm is not None and wide:
-        x, norm = layer_norm(norm, x), None
+        x, norm = layer_norm(norm, x, dtype=_type(x, None, products)), None
     later = gelu and wide and torch.is_grad_enabled()
-    y = _linear(
-        x,
-        *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
-        *(weight, bias, gelu and not later),
-        *(None if t is None else t.contiguous() for t in (residual, skip)),
-        *(scale, products),
-    )
+    residual, skip = (None if t is None else t.contiguous() for t in (residual, skip))
+    y = _linear(x, *_affine(norm), weight, bias, gelu and not later, residual, skip, scale, products)
     return F.gelu(y) if later else y
+
+
+def forked_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    others: int,
+    *,
+    norm: nn.LayerNorm | None = None,
+    gelu: bool = False,
+    fused: bool = True,
+) -> tuple[Tensor, ...]:
+    """`linear` of x, then x as often as there are others that read it, at most twice (see `Operator.fork`)."""
+    products = _products(x, fused)
+    if products is not None and x.shape[-1] <= WHOLE:
+        return _linear.fork(others, x, *_affine(norm), weight, bias, gelu, None, None, None, products)
+    if norm is None or products is None:
+        return linear(x, weight, bias, norm=norm, gelu=gelu, fused=fused), *[x] * others
+    n, *rest = forked_norm(norm, x, others, dtype=_type(x, None, products))
+    return linear(n, weight, bias, gelu=gelu), *rest
+
+
+def _products(x: Tensor, fused: bool, exact: bool = False) -> str | None:
+    """How kernels multiply x, or None: plain PyTorch takes it."""
+    products = kernel_products(x) if fused and has_kernels(x) else None
+    return "tf32x3" if exact and products is not None else products
+
+
+def _affine(norm: nn.LayerNorm | None) -> tuple[Tensor | None, Tensor | None, float]:
+    return (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
 
 
 def _plain(
@@ -65,7 +93,7 @@ def _plain(
 def _type(x: Tensor, residual: Tensor | None, products: str) -> torch.dtype:
     if residual is not None:
         return residual.dtype
-    return torch.bfloat16 if products == "bf16" else x.dtype
+    return torch.bfloat16 if products == "bf16" else torch.float32
 
 
 @operator("mambair_bench::linear")
@@ -117,33 +145,39 @@ def _linear_backward(
     bias: Tensor | None,
     gelu: bool,
     skip: Tensor | None,
+    scale: Tensor | None,
     products: str,
+    others: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, of gamma and beta [2, K] (or [0]), and of weight, bias and scale one after the other."""
+    """Gradients of x, to which `others` are added; of weight, bias, scale, gamma and beta (the last two if there are)
+    one after the other; of skip (or [0])."""
     from models.kernels import linear as kernels
 
     rows, out = evenly(x)[0].view(-1, x.shape[-1]), len(weight)
-    dy, skip = dy.view(-1, out), None if skip is None else skip.view(-1, out)
-    dz, dx, around = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products)
-    return dx.view(x.shape), around, kernels.weights(dz, rows, gamma, beta, eps, out, skip, products)
+    shape, dy, skip = dy.shape, dy.view(-1, out), None if skip is None else skip.view(-1, out)
+    dz, dx, around = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products, others)
+    sums, dskip = kernels.weights(dz, rows, gamma, beta, eps, out, skip, scale, products, around)
+    return dx.view(x.shape), sums, dx.new_empty(0) if dskip is None else dskip.view(shape)
 
 
 @_linear_backward.register_fake
-def _(dy, x, gamma, beta, eps, weight, bias, gelu, skip, products):
-    around = weight.new_empty(0 if gamma is None else (2, x.shape[-1]))
-    return x.new_empty(x.shape), around, weight.new_empty(weight.shape[0] * (weight.shape[1] + 2))
+def _(dy, x, gamma, beta, eps, weight, bias, gelu, skip, scale, products, others):
+    out, features = weight.shape
+    sums = weight.new_empty(out * (features + 2) + (0 if gamma is None else 2 * features), dtype=torch.float32)
+    return x.new_empty(x.shape), sums, x.new_empty(0) if skip is None else torch.empty_like(skip)
 
 
-def _gradients(ctx, dy):
+def _gradients(ctx, dy, *others):
     x, gamma, beta, weight, bias, skip, scale = ctx.saved_tensors
     dy = dy.contiguous()
-    dx, around, sums = torch.ops.mambair_bench.linear_backward(
-        dy, x, gamma, beta, ctx.eps, weight, bias, ctx.gelu, skip, ctx.products
+    dx, sums, dskip = torch.ops.mambair_bench.linear_backward(
+        dy, x, gamma, beta, ctx.eps, weight, bias, ctx.gelu, skip, scale, ctx.products, list(others)
     )
-    dgamma, dbeta = (None, None) if gamma is None else around
-    dweight, dbias, dscale = sums.split([weight.numel(), len(weight), len(weight)])
+    out, features = weight.shape
+    dweight, dbias, dscale, around = sums.split([out * features, out, out, 0 if gamma is None else 2 * features])
+    dgamma, dbeta = (None, None) if gamma is None else around.view(2, features)
     dbias, dresidual = None if bias is None else dbias, dy if ctx.residual else None
-    dskip, dscale = (None, None) if skip is None else (dy * scale, dscale)
+    dskip, dscale = (None, None) if skip is None else (dskip, dscale)
     return dx, dgamma, dbeta, None, dweight.view(weight.shape), dbias, None, dresidual, dskip, dscale, None
 
 

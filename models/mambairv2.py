@@ -63,9 +63,9 @@ from models.layers import (
     selective_scan,
     without_autocast,
 )
-from models.linear import linear
+from models.linear import forked_linear, linear
 from models.noise import PhiloxGumbel
-from models.operators import convolve, has_kernels, layer_norm
+from models.operators import convolve, forked_norm, has_kernels
 from models.routing import by_class, route
 from models.scan import Prompt
 from models.scan.permutation import inverse
@@ -223,7 +223,7 @@ class AttentiveStateSpace(nn.Module):
         """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C], plus residual."""
         batch, height, width, _ = x.shape
         project, fused = self.in_proj[0], context.fused
-        u = linear(x, project.weight.flatten(1), project.bias, fused=fused)
+        u, x = forked_linear(x, project.weight.flatten(1), project.bias, 1, fused=fused)
         u = convolve(self.CPE[0], u, "sigmoid", fused=fused).reshape(batch, height * width, -1)  # [B, L, E]
         classes = soft = prompt = added = None
         if self.config.ase == "on" or (self.config.sgn == "on" and context.labels is None):
@@ -248,12 +248,11 @@ class AttentiveStateSpace(nn.Module):
         """
         learns = torch.is_grad_enabled() and self.config.ase == "on"
         with without_autocast(tokens):
-            tokens = tokens.to(self.route[0].weight.dtype)
             if context.in_kernel:
                 first, last = self.route[0], self.route[2]
-                hidden = linear(tokens, first.weight, first.bias, gelu=True)
+                hidden = linear(tokens, first.weight, first.bias, gelu=True, exact=True)
                 return route(hidden, last.weight, last.bias, context.keys, self.layer, learns)
-            logits = self.route(tokens)  # [B, L, T]
+            logits = self.route(tokens.to(self.route[0].weight.dtype))  # [B, L, T]
             if context.noise is not None:
                 logits = logits + draw(context.noise, self.index, logits)
             return logits.argmax(-1), logits.softmax(-1) if learns else None
@@ -322,14 +321,15 @@ class AttentiveLayer(nn.Module):
     def compute(self, x: Tensor, context: Context) -> Tensor:
         """What `forward` returns, as it is written here."""
         fused = context.fused
-        qkv = linear(x, self.wqkv.weight, self.wqkv.bias, norm=self.norm1, fused=fused)
+        qkv, x, skip = forked_linear(x, self.wqkv.weight, self.wqkv.bias, 2, norm=self.norm1, fused=fused)
         a = self.win_mhsa(qkv, context.mask, fused, residual=x)
-        y = self.convffn1(a, self.norm2, x, self.scale1, fused)
-        c = y
+        y = self.convffn1(a, self.norm2, skip, self.scale1, fused)
+        c = skip = y
         if self.scanned:
             factor = context.shared if self.embeddingA is None else self.embeddingA.weight
-            c = self.assm(layer_norm(self.norm3, y, fused=fused), factor, context, residual=y)
-        return self.convffn2(c, self.norm4, y, self.scale2, fused)
+            n, y, skip = forked_norm(self.norm3, y, 2, fused=fused)
+            c = self.assm(n, factor, context, residual=y)
+        return self.convffn2(c, self.norm4, skip, self.scale2, fused)
 
 
 class MambaIRv2(nn.Module):

@@ -74,7 +74,8 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, the
 @operator("mambair_bench::depthwise_backward")
 def _depthwise_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, then: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of weight and bias one after the other, and of gate."""
     from models.kernels import depthwise as kernels
 
     return kernels.backward(dy, x, weight, bias, gate, then)
@@ -88,13 +89,14 @@ def _(x, weight, bias, gate, then):
 @_depthwise_backward.register_fake
 def _(dy, x, weight, bias, gate, then):
     dgate = x.new_empty(0) if gate is None else torch.empty_like(gate, memory_format=torch.contiguous_format)
-    return x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(bias), dgate
+    return x.new_empty(x.shape), weight.new_empty(weight.numel() + bias.numel(), dtype=torch.float32), dgate
 
 
 def _depthwise_gradients(ctx, dy):
     x, weight, bias, gate = ctx.saved_tensors
-    *grads, dgate = torch.ops.mambair_bench.depthwise_backward(dy, x, weight, bias, gate, ctx.then)
-    return *grads, None if gate is None else dgate, None
+    dx, sums, dgate = torch.ops.mambair_bench.depthwise_backward(dy, x, weight, bias, gate, ctx.then)
+    dweight, dbias = sums.to(weight.dtype).split([weight.numel(), bias.numel()])
+    return dx, dweight.view(weight.shape), dbias, None if gate is None else dgate, None
 
 
 def _depthwise_context(ctx, inputs, output) -> None:
@@ -108,49 +110,63 @@ _depthwise.register_autograd(_depthwise_gradients, setup_context=_depthwise_cont
 # --- layer norm --------------------------------------------------------------------------------------------------
 
 
-def layer_norm(norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False, fused: bool = True) -> Tensor:
+def layer_norm(
+    norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False, dtype: torch.dtype | None = None, fused: bool = True
+) -> Tensor:
     """LayerNorm of x [..., C], or of GELU(x), computed in float32; kernels give it the type of x, under autocast too.
 
-    A compiler fuses PyTorch's own with its surroundings, so it is left to that.
+    dtype: another type for the result. A compiler fuses PyTorch's own with its surroundings, so it is left to that.
     """
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
-        return _layer_norm(x, norm.weight, norm.bias, norm.eps, gelu)
-    return norm(F.gelu(x) if gelu else x)
+        return _layer_norm(x, norm.weight, norm.bias, norm.eps, gelu, dtype or x.dtype)
+    y = norm(F.gelu(x) if gelu else x)
+    return y if dtype is None else y.to(dtype)
+
+
+def forked_norm(
+    norm: nn.LayerNorm, x: Tensor, others: int, *, dtype: torch.dtype | None = None, fused: bool = True
+) -> tuple[Tensor, ...]:
+    """`layer_norm` of x, then x as often as there are others that read it (see `Operator.fork`)."""
+    if fused and has_kernels(x) and not torch.compiler.is_compiling():
+        return _layer_norm.fork(others, x, norm.weight, norm.bias, norm.eps, False, dtype or x.dtype)
+    return layer_norm(norm, x, dtype=dtype, fused=fused), *[x] * others
 
 
 @operator("mambair_bench::layer_norm")
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool) -> Tensor:
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype) -> Tensor:
     from models.kernels import norm as kernels
 
-    return kernels.forward(x, weight, bias, eps, gelu)
+    return kernels.forward(x, weight, bias, eps, gelu, dtype)
 
 
 @operator("mambair_bench::layer_norm_backward")
 def _layer_norm_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, eps: float, gelu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    dy: Tensor, x: Tensor, weight: Tensor, eps: float, gelu: bool, others: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, to which `others` are added, and of weight and bias one after the other."""
     from models.kernels import norm as kernels
 
-    return kernels.backward(dy, x, weight, eps, gelu)
+    return kernels.backward(dy, x, weight, eps, gelu, others)
 
 
 @_layer_norm.register_fake
-def _(x, weight, bias, eps, gelu):
-    return x.new_empty(x.shape)
+def _(x, weight, bias, eps, gelu, dtype):
+    return x.new_empty(x.shape, dtype=dtype)
 
 
 @_layer_norm_backward.register_fake
-def _(dy, x, weight, eps, gelu):
-    return x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(weight)
+def _(dy, x, weight, eps, gelu, others):
+    return x.new_empty(x.shape), weight.new_empty(2 * len(weight), dtype=torch.float32)
 
 
-def _layer_norm_gradients(ctx, dy):
+def _layer_norm_gradients(ctx, dy, *others):
     x, weight = ctx.saved_tensors
-    return *torch.ops.mambair_bench.layer_norm_backward(dy, x, weight, ctx.eps, ctx.gelu), None, None
+    dx, sums = torch.ops.mambair_bench.layer_norm_backward(dy, x, weight, ctx.eps, ctx.gelu, list(others))
+    return dx, *sums.to(weight.dtype).view(2, -1), None, None, None
 
 
 def _layer_norm_context(ctx, inputs, output) -> None:
-    x, weight, _, ctx.eps, ctx.gelu = inputs
+    x, weight, _, ctx.eps, ctx.gelu, _ = inputs
     ctx.save_for_backward(x, weight)
 
 

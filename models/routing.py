@@ -5,13 +5,12 @@
     soft = softmax(z + g)   what the gradient goes through (straight-through)
 
 LogSoftmax, which the official router applies to z first, subtracts the same number from all logits of a pixel, so class
-and softmax are the same without it. On a GPU the noise of models.noise is made in registers, in the forward pass and
-again in the backward one: neither it nor z nor soft is kept.
+and softmax are the same without it. On a GPU z and the noise of models.noise are made in registers, in the forward pass
+and again in the backward one: none of it, nor soft, is ever in memory.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.custom import operator
 from models.operators import has_kernels
@@ -22,8 +21,8 @@ def route(
 ) -> tuple[Tensor, Tensor | None]:
     """(classes int64 [B, L], carrier [B, L, T] or None unless `learns`) on a GPU.
 
-    hidden [B, L, R], weight [T, R], bias [T]; keys int64 [B] or [1] on the same device, or None for no noise; layer
-    int64 []. The carrier holds zeros, of which one is stored, and takes the gradient of `soft`.
+    hidden [B, L, R], weight [T, R], bias [T], float32; keys int64 [B] or [1] on the same device, or None for no noise;
+    layer int64 []. The carrier holds zeros, of which one is stored, and takes the gradient of `soft`.
     """
     classes, carrier = _route(hidden, weight, bias, keys, layer)
     return classes, carrier if learns else None
@@ -33,19 +32,18 @@ def route(
 def _route(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor) -> tuple[Tensor, Tensor]:
     from models.kernels import routing as kernels
 
-    classes = kernels.assign(F.linear(hidden, weight, bias), keys, layer)
+    classes = kernels.assign(hidden.contiguous(), weight, bias, keys, layer)
     return classes, hidden.new_zeros(()).expand(*classes.shape, len(weight))
 
 
 @operator("mambair_bench::route_backward")
 def _route_backward(
     dsoft: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
+    """Gradients of hidden, and of weight and bias one after the other."""
     from models.kernels import routing as kernels
 
-    dz = kernels.gradient(F.linear(hidden, weight, bias), keys, layer, dsoft)  # [B, L, T]
-    rows = dz.flatten(0, 1)
-    return dz @ weight, rows.t() @ hidden.flatten(0, 1), rows.sum(0)
+    return kernels.gradients(dsoft, hidden.contiguous(), weight, bias, keys, layer)
 
 
 @_route.register_fake
@@ -56,13 +54,16 @@ def _(hidden, weight, bias, keys, layer):
 
 @_route_backward.register_fake
 def _(dsoft, hidden, weight, bias, keys, layer):
-    return hidden.new_empty(hidden.shape), torch.empty_like(weight), torch.empty_like(bias)
+    return hidden.new_empty(hidden.shape), weight.new_empty(weight.numel() + bias.numel())
 
 
 def _gradients(ctx, dclasses, dsoft):
     if dsoft is None:
         return (None,) * 5
-    return *torch.ops.mambair_bench.route_backward(dsoft, *ctx.saved_tensors), None, None
+    _, weight, bias, *_ = ctx.saved_tensors
+    dhidden, sums = torch.ops.mambair_bench.route_backward(dsoft, *ctx.saved_tensors)
+    dweight, dbias = sums.split([weight.numel(), bias.numel()])
+    return dhidden, dweight.view(weight.shape), dbias, None, None
 
 
 def _context(ctx, inputs, output) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,3 +34,8 @@ def evenly(x: Tensor) -> tuple[Tensor, int]:
         even &= size == 1 or stride == expected
         expected *= size
     return (x, apart) if even else (x.contiguous(), x.shape[-1])
+
+
+def two(gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """Up to two gradients, contiguous, as two arguments of a kernel that adds what there is."""
+    return [g.contiguous() for g in gradients] + [None] * (2 - len(gradients))

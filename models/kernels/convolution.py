@@ -339,4 +339,5 @@ def backward_weight(dy: Tensor, x: Tensor, products: str, parts: Parts | None = 
         STAGES=cut.stages,
         num_warps=cut.warps,
     )
-    return sum_rows(partial).permute(3, 2, 0, 1).contiguous(), sum_rows(partial_bias)
+    dweight, dbias = sum_rows(partial, partial_bias).split([partial[0].numel(), outputs])
+    return dweight.view(partial.shape[1:]).permute(3, 2, 0, 1).contiguous(), dbias

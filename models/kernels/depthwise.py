@@ -276,8 +276,8 @@ def backward(
     kind: str,
     tile: Tile = BACKWARD,
     transposed: Tile = FORWARD,
-) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias and gate (empty without one)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of weight and bias one after the other (float32), and of gate (empty without one)."""
     x, apart = evenly(x)
     side = gate
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
@@ -309,4 +309,4 @@ def backward(
         dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants
     )
     dgate = dx.new_empty(0) if side is None else direct
-    return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(bias.dtype), dgate
+    return dx, sum_rows(dweight, dbias), dgate

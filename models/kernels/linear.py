@@ -6,10 +6,11 @@
 Rows M, K features in, N out. A program holds BM rows and takes blocks of BN features out; rows of more than WHOLE
 features are `_linear_wide`'s, BK features at a time, with W split for `dot` once, not by every program
 (`_linear_factors`). Gradients: `_linear_inputs` makes that of x (through GELU, whose z it makes again, and LayerNorm),
-`_linear_weights` those of W, b and scale. What is summed over rows is summed by programs, whose number depends on
-shapes only, and then over programs: no atomics.
+`_linear_weights` those of W, b, scale and skip. What is summed over rows is summed by programs, whose number depends on
+shapes only, and then over programs, all of a layer in one launch: no atomics.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels import two
 from models.kernels.activations import gelu_slope, normal
 from models.kernels.products import dot, factor, split, transposed
 from models.kernels.sums import sum_rows
@@ -195,6 +197,8 @@ def _linear_inputs(
     beta,
     weight,
     bias,
+    first,  # gradients of x from elsewhere [rows, K], or None
+    second,
     dz,  # written if GELU
     dx,
     sums,  # [programs, 2, K]: dgamma, dbeta
@@ -235,6 +239,10 @@ def _linear_inputs(
             total_beta += tl.sum(grad, 0)
             grad *= tl.load(gamma + k, mask=k < K, other=0.0)[None, :]
             grad = (grad - tl.sum(grad, 1)[:, None] / K - v * (tl.sum(grad * v, 1)[:, None] / K)) * inverse[:, None]
+        if first is not None:
+            grad += _tile(first, row, rows, k, K, K)
+        if second is not None:
+            grad += _tile(second, row, rows, k, K, K)
         tl.store(dx + row[:, None] * K + k[None, :], grad, mask=(row < rows)[:, None] & (k < K)[None, :])
     if gamma is not None:
         sums += tl.program_id(0) * 2 * K
@@ -249,6 +257,8 @@ def _linear_weights(
     gamma,
     beta,
     skip,
+    scale,
+    dskip,  # written if there is a skip
     sums,  # [programs, N K + N + N]: dweight, dbias, dscale
     rows,
     eps,
@@ -276,6 +286,9 @@ def _linear_weights(
         total_bias += tl.sum(g, 0)
         if skip is not None:
             total_scale += tl.sum(g * _tile(skip, row, rows, n, N, N), 0)
+            if tl.program_id(2) == 0:
+                g *= tl.load(scale + n, mask=n < N, other=0.0)[None, :]
+                tl.store(dskip + row[:, None] * N + n[None, :], g, mask=(row < rows)[:, None] & (n < N)[None, :])
     sums += tl.program_id(0).to(tl.int64) * (N * K + 2 * N)
     tl.store(sums + n[:, None] * K + k[None, :], total, mask=(n < N)[:, None] & (k < K)[None, :])
     if tl.program_id(2) == 0:
@@ -349,9 +362,11 @@ def inputs(
     bias: Tensor | None,
     gelu: bool,
     products: str,
+    others: Sequence[Tensor] = (),
     blocks: Blocks | tuple[Blocks, Blocks, Blocks] = INPUTS,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of z (dy itself without GELU), of x, and of gamma and beta: [2, K], or [0] without them.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of z (dy itself without GELU), of x, to which up to two `others` are added, and of gamma and beta by
+    programs [P, 2, K], None without them.
 
     GELU and LayerNorm: for at most WHOLE features.
     """
@@ -362,12 +377,12 @@ def inputs(
     programs = triton.cdiv(rows, cut["BM"])
     if gamma is not None:
         programs = min(2 * PROGRAMS, programs)
-    sums = torch.empty((programs, 0 if gamma is None else 2, features), device=x.device)
+    sums = None if gamma is None else torch.empty((programs, 2, features), device=x.device)
     _linear_inputs[(programs, triton.cdiv(features, cut["BK"]))](
-        *(dy, x, gamma, beta, weight, bias, dz, dx, sums, rows, eps),
+        *(dy, x, gamma, beta, weight, bias, *two(others), dz, dx, sums, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, **cut},
     )
-    return dz, dx, dx.new_empty(0) if gamma is None else sum_rows(sums)
+    return dz, dx, sums
 
 
 def weights(
@@ -378,16 +393,20 @@ def weights(
     eps: float,
     out: int,
     skip: Tensor | None,
+    scale: Tensor | None,
     products: str,
+    around: Tensor | None = None,
     blocks: Blocks | tuple[Blocks, Blocks, Blocks] = WEIGHTS,
-) -> Tensor:
-    """Gradients of weight [N, K], bias [N] and scale [N] (0 without `skip`), one after the other, float32."""
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of weight [N, K], bias [N], scale [N] (0 without `skip`), gamma and beta [2, K] one after the other,
+    float32, the last two only with `around`, what `inputs` left of them; and of skip."""
     (rows, features), cut = x.shape, _cut(blocks, x.shape[1], out)
     grid = triton.cdiv(out, cut["BN"]), triton.cdiv(features, cut["BK"])
     programs = max(1, min(2 * PROGRAMS // (grid[0] * grid[1]), triton.cdiv(rows, cut["BM"])))
     sums = torch.empty((programs, out * (features + 2)), device=x.device)
+    dskip = None if skip is None else torch.empty_like(skip)
     _linear_weights[(programs, *grid)](
-        *(dz, x, gamma, beta, skip, sums, rows, eps),
+        *(dz, x, gamma, beta, skip, scale, dskip, sums, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "PRODUCTS": products, **cut},
     )
-    return sum_rows(sums)
+    return sum_rows(sums, around), dskip

@@ -1,12 +1,14 @@
 """LayerNorm over the channels of tokens, after GELU if asked: many rows to a program, where PyTorch's own gives each
 narrow row a block."""
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels import evenly
+from models.kernels import evenly, two
 from models.kernels.activations import gelu_slope, normal
 from models.kernels.sums import sum_rows
 
@@ -53,9 +55,10 @@ def _norm_backward(
     dy,
     x,
     weight,
+    first,  # gradients of x from elsewhere [rows, C], or None
+    second,
     dx,
-    dweight,
-    dbias,
+    sums,  # [programs, 2, C]: dweight, dbias
     rows,
     eps,
     C: tl.constexpr,
@@ -78,9 +81,14 @@ def _norm_backward(
         out = (g - tl.sum(g, 1)[:, None] / C - v * (tl.sum(g * v, 1)[:, None] / C)) * inverse[:, None]
         if GELU:
             out *= gelu_slope(raw)
+        if first is not None:
+            out += tl.load(first + row[:, None] * C + c[None, :], mask=mask, other=0.0)
+        if second is not None:
+            out += tl.load(second + row[:, None] * C + c[None, :], mask=mask, other=0.0)
         tl.store(dx + row[:, None] * C + c[None, :], out, mask=mask)
-    tl.store(dweight + tl.program_id(0) * C + c, tl.sum(dw, 0), mask=c < C)
-    tl.store(dbias + tl.program_id(0) * C + c, tl.sum(db, 0), mask=c < C)
+    sums += tl.program_id(0) * 2 * C + c
+    tl.store(sums, tl.sum(dw, 0), mask=c < C)
+    tl.store(sums + C, tl.sum(db, 0), mask=c < C)
 
 
 def _block(channels: int) -> tuple[int, int]:
@@ -88,25 +96,33 @@ def _block(channels: int) -> tuple[int, int]:
     return max(1, ELEMENTS // wide), wide
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool) -> Tensor:
-    """LayerNorm of x or GELU(x) [..., C], in its type, contiguous."""
+def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype) -> Tensor:
+    """LayerNorm of x or GELU(x) [..., C], contiguous, of `dtype`."""
     channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=dtype, device=x.device)
     _norm[(triton.cdiv(rows, count),)](
         x, weight, bias, y, rows, eps, *(channels, apart, gelu, count, wide), num_warps=8
     )
     return y
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float, gelu: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias."""
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    gelu: bool,
+    others: Sequence[Tensor] = (),
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, to which up to two `others` are added, and of weight and bias one after the other, float32."""
     channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
     programs = min(PROGRAMS, triton.cdiv(rows, count))
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    dweight, dbias = (torch.empty((programs, channels), device=x.device) for _ in range(2))  # of every program
+    sums = torch.empty((programs, 2, channels), device=x.device)
     _norm_backward[(programs,)](
-        dy.contiguous(), x, weight, dx, dweight, dbias, rows, eps, *(channels, apart, gelu, count, wide), num_warps=8
+        *(dy.contiguous(), x, weight, *two(others), dx, sums, rows, eps, channels, apart, gelu, count, wide),
+        num_warps=8,
     )
-    return dx, sum_rows(dweight).to(weight.dtype), sum_rows(dbias).to(weight.dtype)
+    return dx, sum_rows(sums)

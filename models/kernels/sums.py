@@ -1,16 +1,32 @@
-"""Sums of what programs leave, in a fixed order."""
+"""Sums of what programs leave, in a fixed order: all that one backward pass has to add up in one launch."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-ELEMENTS = 2048  # of a program's tile
+ELEMENTS, ROWS, COLUMNS = 4096, 512, 64  # of a program's tile, and at most as many rows and columns of it
 
 
-@triton.jit
-def _sum_rows(x, y, rows, columns, R: tl.constexpr, C: tl.constexpr):
-    c = tl.program_id(0) * C + tl.arange(0, C)
+@triton.jit(do_not_specialize=["rows", "columns", "other_rows", "other_columns"])
+def _sum_rows(
+    x,
+    rows,
+    columns,
+    other,
+    other_rows,
+    other_columns,
+    y,  # sums of x, then those of other
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
+    block = tl.program_id(0)
+    blocks = tl.cdiv(columns, C)
+    if block >= blocks:
+        y += columns
+        block -= blocks
+        x, rows, columns = other, other_rows, other_columns
+    c = block * C + tl.arange(0, C)
     total = tl.zeros([R, C], tl.float32)
     for first in range(0, rows, R):
         r = first + tl.arange(0, R)
@@ -19,9 +35,17 @@ def _sum_rows(x, y, rows, columns, R: tl.constexpr, C: tl.constexpr):
     tl.store(y + c, tl.sum(total, 0), mask=c < columns)
 
 
-def sum_rows(x: Tensor) -> Tensor:
-    """x.sum(0) of contiguous float32 x [P, ...]. PyTorch's own takes several times as long for some hundred rows."""
-    y = torch.empty(x.shape[1:], dtype=x.dtype, device=x.device)
-    wide = 32 if y.numel() >= 4096 else 8  # few columns: more programs for each
-    _sum_rows[(triton.cdiv(y.numel(), wide),)](x, y, len(x), y.numel(), ELEMENTS // wide, wide, num_warps=4)
+def sum_rows(x: Tensor, other: Tensor | None = None) -> Tensor:
+    """x.sum(0) of contiguous float32 x [P, ...], flat, and behind it that of `other` [Q, ...].
+
+    PyTorch's own takes several times as long for some hundred rows.
+    """
+    rows, columns = len(x), x[0].numel()
+    other_rows, other_columns = (0, 0) if other is None else (len(other), other[0].numel())
+    y = torch.empty(columns + other_columns, device=x.device)
+    tall = min(ROWS, triton.next_power_of_2(max(rows, other_rows)))
+    wide = min(COLUMNS, ELEMENTS // tall)
+    _sum_rows[(triton.cdiv(columns, wide) + triton.cdiv(other_columns, wide),)](
+        *(x, rows, columns, x if other is None else other, other_rows, other_columns, y, tall, wide), num_warps=8
+    )
     return y

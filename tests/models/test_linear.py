@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import models.linear
-from models.linear import linear
+from models.linear import forked_linear, linear
 
 pytest.importorskip("triton", reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,7 +20,8 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
 def products(monkeypatch):
     """Kernels also for tensors on a CPU, with products of a kind; fresh memory holds values no test would pass with."""
     kind = ["tf32x3"]
-    monkeypatch.setattr("models.linear.has_kernels", lambda x: x.dtype != torch.float64)
+    for module in ("models.linear", "models.operators"):
+        monkeypatch.setattr(f"{module}.has_kernels", lambda x: x.dtype != torch.float64)
     monkeypatch.setattr("models.linear.kernel_products", lambda x: kind[0])
     torch.use_deterministic_algorithms(True)
     yield kind
@@ -105,6 +106,46 @@ def test_bfloat16_keeps_the_type_of_a_residual(products):
         exact, *_ = run(case, torch.float64)
         assert y.dtype == dtype
         assert 0 < float((y - exact).norm() / exact.norm()) < 1e-2
+
+
+@pytest.mark.parametrize("case", ["bias", "norm", "norm and GELU", "wide, norm and GELU"])
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_fork_adds_what_the_others_give(case, others, products):
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        tensors, norm = problem(case, dtype)
+        y, *same = forked_linear(**tensors, others=others, norm=norm, gelu="gelu" in CASES[case][3])
+        assert len(same) == others and all(torch.equal(s, tensors["x"]) for s in same)
+        grads = [normal(*t.shape, seed=9 + i).to(t) for i, t in enumerate((y, *same))]
+        leaves = [*tensors.values(), *(norm.parameters() if norm else ())]
+        found.append(torch.autograd.grad([y, *same], leaves, grads))
+    for a, b in zip(*found, strict=True):
+        assert a.shape == b.shape and float((a - b).abs().max() / b.abs().max()) < 3e-6
+
+
+def test_exact_products_of_bfloat16_inputs(products):
+    """What float32 gives, though autocast would multiply in bfloat16; the gradient of x has its type."""
+    products[0] = "bf16"
+    tensors, _ = problem("GELU", torch.float32)
+    x = normal(40, 5).bfloat16().requires_grad_()
+    y = linear(x, tensors["weight"], tensors["bias"], gelu=True, exact=True)
+    exact = F.gelu(x.double() @ tensors["weight"].double().T + tensors["bias"])
+    assert y.dtype == torch.float32 and float((y - exact).detach().abs().max() / exact.abs().max()) < 1e-6
+    found, truth = (torch.autograd.grad(t.sum(), [x, tensors["weight"]]) for t in (y, exact))
+    assert found[0].dtype == torch.bfloat16
+    torch.testing.assert_close(found[0], truth[0], rtol=0.01, atol=0)
+    torch.testing.assert_close(found[1], truth[1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_operators_are_well_formed():
+    x, dy, weight, bias = (normal(*shape) for shape in ((2, 5, 8), (2, 5, 6), (6, 8), (6,)))
+    operators, checks = torch.ops.mambair_bench, ("test_schema", "test_faketensor")
+    around = [normal(8, seed=1), normal(8, seed=2), 1e-5]
+    for norm, gelu, skip, others in ((around, True, None, [x]), ([None, None, 0.0], False, dy, [])):
+        after = (None, skip, None if skip is None else bias, "tf32x3")
+        torch.library.opcheck(operators.linear, (x, *norm, weight, bias, gelu, *after), test_utils=checks)
+        arguments = (dy, x, *norm, weight, bias, gelu, *after[1:], others)
+        torch.library.opcheck(operators.linear_backward, arguments, test_utils=checks)
 
 
 def test_nothing_is_kept_but_the_input(products):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import models
 from models import layers
 from models.noise import PhiloxGumbel
-from models.operators import convolve, layer_norm
+from models.operators import convolve, forked_norm, layer_norm
 
 pytest.importorskip("triton", reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,6 +105,37 @@ def test_layer_norm_and_every_gradient(shape, gelu, in_kernels):
     assert max(errors(found, [expected, *torch.autograd.grad(expected, exact, dy.double())])) < 2e-6
 
 
+def test_a_norm_of_another_type_is_rounded_once(in_kernels):
+    norm, x, dy = nn.LayerNorm(20).to(DEVICE), normal(9, 20).requires_grad_(), normal(9, 20, seed=1).bfloat16()
+    y, narrow = layer_norm(norm, x), layer_norm(norm, x, dtype=torch.bfloat16)
+    assert narrow.dtype == torch.bfloat16 and torch.equal(narrow, y.bfloat16())
+    for a, b in zip(*(torch.autograd.grad(v, [x, *norm.parameters()], dy.to(v)) for v in (y, narrow)), strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_norm_that_forks_adds_what_the_others_give(others, in_kernels):
+    """Also halves of a wider gradient, whose rows have gaps."""
+    norm, x, wide = nn.LayerNorm(20).to(DEVICE), normal(5, 9, 20).requires_grad_(), normal(5, 9, 40, seed=2)
+    y, *same = forked_norm(norm, x, others)
+    assert len(same) == others and all(torch.equal(s, x) for s in same)
+    exact = x.detach().double().requires_grad_()
+    outputs = [F.layer_norm(exact, (20,), *(p.double() for p in norm.parameters())), *[exact] * others]
+    grads = [normal(5, 9, 20, seed=1), *wide.chunk(2, -1)][: 1 + others]
+    found = torch.autograd.grad([y, *same], [x, *norm.parameters()], grads)
+    truths = torch.autograd.grad(outputs, [exact, *norm.parameters()], [g.double() for g in grads])
+    assert max(errors(found, truths)) < 2e-6
+
+
+@pytest.mark.parametrize("shapes", [((600, 5, 3),), ((17, 2, 7), (530, 66)), ((3, 300), (1, 1))], ids=str)
+def test_sums_over_programs(shapes):
+    from models.kernels.sums import sum_rows
+
+    parts = [normal(*shape) for shape in shapes]
+    exact = torch.cat([part.double().sum(0).flatten() for part in parts])
+    torch.testing.assert_close(sum_rows(*parts).double(), exact, rtol=1e-6, atol=2e-5)
+
+
 def test_the_operators_are_well_formed():
     x, gate, dy = (normal(1, 5, 6, 4, seed=s) for s in range(3))
     weight, bias = normal(4, 1, 3, 3), normal(4)
@@ -112,8 +143,9 @@ def test_the_operators_are_well_formed():
     for then, side in (("gate", gate), ("gelu", None)):
         torch.library.opcheck(operators.depthwise, (x, weight, bias, side, then), test_utils=checks)
         torch.library.opcheck(operators.depthwise_backward, (dy, x, weight, bias, side, then), test_utils=checks)
-    torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5, True), test_utils=checks)
-    torch.library.opcheck(operators.layer_norm_backward, (dy, x, bias, 1e-5, True), test_utils=checks)
+    torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5, True, torch.bfloat16), test_utils=checks)
+    for others in ([], [x, gate]):
+        torch.library.opcheck(operators.layer_norm_backward, (dy, x, bias, 1e-5, True, others), test_utils=checks)
 
 
 def kept(function) -> int:
