@@ -56,7 +56,7 @@ def linear(
 def forked_linear(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     others: int,
     *,
     norm: nn.LayerNorm | None = None,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from models import layers
@@ -169,6 +170,31 @@ def test_a_feed_forward_keeps_its_input_and_one_tensor_more(kind, in_kernels):
     ffn, norm, scale = kind(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE), nn.Parameter(torch.ones(12).to(DEVICE))
     assert kept(lambda: ffn(x, norm, x, scale, True)) == 2 * x.numel() * 4
     assert kept(lambda: ffn(x, norm, x, scale, False)) > 5 * x.numel() * 4
+
+
+class Additions(TorchDispatchMode):
+    """Counts additions of whole tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+        return function(*arguments, **(keywords or {}))
+
+
+def test_gradients_of_what_several_read_are_added_in_kernels(in_kernels, monkeypatch):
+    """Of a feed-forward's input, that is, which its residual reads too; PyTorch adds where nothing is fused."""
+    monkeypatch.setattr("models.linear.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.linear.kernel_products", lambda x: "tf32x3")
+    ffn, norm, scale = layers.GatedFFN(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE), torch.ones(12, device=DEVICE)
+    counts = []
+    for fused in (True, False):
+        x, skip = (normal(1, 4, 4, 12, seed=s).requires_grad_() for s in (0, 1))
+        y = ffn(x, norm, skip, scale, fused)
+        with Additions() as additions:
+            y.backward(torch.ones_like(y))
+        counts.append(additions.count)
+    assert counts[0] == 0 < counts[1]
 
 
 def run(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
