@@ -142,11 +142,11 @@ def selective_scan(
 
     order int64 [B, K, L] or None (raster): the pixel visited at each step. `prompt` is added to C inside the scan;
     `added` names what a prompt given in pixel order [B, K, L, dim] is added to: B, C, delta or y.
-    Projections are linear per token, so they are taken in pixel order; the scan itself runs in the parameters' dtype.
+    Projections are linear per token, so they are taken in pixel order. The scan takes u and what autocast makes of them
+    as they are; its state has the parameters' type, its result that of u.
     """
     directions, d_inner, dt_rank = module.dt_projs_weight.shape
-    d_state, dtype = module.A_logs.shape[1], module.A_logs.dtype
-    fused = backend != "reference"
+    d_state, fused = module.A_logs.shape[1], backend != "reference"
     projected = linear(u, module.x_proj_weight.flatten(0, 1), fused=fused)  # [B, L, K (R + 2N)]
     projected = projected.unflatten(-1, (directions, -1)).transpose(1, 2)  # [B, K, L, R + 2N]
     delta, B, C = projected.split([dt_rank, d_state, d_state], -1)
@@ -154,12 +154,12 @@ def selective_scan(
         delta = linear(delta, module.dt_projs_weight[0], fused=fused)  # [B, 1, L, E]
     else:
         delta = delta @ module.dt_projs_weight.transpose(1, 2)  # [B, K, L, E]
-    inputs = {"delta": delta.to(dtype), "B": B.to(dtype), "C": C.to(dtype)}
+    inputs = {"delta": delta, "B": B, "C": C}
     target, value = added or (None, None)
     if target in inputs:
         inputs[target] = inputs[target] + value
     y = attentive_scan(
-        u.to(dtype),
+        u,
         A=-module.A_logs.exp().unflatten(0, (directions, d_inner)),
         D=module.Ds.unflatten(0, (directions, d_inner)),
         delta_bias=module.dt_projs_bias,

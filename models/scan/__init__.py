@@ -10,8 +10,10 @@ Prompts are chosen by argmax, yet their router must learn. The operator therefor
 probabilities, without reading their values: their gradient is the gradient of each pixel's prompt times the transposed
 table, which is what `onehot - soft.detach() + soft` (straight-through) would have given.
 
-A backend is a module with DEVICES and the functions unavailable, refuses, saved_shape, forward and backward, as in
-reference.py; to add one, name it in BACKENDS, and in PREFERRED where it should be the automatic choice.
+A backend is a module with DEVICES, TYPES and the functions unavailable, refuses, saved_shape, forward and backward, as
+in reference.py; to add one, name it in BACKENDS, and in PREFERRED where it should be the automatic choice. It gets all
+tensors in the type of the state, u, delta, B, C and the gradient of y also in one of its TYPES, and may return results
+in the type of the state or in that of the tensor they belong to.
 """
 
 import importlib
@@ -118,8 +120,9 @@ def attentive_scan(
     order: int64 [B, K, L], the pixel visited at step i of direction k, a permutation of 0..L-1; None: pixel i.
     backend: "auto" or a name in BACKENDS; "auto" leaves to `chunked` what the best backend refuses (float64, large N).
 
-    Returns [B, K, L, E] in pixel order. State and result are float64 for float64 `u` and float32 for everything else,
-    under autocast too. Differentiable once, in every floating input and in `prompt.table` and `prompt.soft`.
+    Returns [B, K, L, E] in pixel order, in the type of `u`. Types may differ, and everything is computed in float64 for
+    float64 `u` and in float32 else, under autocast too; kernels read u, delta, B and C in bfloat16 without a copy.
+    Differentiable once, in every floating input and in `prompt.table` and `prompt.soft`.
 
     Raises BackendError for a backend that cannot run here, ValueError for shapes that do not fit. An order or a class
     out of range is an IndexError or RuntimeError, as of PyTorch's own indexing, where PyTorch indexes; kernels of ours
@@ -178,6 +181,24 @@ def _state_dtype(u: Tensor) -> torch.dtype:
     return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
+def _readable(x: Tensor, module: ModuleType, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype in module.TYPES else x.to(dtype)
+
+
+def _prepared(backend, u, delta, A, B, C, D, delta_bias, table) -> tuple[ModuleType, tuple[Tensor, ...], Tensor | None]:
+    """The backend, the tensors before `table` as it takes them, and the table."""
+    module, dtype = _choose(backend, u, A), _state_dtype(u)
+    u, delta, B, C = (_readable(x, module, dtype) for x in (u, delta, B, C))
+    A, D, delta_bias = (x.to(dtype) for x in (A, D, delta_bias))
+    return module, (u, delta, A, B, C, D, delta_bias), None if table is None else table.to(dtype)
+
+
+def _gradient_types(u, delta, A, B, C, D, delta_bias, table) -> tuple[torch.dtype, ...]:
+    """Of the tensors before `table`. Of C that of the state if prompts learn from it, of which they are sums."""
+    dtype = _state_dtype(u)
+    return u.dtype, delta.dtype, dtype, B.dtype, C.dtype if table is None else dtype, dtype, dtype
+
+
 def _step_classes(classes: Tensor | None, at: Tensor | None, directions: int) -> Tensor | None:
     """Classes [B, L] of pixels as classes [B, K, L] of steps."""
     if classes is None:
@@ -203,10 +224,9 @@ def _scan(
     backend: str,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    dtype = _state_dtype(u)
-    inputs = [x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
-    table = None if table is None else table.to(dtype)
-    return _choose(backend, u, A).forward(*inputs, order, table, _step_classes(classes, at, A.shape[0]), save)
+    module, inputs, table = _prepared(backend, u, delta, A, B, C, D, delta_bias, table)
+    y, saved = module.forward(*inputs, order, table, _step_classes(classes, at, A.shape[0]), save)
+    return y.to(u.dtype), saved
 
 
 @_scan.register_fake
@@ -214,7 +234,7 @@ def _(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, backend
     dtype = _state_dtype(u)
     batch, directions, length, channels = delta.shape
     shape = _choose(backend, u, A).saved_shape(batch, directions, length, channels, A.shape[2]) if save else (0,)
-    return delta.new_empty((batch, directions, length, channels), dtype=dtype), delta.new_empty(shape, dtype=dtype)
+    return delta.new_empty((batch, directions, length, channels), dtype=u.dtype), delta.new_empty(shape, dtype=dtype)
 
 
 @operator("mambair_bench::attentive_scan_backward")
@@ -234,16 +254,17 @@ def _scan_backward(
     at: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dtype = _state_dtype(u)
-    inputs = (x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias))
-    table = None if table is None else table.to(dtype)
-    classes = _step_classes(classes, at, A.shape[0])
-    return _choose(backend, u, A).backward(grad_y.to(dtype), saved, *inputs, order, table, classes)
+    types = _gradient_types(u, delta, A, B, C, D, delta_bias, table)
+    module, inputs, table = _prepared(backend, u, delta, A, B, C, D, delta_bias, table)
+    grad_y = _readable(grad_y, module, _state_dtype(u))
+    grads = module.backward(grad_y, saved, *inputs, order, table, _step_classes(classes, at, A.shape[0]))
+    return tuple(grad.to(dtype) for grad, dtype in zip(grads, types, strict=True))
 
 
 @_scan_backward.register_fake
 def _(grad_y, saved, u, delta, A, B, C, D, delta_bias, order, table, classes, at, backend):
-    return tuple(x.new_empty(x.shape, dtype=_state_dtype(u)) for x in (u, delta, A, B, C, D, delta_bias))
+    inputs = (u, delta, A, B, C, D, delta_bias)
+    return tuple(x.new_empty(x.shape, dtype=t) for x, t in zip(inputs, _gradient_types(*inputs, table), strict=True))
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.scan.permutation import to_pixels, to_steps
 
 DEVICES = None  # any
+TYPES = ()
 CHUNK = 64
 REPLAY_BYTES = 128 * 2**20  # states that the backward pass holds at a time
 

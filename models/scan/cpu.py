@@ -9,6 +9,7 @@ from torch import Tensor
 from models import native
 
 DEVICES = ("cpu",)
+TYPES = ()
 TILE, PAD, GROUPS, MAX_STATES = 32, 16, 16, 64  # as in scan.cpp; _kernels compares
 GRAIN = 2**20  # state updates, about 0.2 ms, that are worth another thread
 

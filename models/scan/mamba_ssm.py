@@ -18,6 +18,7 @@ from torch import Tensor
 from models.scan.permutation import to_pixels, to_steps
 
 DEVICES = ("cuda",)
+TYPES = ()
 EXTENSION = "selective_scan_cuda"
 CHUNK = 2048  # steps between two states that it keeps (selective_scan_fwd_kernel.cuh)
 MAX_STATES = 256  # MAX_DSTATE of selective_scan.h

@@ -7,6 +7,7 @@ from torch import Tensor
 from models.scan.permutation import to_pixels, to_steps
 
 DEVICES = None  # any
+TYPES = ()
 
 
 def unavailable() -> None:

@@ -14,6 +14,7 @@ from models.scan.triton_tiles import (
     border_offsets,
     channel_rows,
     decay_rates,
+    floats_of,
     kernel,
     lanes,
     opaque,
@@ -161,9 +162,9 @@ def adjoint_kernel(
             for left in range(0, chunk, ROWS):
                 done = chunk - ROWS - left
                 first = index * chunk + done
-                raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
-                values = read_channels(u, pixels, channel, U_ROW, E, PAIRED)
-                douts = read_channels(dy, pixels, channel, DY_ROW, E, PAIRED)
+                raw = floats_of(read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED))
+                values = floats_of(read_channels(u, pixels, channel, U_ROW, E, PAIRED))
+                douts = floats_of(read_channels(dy, pixels, channel, DY_ROW, E, PAIRED))
                 B_tiles = read_states(B, pixels, None, None, start, B_ROW, N, PART)
                 C_tiles = read_states(C, pixels, table, prompts, start, C_ROW, N, PART)
                 alive = tile_steps(index, chunk, done, False) < L
@@ -187,7 +188,7 @@ def adjoint_kernel(
                     dB_n = zeros
                     dC_n = zeros
                     if n < min(N, PART):
-                        states = read_pair(from_row + n * E, channel, entered & (start + n < N), E, PAIRED)
+                        states = floats_of(read_pair(from_row + n * E, channel, entered & (start + n < N), E, PAIRED))
                         b_n, c_n = spread(B_tiles, n), spread(C_tiles, n)
                         if N % PART != 0 and N > PART:
                             b_n = tl.where(start + n < N, b_n, 0.0)
@@ -240,8 +241,8 @@ def adjoint_kernel(
                                 _add_rows(dC, pixels, mine, _halve(dC_4, dC_n, 2), alive, block != team, N)
 
                 pixels = opaque(pixels)  # else addresses would wait in registers
-                raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
-                values = read_channels(u, pixels, channel, U_ROW, E, PAIRED)
+                raw = floats_of(read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED))
+                values = floats_of(read_channels(u, pixels, channel, U_ROW, E, PAIRED))
                 dus = ()
                 ddeltas = ()
                 new_dDs = ()
@@ -249,8 +250,8 @@ def adjoint_kernel(
                 earlier_du = (0.0, 0.0)
                 earlier_ddelta = (0.0, 0.0)
                 if N > PART:
-                    earlier_du = read_channels(du, pixels, channel, E, E, PAIRED)
-                    earlier_ddelta = read_channels(ddelta, pixels, channel, E, E, PAIRED)
+                    earlier_du = floats_of(read_channels(du, pixels, channel, E, E, PAIRED))
+                    earlier_ddelta = floats_of(read_channels(ddelta, pixels, channel, E, E, PAIRED))
                 for j in tl.static_range(PAIR):
                     z = raw[j] + offsets[j]
                     e = tl.exp2(tl.abs(z) * -LOG2E)

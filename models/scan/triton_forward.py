@@ -14,6 +14,7 @@ from models.scan.triton_tiles import (
     border_offsets,
     compose,
     decay_rates,
+    floats_of,
     kernel,
     lanes,
     parameter,
@@ -104,6 +105,7 @@ def ends_kernel(
         pixels, prompts = pixels_of(ahead, L, order, WIDE), prompts_of(ahead, L, classes, N)
 
         alive = tile_steps(index, chunk, done, ADJOINT) < L
+        raw, values = floats_of(raw), floats_of(values)
         xs = ()
         inputs = ()
         new_totals = ()
@@ -255,12 +257,13 @@ def replay_kernel(
             later_pixels, prompts = pixels_of(ahead, L, order, WIDE), prompts_of(ahead, L, classes, N)
 
             alive = tile_steps(index, chunk, done, False) < L
+            raw, values = floats_of(raw), floats_of(values)
             xs = ()
             inputs = ()
             outputs = ()
             earlier = (0.0, 0.0)
             if N > PART:
-                earlier = read_channels(y, pixels, channel, E, E, PAIRED)
+                earlier = floats_of(read_channels(y, pixels, channel, E, E, PAIRED))
             if saved is not None:
                 at, mask = saved_offsets(sequence, L, index * chunk + done, channel, start, N, E, PART)
                 write_pair(saved + at, channel[:, None], states[0], states[1], mask, E, PAIRED)

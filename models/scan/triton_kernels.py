@@ -1,4 +1,4 @@
-"""The scan in Triton kernels: float32, parallel over the sequence too, the same bits on every run.
+"""The scan in Triton kernels: in float32, parallel over the sequence too, the same bits on every run.
 
 Every chunk is scanned from a zero state, the states at the borders are carried on, every chunk is scanned again from
 its true state; backward likewise. Decays only ever multiply. Kernels: triton_forward.py, triton_backward.py.
@@ -16,6 +16,7 @@ from models import kernels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
+TYPES = (torch.bfloat16,)
 ROWS, SHARE, BLOCK = 4, 4, 16  # steps at a time, chunks and channels of a warp, as in triton_tiles.py
 FORWARD_PART, BACKWARD_PART = 16, 8  # states at a time
 MAX_STATES = 64
@@ -111,6 +112,10 @@ class _Call:
             "PAIRED": self.channels % 2 == 0 and all(_paired(x) for x in wide),
         }
 
+    def written(self, x: Tensor) -> torch.dtype:
+        """The type of a result that has that of x: float32 if a second part of the states adds to the first."""
+        return x.dtype if self.states <= self.sizes["PART"] else self.A.dtype
+
     def carried(self, v: Tensor, M: Tensor, prompts: tuple, adjoint: bool) -> Tensor | None:
         """The states that leave the chunks [B K, N, E, S], or their gradients; None for one chunk."""
         if self.chunks == 1:
@@ -150,7 +155,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _paired(x: Tensor) -> bool:
     """Whether every row lies on an address of two numbers."""
-    return x.data_ptr() % 8 == 0 and all(stride % 2 == 0 for stride in x.stride()[:-1])
+    return x.data_ptr() % (2 * x.element_size()) == 0 and all(stride % 2 == 0 for stride in x.stride()[:-1])
 
 
 def forward(u, delta, A, B, C, D, delta_bias, order, table, classes, save) -> tuple[Tensor, Tensor]:
@@ -159,8 +164,8 @@ def forward(u, delta, A, B, C, D, delta_bias, order, table, classes, save) -> tu
 
     with torch.cuda.device_of(u):
         call = _Call(u, delta, A, B, C, delta_bias, order, table, classes)
-        y = delta.new_empty(delta.shape)
-        saved = delta.new_empty(saved_shape(*delta.shape, A.shape[2])) if save else None
+        y = A.new_empty(delta.shape, dtype=call.written(u))
+        saved = A.new_empty(saved_shape(*delta.shape, A.shape[2])) if save else None
         ends = call.carried(call.u, call.B, (None, None), adjoint=False)
         replay_kernel[(call.sequences * call.groups * call.blocks,)](
             *(call.u, call.delta, call.A, call.B, call.C, D.contiguous(), call.bias),
@@ -174,7 +179,7 @@ def forward(u, delta, A, B, C, D, delta_bias, order, table, classes, save) -> tu
             num_warps=1,
             maxnreg=call.tuning.replay,
         )
-        return y, saved if save else delta.new_empty(0)
+        return y, saved if save else A.new_empty(0)
 
 
 def backward(grad_y, saved, u, delta, A, B, C, D, delta_bias, order, table, classes) -> tuple[Tensor, ...]:
@@ -185,9 +190,10 @@ def backward(grad_y, saved, u, delta, A, B, C, D, delta_bias, order, table, clas
         call = _Call(u, delta, A, B, C, delta_bias, order, table, classes, grad_y)
         ends = call.carried(call.dy, call.C, (call.table, call.classes), adjoint=True)
         directions, channels, states = A.shape
-        du, ddelta = delta.new_empty(delta.shape), delta.new_empty(delta.shape)
-        dB, dC = (delta.new_empty(call.teams, *x.shape) for x in (B, C))
-        partial = delta.new_empty(call.batch, call.groups, states + 2, directions, channels)
+        du = A.new_empty(delta.shape, dtype=call.written(u) if directions == 1 else A.dtype)
+        ddelta = A.new_empty(delta.shape, dtype=call.written(delta))
+        dB, dC = (A.new_empty(call.teams, *x.shape) for x in (B, C))  # sums over blocks of channels
+        partial = A.new_empty(call.batch, call.groups, states + 2, directions, channels)
         adjoint_kernel[(call.sequences * call.groups * call.teams,)](
             *(call.u, call.delta, call.A, call.B, call.C, D.contiguous(), call.bias),
             *(call.order, call.table, call.classes, call.dy, ends, saved, du, ddelta, dB, dC, partial),

@@ -5,6 +5,9 @@ block of WIDTH times PAIR channels: lane = (chunk, pair of channels), and every 
 alone, with its states in registers, ROWS steps at a time. Tiles are [LANES, ROWS] and a lane holds whole rows, so what
 runs along them stays in registers; only sums over channels, and B and C, which all channels share, cross lanes.
 
+Tensors of channels, B and C may be float32 or bfloat16; everything is computed in float32. What is read ahead waits in
+registers as it was read.
+
 A decay is 2^(x A log2 e). Row strides are compile-time constants, which makes addresses cheap.
 """
 
@@ -17,7 +20,7 @@ ROWS = tl.constexpr(4)
 LANES = tl.constexpr(32)
 WIDTH = tl.constexpr(8)  # lanes side by side
 SHARE = tl.constexpr(4)  # LANES / WIDTH
-PAIR = tl.constexpr(2)  # neighbouring channels of a lane, read as one word of 64 bits where addresses allow
+PAIR = tl.constexpr(2)  # neighbouring channels of a lane, read as one word where addresses allow
 BLOCK = tl.constexpr(16)  # WIDTH PAIR
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -122,7 +125,7 @@ def prompts_of(steps, L, classes, N: tl.constexpr):
     return offsets
 
 
-# Rows of channels: a tuple of PAIR tiles
+# Rows of channels: PAIR tiles
 
 
 @triton.jit
@@ -132,17 +135,33 @@ def channel_rows(x, pixels, channel, ROW: tl.constexpr):
 
 @triton.jit
 def read_pair(pointers, channel, alive, E: tl.constexpr, PAIRED: tl.constexpr):
-    """What is at the pointers of first channels and behind them, zero where not alive and beyond the last channel."""
+    """What is at the pointers of first channels and behind them, zero where not alive and beyond the last channel.
+
+    A tuple for `floats_of`: the words of both channels if PAIRED, else the numbers of one and of the other.
+    """
     if PAIRED:
-        words = pointers.to(tl.pointer_type(tl.int64), bitcast=True)
         if (BLOCK - 1 + E) // BLOCK * BLOCK != E:  # BLOCK first: in the interpreter E is an int
             alive = alive & (channel < E)
-        both = tl.load(words, mask=alive, other=0)
-        first = both.to(tl.int32).to(tl.float32, bitcast=True)
-        second = (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        word: tl.constexpr = tl.int32 if pointers.dtype.element_ty == tl.bfloat16 else tl.int64
+        read = (tl.load(pointers.to(tl.pointer_type(word), bitcast=True), mask=alive, other=0),)
     else:
         first = tl.load(pointers, mask=alive & (channel < E), other=0.0)
         second = tl.load(pointers + 1, mask=alive & (channel + 1 < E), other=0.0)
+        read = (first, second)
+    return read
+
+
+@triton.jit
+def floats_of(read):
+    """The float32 tiles of both channels in what `read_pair` has read."""
+    if read[0].dtype == tl.int64:
+        first = read[0].to(tl.int32).to(tl.float32, bitcast=True)
+        second = (read[0] >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    elif read[0].dtype == tl.int32:  # a bfloat16 is the upper half of a float32
+        first = (read[0] << 16).to(tl.float32, bitcast=True)
+        second = (read[0] & -65536).to(tl.float32, bitcast=True)
+    else:
+        first, second = read[0].to(tl.float32), read[1].to(tl.float32)
     return first, second
 
 
@@ -150,11 +169,15 @@ def read_pair(pointers, channel, alive, E: tl.constexpr, PAIRED: tl.constexpr):
 def write_pair(pointers, channel, first, second, alive, E: tl.constexpr, PAIRED: tl.constexpr):
     """Writes two channels where they are alive and exist."""
     if PAIRED:
-        low = first.to(tl.uint32, bitcast=True).to(tl.uint64)
-        high = second.to(tl.uint32, bitcast=True).to(tl.uint64)
         if (BLOCK - 1 + E) // BLOCK * BLOCK != E:  # BLOCK first: in the interpreter E is an int
             alive = alive & (channel < E)
-        tl.store(pointers.to(tl.pointer_type(tl.uint64), bitcast=True), high << 32 | low, mask=alive)
+        number: tl.constexpr = pointers.dtype.element_ty
+        bits: tl.constexpr = number.primitive_bitwidth
+        one: tl.constexpr = tl.uint16 if bits == 16 else tl.uint32
+        both: tl.constexpr = tl.uint32 if bits == 16 else tl.uint64
+        low = first.to(number).to(one, bitcast=True).to(both)
+        high = second.to(number).to(one, bitcast=True).to(both)
+        tl.store(pointers.to(tl.pointer_type(both), bitcast=True), high << bits | low, mask=alive)
     else:
         tl.store(pointers, first, mask=alive & (channel < E))
         tl.store(pointers + 1, second, mask=alive & (channel + 1 < E))
@@ -162,7 +185,7 @@ def write_pair(pointers, channel, first, second, alive, E: tl.constexpr, PAIRED:
 
 @triton.jit
 def read_channels(x, pixels, channel, ROW: tl.constexpr, E: tl.constexpr, PAIRED: tl.constexpr):
-    """Rows of x."""
+    """Rows of x, for `floats_of`."""
     return read_pair(channel_rows(x, pixels, channel, ROW), channel[:, None], pixels >= 0, E, PAIRED)
 
 
@@ -184,7 +207,7 @@ def read_states(M, pixels, table, prompts, start, ROW: tl.constexpr, N: tl.const
         n = tl.minimum(start + (q * WIDTH + lane) % PART, N - 1)
         tile = tl.load(channel_rows(M, pixels, n, ROW))
         if table is not None:
-            tile += tl.load(table + (prompts[0] + n.to(tl.uint32)[:, None]))
+            tile = tile.to(tl.float32) + tl.load(table + (prompts[0] + n.to(tl.uint32)[:, None]))
         tiles = tiles + (tile,)
     return tiles
 
@@ -194,7 +217,7 @@ def spread(tiles, n: tl.constexpr):
     """State n of such rows, to all lanes of its chunk: [LANES, ROWS]."""
     at: tl.constexpr = n + 0 * WIDTH  # in the interpreter n is an int, which knows no constexpr on its right
     source = tl.arange(0, LANES) // WIDTH * WIDTH + at % WIDTH
-    return tl.gather(tiles[at // WIDTH], tl.broadcast_to(source[:, None], [LANES, ROWS]), 0)
+    return tl.gather(tiles[at // WIDTH].to(tl.float32), tl.broadcast_to(source[:, None], [LANES, ROWS]), 0)
 
 
 # Parameters and states of channels

@@ -105,6 +105,42 @@ def test_an_image_of_230400_tokens_twice_alike(permuted, backend, poisoned):
         assert error < 3e-6, f"{name}: {error:.1e}"
 
 
+@pytest.mark.parametrize("backend", [name for name in USABLE if name != "reference"])
+@pytest.mark.parametrize("case", [(1, 1, 230400, 48, 8), (2, 2, 20011, 174, 16), (8, 1, 4096, 33, 8)], ids=str)
+def test_bfloat16_twice_alike(case, backend, poisoned):
+    """Half a unit in the last place of what is stored in bfloat16, the same values in float64 on the GPU as truth."""
+    batch, directions, length, channels, states = case
+    pixels, tokens = (batch, directions, length), 64
+    g = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape, dtype=torch.float32):
+        return torch.randn(shape, generator=g, device="cuda").to(dtype)
+
+    half = torch.bfloat16
+    tensors = [normal(batch, length, channels, dtype=half), normal(*pixels, channels, dtype=half)]
+    tensors += [-normal(directions, channels, states).exp()]
+    tensors += [normal(*pixels, states, dtype=half), normal(*pixels, states, dtype=half)]
+    tensors += [normal(directions, channels), normal(directions, channels)]
+    tensors += [normal(tokens, states), normal(batch, length, tokens).softmax(-1)]
+    classes = torch.randint(tokens, (batch, length), generator=g, device="cuda")
+    order = classes.argsort(dim=1, stable=True).unsqueeze(1).expand(-1, directions, -1)
+    weights = normal(*pixels, channels, dtype=half)
+
+    def gradients(name, inputs):
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        y = attentive_scan(*inputs[:7], order=order, prompt=Prompt(inputs[7], classes, inputs[8], order), backend=name)
+        return [y.detach(), *torch.autograd.grad(y, inputs, weights.to(y.dtype))]
+
+    expected = gradients("chunked", [x.double() for x in tensors])
+    first, second = gradients(backend, tensors), gradients(backend, tensors)
+    names = ("y", "u", "delta", "A", "B", "C", "D", "delta_bias", "table", "soft")
+    types = [half, *(x.dtype for x in tensors)]
+    for name, dtype, got, again, exact in zip(names, types, first, second, expected, strict=True):
+        assert got.dtype == dtype and torch.equal(got, again), name
+        allowed = 1e-5 * exact.abs().max() + (2**-8 * exact.abs() if dtype == half else 0)
+        assert ((got - exact).abs() <= allowed).all(), name
+
+
 def test_noise_has_the_same_integers_as_on_the_cpu():
     source, shape = PhiloxGumbel([2**63 + 5, 7]), (2, 1000, 30)
     assert torch.equal(source.integers(3, shape, "cuda").cpu(), source.integers(3, shape))

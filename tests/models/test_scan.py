@@ -278,18 +278,41 @@ def test_the_compiled_scan_does_not_depend_on_the_number_of_threads(monkeypatch)
 
 
 @pytest.mark.parametrize("backend", USABLE)
-def test_half_precision_inputs_are_scanned_in_float32(backend):
-    x = leaves(make(1, 1, 40, 8, 4), torch.bfloat16)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("narrow", [GRADIENTS, ("u", "delta", "B", "C"), ("delta", "C"), ("u",)], ids=str)
+def test_half_precision_is_scanned_in_float32_and_rounded_once(backend, half, narrow):
+    x = make(1, 2, 37, 7, 4)
+    x = {**x, **{n: x[n].to(half) for n in narrow}}
+    weights = weights_for(x).to(half)
     wide = leaves(x, torch.float32)
-    weights = weights_for(x)
-    y, grads = gradients(x, backend, weights)
+    x = {n: leaves({n: t}, half if n in narrow else torch.float32)[n] for n, t in x.items()}
     expected, wide_grads = gradients(wide, backend, weights)
-    assert y.dtype == torch.float32 and torch.equal(y, expected)
+    y, grads = gradients(x, backend, weights)
+    kind = half if "u" in narrow else torch.float32
+    assert y.dtype == kind and torch.equal(y, expected.to(kind))
     for name in GRADIENTS:
-        assert grads[name].dtype == torch.bfloat16
-        torch.testing.assert_close(grads[name].float(), wide_grads[name], rtol=2**-8, atol=0)
+        kind = half if name in narrow else torch.float32
+        assert grads[name].dtype == kind and torch.equal(grads[name], wide_grads[name].to(kind)), name
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(scan(x, backend), expected)
+        assert torch.equal(scan(x, backend), y)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_bfloat16_against_float64(backend):
+    """Half a unit in the last place of what is stored in bfloat16."""
+    x, narrow = make(2, 1, 67, 9, 5), ("u", "delta", "B", "C")
+    x = {**x, **{n: x[n].bfloat16().double() for n in narrow}}
+    weights = weights_for(x).bfloat16().double()
+    exact = leaves(x, torch.float64)
+    y = truth(exact)
+    (y * weights).sum().backward()
+    x = {n: leaves({n: t}, torch.bfloat16 if n in narrow else torch.float32)[n] for n, t in x.items()}
+    ours, grads = gradients(x, backend, weights)
+    for name, got, expected in [("y", ours, y.detach()), *((n, grads[n], exact[n].grad) for n in GRADIENTS)]:
+        rounded = name in ("y", *narrow)
+        assert got.dtype == (torch.bfloat16 if rounded else torch.float32), name
+        allowed = 2e-6 * expected.abs().max() + (2**-8 * expected.abs() if rounded else 0)
+        assert ((got.double() - expected).abs() <= allowed).all(), name
 
 
 @pytest.mark.parametrize("backend", USABLE)

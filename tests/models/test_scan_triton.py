@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,11 +52,13 @@ def problem(batch, directions, length, channels, states, order="random", prompts
     return tensors, visited, classes if prompts else None, normal(*pixels, channels)
 
 
-def gradients(tensors, order, classes, weights, backend, dtype):
-    tensors = [x.to(dtype).requires_grad_() for x in tensors]
+def gradients(tensors, order, classes, weights, backend, dtype, narrow=()):
+    """y and the gradients; inputs named in `narrow` are bfloat16."""
+    types = [torch.bfloat16 if name in narrow else dtype for name in NAMES[1:]]
+    tensors = [x.to(t).requires_grad_() for x, t in zip(tensors, types, strict=False)]
     prompt = None if classes is None else Prompt(tensors[7], classes, tensors[8], order)
     y = attentive_scan(*tensors[:7], order=order, prompt=prompt, backend=backend)
-    return [y.detach(), *torch.autograd.grad(y, tensors, weights.to(dtype))]
+    return [y.detach(), *torch.autograd.grad(y, tensors, weights.to(y.dtype))]
 
 
 def assert_exact(got, expected):
@@ -78,6 +81,50 @@ def assert_exact(got, expected):
 def test_forward_and_every_gradient(case):
     x = problem(*case)
     assert_exact(gradients(*x, "triton", torch.float32), gradients(*x, "chunked", torch.float64))
+
+
+@pytest.fixture
+def rounding(monkeypatch):
+    """Gives the interpreter a GPU's conversion to bfloat16, to the nearest one: its own cuts off."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def nearest(x, before, after, mode):
+        if after != tl.bfloat16:
+            return convert(x, before, after, mode)
+        return torch.from_numpy(np.ascontiguousarray(x)).bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+    monkeypatch.setattr(interpreter, "_convert_float", nearest)
+
+
+@pytest.mark.parametrize(
+    ("case", "narrow", "parts"),
+    [
+        ((2, 1, 9, 5, 3), ("u", "delta", "B", "C"), 1),
+        ((1, 1, 13, 18, 2, "sorted", True, 8.0), ("u", "delta", "B", "C"), 1),
+        ((1, 2, 9, 2, 3, None, False), ("u", "delta", "B", "C"), 2),
+        ((1, 1, 9, 6, 2), ("u", "C"), 1),
+        ((1, 1, 9, 3, 2), ("delta", "B"), 1),
+    ],
+    ids=str,
+)
+def test_bfloat16_is_read_and_written_as_it_is(case, narrow, parts, rounding, monkeypatch):
+    """Rounded once, when a result is stored: sums of several parts, blocks or directions are float32 until then."""
+    if parts > 1:
+        monkeypatch.setattr(triton_kernels, "FORWARD_PART", 2)
+        monkeypatch.setattr(triton_kernels, "BACKWARD_PART", 2)
+    tensors, order, classes, weights = problem(*case)
+    tensors = [x.bfloat16().double() if n in narrow else x for n, x in zip(NAMES[1:], tensors, strict=False)]
+    weights = weights.bfloat16().double()
+    expected = gradients(tensors, order, classes, weights, "chunked", torch.float64)
+    got = gradients(tensors, order, classes, weights, "triton", torch.float32, narrow)
+    for name, value, exact in zip(NAMES, got, expected, strict=False):
+        halved = name in narrow or (name == "y" and "u" in narrow)
+        assert value.dtype == (torch.bfloat16 if halved else torch.float32), name
+        allowed = 1e-6 * exact.abs().max() + (2**-8 * exact.abs() if halved else 0)
+        assert ((value.double() - exact).abs() <= allowed).all(), name
 
 
 def test_states_in_parts(monkeypatch):
@@ -109,6 +156,13 @@ def test_wide_offsets_and_odd_addresses_give_the_same_bits(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_pairs_are_words_where_every_row_lies_on_a_whole_one():
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.empty(2, 5, 8, dtype=dtype)
+        assert triton_kernels._paired(x) and triton_kernels._paired(x[1:, ::3, 2:])
+        assert not triton_kernels._paired(x[..., 1:]) and not triton_kernels._paired(x.view(-1)[:77].view(7, 11))
+
+
 def test_offsets_of_64_bits_from_where_32_do_not_suffice():
     def wide(length, channels):
         u, A = torch.empty(1, length, channels, device="meta"), torch.empty(1, channels, 8, device="meta")
@@ -135,14 +189,17 @@ from triton.compiler import ASTSource
 from models.scan import triton_backward, triton_forward
 
 KERNELS = {"ends_kernel", "carry_kernel", "replay_kernel", "adjoint_kernel", "collect_kernel"}
+NARROW = {"ends_kernel", "replay_kernel", "adjoint_kernel"}
 found = {name: kernel for module in (triton_forward, triton_backward) for name, kernel in vars(module).items()}
-for kernel in (found[name] for name in sorted(KERNELS)):
+CHANNELS = {"u", "v", "delta", "B", "C", "M", "y", "dy", "du", "ddelta"}
+for name, half in [(name, "*fp32") for name in sorted(KERNELS)] + [(name, "*bf16") for name in sorted(NARROW)]:
+    kernel = found[name]
     constants = {"E": 48, "N": 2, "PART": 2, "WIDE": False, "PAIRED": True, "ADJOINT": True}
     constants |= {name: 48 for name in kernel.arg_names if name.endswith("_ROW")}
     constants |= {"COLUMNS": 2, "CHUNKS": 1024, "COUNT": 256}
     numbers = {"L", "S", "chunk", "K", "count", "KE", "teams"}
     numbers |= {name for name in kernel.arg_names if name.endswith(("_batch", "_direction"))}
-    types = dict.fromkeys(numbers, "i32") | {"order": "*i64", "classes": "*i64"}
+    types = dict.fromkeys(numbers, "i32") | {"order": "*i64", "classes": "*i64"} | dict.fromkeys(CHANNELS, half)
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     types |= dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
