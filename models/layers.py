@@ -147,7 +147,7 @@ def selective_scan(
     """
     directions, d_inner, dt_rank = module.dt_projs_weight.shape
     d_state, fused = module.A_logs.shape[1], backend != "reference"
-    projected = linear(u, module.x_proj_weight.flatten(0, 1), fused=fused)  # [B, L, K (R + 2N)]
+    projected, u = forked_linear(u, module.x_proj_weight.flatten(0, 1), None, 1, fused=fused)  # [B, L, K (R + 2N)]
     projected = projected.unflatten(-1, (directions, -1)).transpose(1, 2)  # [B, K, L, R + 2N]
     delta, B, C = projected.split([dt_rank, d_state, d_state], -1)
     if directions == 1:

@@ -22,12 +22,22 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels import evenly
-from models.kernels.depthwise import _tile
 from models.kernels.products import dot, split
 from models.kernels.sums import sum_rows
 
 TAPS = tl.constexpr(9)
 PROGRAMS = 264  # of `_convolution_weights`, about; fixed, so that the order of sums depends on shapes only
+
+
+@triton.jit
+def _tile(tile, height, width, TH: tl.constexpr, TW: tl.constexpr):
+    """First pixel (of the whole batch, int64), rows, columns and offsets from the first, of a tile's pixels."""
+    across, down = tl.cdiv(width, TW), tl.cdiv(height, TH)
+    y, x = (tile // across) % down * TH, tile % across * TW
+    image = tile // (across * down)
+    first = (image.to(tl.int64) * height + y) * width + x
+    i = tl.arange(0, TH * TW)
+    return first, y + i // TW, x + i % TW, i // TW * width + i % TW
 
 
 @triton.jit
