@@ -179,7 +179,8 @@ def _linear_wide(
     for first in range(0, KP, BK):
         k = first + tl.arange(0, BK)
         mask = (row < rows)[:, None] & (k < K)[None, :]
-        part = split(tl.load(x + row[:, None] * S + k[None, :], mask=mask, other=0.0), PRODUCTS)
+        v = tl.load(x + row[:, None] * S + k[None, :], mask=mask, other=0.0)
+        part = split(v if PRODUCTS == "bf16" else v.to(tl.float32), PRODUCTS)
         at = n[:, None] * KP + k[None, :]
         high = factor(tl.load(factors + at))
         low = high
