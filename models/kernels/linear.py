@@ -45,9 +45,9 @@ class Steps(NamedTuple):
     stages: int
 
 
-# As measured on an H200: for rows of up to 64 features, of up to WHOLE, and of more.
+# As measured on an H200 (WIDE: an H100; tf32 as bf16): for rows of up to 64 features, of up to WHOLE, and of more.
 FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4)
-WIDE = {"tf32x3": Steps(64, 128, 32, 4, 3), "tf32": Steps(64, 128, 64, 4, 3), "bf16": Steps(64, 128, 64, 4, 3)}  # H100
+WIDE = {"tf32x3": Steps(64, 128, 32, 4, 3), "tf32": Steps(64, 128, 64, 4, 3), "bf16": Steps(64, 128, 64, 4, 3)}
 FEW = 192  # features out up to which a program of `_linear_wide` takes half as many
 INPUTS = Blocks(64, 32, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
 WEIGHTS = Blocks(64, 64, 4), Blocks(32, 64, 4), Blocks(32, 64, 4)
