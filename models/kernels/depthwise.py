@@ -45,31 +45,32 @@ def _corner(tile, height, width, TH: tl.constexpr, TW: tl.constexpr):
 
 
 @triton.jit
-def _there(row, column, c, height, width, C: tl.constexpr):
-    """[TW, BC]: whether a row's pixels are in the image, and its channels are any."""
-    row += tl.zeros_like(column)
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return inside[:, None] & (c < C)[None, :]
+def _columns(x, column, c, width, S: tl.constexpr, C: tl.constexpr, K: tl.constexpr, TW: tl.constexpr):
+    """What a tap's column reads in the tile's first row of pixels, [TW, BC], and which of it is there: two tuples."""
+    pointers = ()
+    there = ()
+    for kx in tl.static_range(K):
+        i = tl.arange(0, TW) + (kx - K // 2)
+        pointers = pointers + (x + (i * S)[:, None] + c[None, :],)
+        there = there + (((column + i >= 0) & (column + i < width))[:, None] & (c < C)[None, :],)
+    return pointers, there
 
 
 @triton.jit
-def _pixels(x, dy, dx, row, column, c, height, width, S: tl.constexpr, C: tl.constexpr, TW: tl.constexpr):
-    """x [TW, BC] of the row of pixels that begins (dy, dx) away from the corner, float32; zero outside of the image."""
-    i = dx + tl.arange(0, TW)
-    mask = _there(row + dy, column + i, c, height, width, C)
-    return tl.load(x + ((dy * width + i) * S)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+def _inside(rows, dy, height):
+    """[TW, 1]: whether the row that is dy below `rows` [TW] is in the image."""
+    return ((rows + dy >= 0) & (rows + dy < height))[:, None]
 
 
 @triton.jit
 def _convolve(
-    x,
+    pointers,
+    there,
     weight,
-    row,
-    column,
+    rows,
     c,
     height,
-    width,
-    S: tl.constexpr,
+    step,
     C: tl.constexpr,
     K: tl.constexpr,
     FLIP: tl.constexpr,
@@ -78,22 +79,26 @@ def _convolve(
 ):
     """Sums over taps of weight [K K, C] times neighbours, a tuple of rows; FLIP for the transposed convolution.
 
-    What is read once is of use to as many rows as there are taps above each other.
+    What is read once is of use to as many rows as there are taps above each other. step: between rows of x.
     """
+    taps = ()
+    for tap in tl.static_range(K * K):
+        at = (K * K - 1 - tap) if FLIP else tap
+        taps = taps + (tl.load(weight + at * C + c, mask=c < C, other=0.0)[None, :],)
+    zeros = tl.zeros([TW, c.shape[0]], tl.float32)
     sums = ()
     for _ in tl.static_range(TH):
-        sums = sums + (tl.zeros([TW, c.shape[0]], tl.float32),)
-    for dy in tl.static_range(TH + K - 1):
+        sums = sums + (zeros,)
+    for y in tl.static_range(TH + K - 1):
+        inside = _inside(rows, y - K // 2, height)
         for kx in tl.static_range(K):
-            v = _pixels(x, dy - K // 2, kx - K // 2, row, column, c, height, width, S, C, TW)
+            v = tl.load(pointers[kx] + (y - K // 2) * step, mask=there[kx] & inside, other=0.0).to(tl.float32)
             new = ()
-            for y in tl.static_range(TH):
-                if dy - y >= 0 and dy - y < K:
-                    tap = (dy - y) * K + kx
-                    w = tl.load(weight + ((K * K - 1 - tap) if FLIP else tap) * C + c, mask=c < C, other=0.0)
-                    new = new + (sums[y] + v * w[None, :],)
+            for dy in tl.static_range(TH):
+                if y - dy >= 0 and y - dy < K:  # both sides of an expression would be compiled
+                    new = new + (sums[dy] + v * taps[(y - dy) * K + kx],)
                 else:
-                    new = new + (sums[y],)
+                    new = new + (sums[dy],)
             sums = new
     return sums
 
@@ -119,13 +124,14 @@ def _depthwise(
     blocks: tl.constexpr = (C + BC - 1) // BC
     first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
-    x += first * S
     i = tl.arange(0, TW)
+    rows = row + 0 * i
+    pointers, there = _columns(x + first * S, column, c, width, S, C, K, TW)
     offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    sums = _convolve(x, weight, row, column, c, height, width, S, C, K, False, TH, TW)
+    sums = _convolve(pointers, there, weight, rows, c, height, width * S, C, K, False, TH, TW)
     for dy in tl.static_range(TH):
         conv = sums[dy] + offset
-        mask = _there(row + dy, column + i, c, height, width, C)
+        mask = there[K // 2] & _inside(rows, dy, height)
         at = dy * width + i
         if KIND == "gate":
             g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -133,7 +139,7 @@ def _depthwise(
         elif KIND == "silu":
             out = conv * tl.sigmoid(conv)
         else:
-            middle = _pixels(x, dy, 0, row, column, c, height, width, S, C, TW)
+            middle = tl.load(pointers[K // 2] + dy * width * S, mask=mask, other=0.0).to(tl.float32)
             out = middle * tl.sigmoid(conv) if KIND == "sigmoid" else middle + conv * normal(conv)
         tl.store(y + first * C + (at * C)[:, None] + c[None, :], out, mask=mask)
 
@@ -165,15 +171,16 @@ def _depthwise_backward(
     tile = tl.program_id(0) // blocks
     first, row, column = _corner(tile, height, width, TH, TW)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
-    x += first * S
     i = tl.arange(0, TW)
+    rows = row + 0 * i
+    pointers, there = _columns(x + first * S, column, c, width, S, C, K, TW)
     offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    sums = _convolve(x, weight, row, column, c, height, width, S, C, K, False, TH, TW)
+    sums = _convolve(pointers, there, weight, rows, c, height, width * S, C, K, False, TH, TW)
     grads = ()
     total = tl.zeros([TW, BC], tl.float32)
     for line in tl.static_range(TH):
         conv = sums[line] + offset
-        mask = _there(row + line, column + i, c, height, width, C)
+        mask = there[K // 2] & _inside(rows, line, height)
         at = line * width + i
         here = first * C + (at * C)[:, None] + c[None, :]
         grad = tl.load(dy + here, mask=mask, other=0.0).to(tl.float32)
@@ -187,7 +194,8 @@ def _depthwise_backward(
             s = tl.sigmoid(conv)
             if KIND == "sigmoid":
                 tl.store(direct + here, grad * s, mask=mask)
-                grad *= _pixels(x, line, 0, row, column, c, height, width, S, C, TW) * s * (1 - s)
+                middle = tl.load(pointers[K // 2] + line * width * S, mask=mask, other=0.0).to(tl.float32)
+                grad *= middle * s * (1 - s)
             else:
                 grad *= s * (1 + conv * (1 - s))
         tl.store(dconv + here, grad, mask=mask)
@@ -199,8 +207,10 @@ def _depthwise_backward(
         for kx in tl.static_range(K):
             total = tl.zeros([TW, BC], tl.float32)
             for line in tl.static_range(TH):
-                there = line + ky - K // 2
-                total += grads[line] * _pixels(x, there, kx - K // 2, row, column, c, height, width, S, C, TW)
+                away = line + ky - K // 2
+                mask = there[kx] & _inside(rows, away, height)
+                v = tl.load(pointers[kx] + away * width * S, mask=mask, other=0.0)
+                total += grads[line] * v.to(tl.float32)
             tl.store(dweight + part * K * K + ky * K + kx, tl.sum(total, 0), mask=c < C)
 
 
@@ -224,10 +234,12 @@ def _depthwise_transposed(
     first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
     i = tl.arange(0, TW)
-    sums = _convolve(dconv + first * C, weight, row, column, c, height, width, C, C, K, True, TH, TW)
+    rows = row + 0 * i
+    pointers, there = _columns(dconv + first * C, column, c, width, C, C, K, TW)
+    sums = _convolve(pointers, there, weight, rows, c, height, width * C, C, K, True, TH, TW)
     for dy in tl.static_range(TH):
         out = sums[dy]
-        mask = _there(row + dy, column + i, c, height, width, C)
+        mask = there[K // 2] & _inside(rows, dy, height)
         here = first * C + ((dy * width + i) * C)[:, None] + c[None, :]
         if DIRECT:
             out += tl.load(direct + here, mask=mask, other=0.0)

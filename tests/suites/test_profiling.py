@@ -201,7 +201,7 @@ def wrong(monkeypatch, name: str) -> None:
             grads[4] = grads[4] * 0.9
         return tuple(grads)
 
-    kept = {key: getattr(right, key) for key in ("DEVICES", "unavailable", "refuses", "saved_shape")}
+    kept = {key: getattr(right, key) for key in ("DEVICES", "TYPES", "unavailable", "refuses", "saved_shape")}
     module = SimpleNamespace(**kept, forward=forward, backward=backward)
     monkeypatch.setitem(sys.modules, "models.scan.wrong", module)
     monkeypatch.setitem(scan.BACKENDS, "wrong", "models.scan.wrong")

@@ -1,0 +1,54 @@
+"""Kernels are made into machine code for a GPU, though there is none: an interpreter takes what compilers refuse."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="needs Triton")
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from models.kernels import depthwise, linear
+
+INTEGERS = {"rows", "height", "width"}
+
+def compiled(kernel, constants, types=(), **options):
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    types = dict.fromkeys(INTEGERS, "i32") | {"eps": "fp32"} | dict(types) | dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
+    triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32), options=options)
+    print(kernel.__name__)
+
+for kernel, tile in (
+    (depthwise._depthwise, depthwise.SMALL),
+    (depthwise._depthwise_backward, depthwise.BACKWARD),
+    (depthwise._depthwise_transposed, depthwise.SMALL),
+):
+    sizes = {"S": 96, "GS": 96, "C": 96, "K": 3, "TH": tile.rows, "TW": tile.elements // 32, "BC": 32}
+    compiled(kernel, sizes | {"KIND": "sigmoid", "DIRECT": True}, num_warps=tile.warps)
+for products in ("tf32x3", "bf16"):
+    wide = linear.WIDE[products]
+    sizes = {"N": 174, "K": 348, "KP": 384, "S": 348, "GELU": True, "PRODUCTS": products}
+    sizes |= {"BM": wide.rows, "BN": wide.features, "BK": wide.step}
+    narrow = dict.fromkeys(("x", "factors", "y"), "*bf16") if products == "bf16" else {}
+    compiled(linear._linear_factors, sizes, narrow)
+    compiled(linear._linear_wide, sizes, narrow, num_warps=wide.warps, num_stages=wide.stages)
+sizes = {"N": 24, "K": 16, "S": 16, "GELU": True, "PRODUCTS": "tf32x3", "BM": 32, "BN": 16, "BK": 16}
+for kernel in (linear._linear, linear._linear_inputs, linear._linear_weights):
+    compiled(kernel, sizes)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_a_gpu(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(set(done.stdout.split())) == 8
