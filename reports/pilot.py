@@ -98,7 +98,7 @@ class Pilot:
         if (dataset, way) not in self._spreads:
             found = [_paired(scores) if way.paired else _unpaired(scores) for scores in self.scores(dataset, way)]
             if not found or found[0].df < 1:
-                raise StoreError(f"the pilot on {dataset} has no two variants with two seeds and {way.weights} weights")
+                raise StoreError(f"on {dataset} no two variants have two seeds with {KINDS[way.weights]}")
             sd = math.sqrt(sum(one.sd**2 for one in found) / len(found))
             self._spreads[dataset, way] = Spread(sd, found[0].df)
         return self._spreads[dataset, way]
@@ -279,8 +279,12 @@ def effects(pilot: Pilot) -> str:
                 interval = found.interval
                 bounds = "" if interval.low is None else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
                 rows.append([dataset, words, variant, f"{interval.mean:+.3f}", bounds, str(interval.n)])
-    sharp = ", ".join(f"{words} {pilot.sharpness(weights):.1f}" for weights, words in KINDS.items())
-    return f"{text_grid(header, rows, 3)}\n\nStandard errors that an hour puts between base and variant: {sharp}."
+    table = text_grid(header, rows, 3)
+    try:
+        sharp = ", ".join(f"{words} {pilot.sharpness(weights):.1f}" for weights, words in KINDS.items())
+    except StoreError:  # one pair has no scatter
+        return table
+    return f"{table}\n\nStandard errors that an hour puts between base and variant: {sharp}."
 
 
 def plans(pilot: Pilot) -> str:
@@ -316,12 +320,22 @@ def costs(pilot: Pilot) -> str:
 
 
 def filled(text: str, pilot: Pilot | None) -> str:
-    """The document with every table as of this pilot. Raises KeyError for an unknown table."""
+    """The document with every table as of this pilot, or what a table lacks. Raises KeyError for an unknown table."""
     makers: dict[str, Callable[[Pilot], str]] = {
         **{"scatter": scatter, "gains": gains, "effects": effects, "plans": plans, "costs": costs},
         "sources": lambda found: "\n".join(found.sources),
     }
-    return BLOCK.sub(lambda match: f"{match[1]}\n{makers[match[2]](pilot) if pilot else NOTHING}\n\n{match[3]}", text)
+
+    def made(name: str) -> str:
+        maker = makers[name]
+        if pilot is None:
+            return NOTHING
+        try:
+            return maker(pilot)
+        except StoreError as error:
+            return f"{NOTHING[:-1]}: {error}."
+
+    return BLOCK.sub(lambda match: f"{match[1]}\n{made(match[2])}\n\n{match[3]}", text)
 
 
 if __name__ == "__main__":

@@ -109,8 +109,13 @@ def test_tables_name_what_they_show():
 
 def test_too_few_seeds_are_said(make):
     found = made()
-    with pytest.raises(StoreError, match="no two variants with two seeds"):
-        replace(found, means=found.means[found.means["seed"] == 0]).spread("Set14", Way("last", 1))
+    one = replace(found, means=found.means[found.means["seed"] == 0])
+    with pytest.raises(StoreError, match="no two variants have two seeds"):
+        one.spread("Set14", Way("last", 1))
+    text = pilot.filled(pilot.DOCUMENT.read_text(), one)
+    assert "Not measured yet: on Set14 no two variants have two seeds with last weights." in text
+    effects = text[text.index("<!-- table: effects -->") :]
+    assert "+0.120" in effects[: effects.index("<!-- end -->")]  # 0.1 and its pair's 0.02; noise cancels over draws
 
 
 def test_committed_scores_are_read_with_their_cells(make, store, tmp_path):
