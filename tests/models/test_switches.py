@@ -1,5 +1,6 @@
 """Every ablation switch: shapes, parameters, and what it must and must not change."""
 
+import itertools
 import math
 
 import pytest
@@ -47,9 +48,9 @@ def recorded(monkeypatch) -> list[dict]:
     """Arguments of every call of the scan."""
     calls = []
 
-    def record(*args, **kwargs):
-        calls.append(kwargs)
-        return attentive_scan(*args, **kwargs)
+    def record(u, **kwargs):
+        calls.append({"u": u, **kwargs})
+        return attentive_scan(u, **kwargs)
 
     monkeypatch.setattr(layers, "attentive_scan", record)
     return calls
@@ -222,6 +223,21 @@ def test_router_learns_straight_through_whatever_the_prompt_is_added_to(picture,
     for name, parameter in network.named_parameters():
         if ".route.2." in name or "embedding" in name:
             assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("target", ["C", "B", "delta", "y"])
+@pytest.mark.parametrize("scans", [1, 2])
+def test_the_scan_takes_what_bf16_makes_as_it_is(picture, recorded, target, scans):
+    """But for what a prompt of every pixel is added to: prompts are float32."""
+    network = tiny(prompt_target=target, scans=scans)
+    with models.precision("bf16", "cpu"):
+        y = network(picture)
+        y.mean().backward()
+    assert y.dtype == torch.float32
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in network.parameters())
+    assert len(recorded) == TINY_LAYERS
+    for call, name in itertools.product(recorded, ("u", "delta", "B", "C")):
+        assert call[name].dtype == (torch.float32 if name == target != "C" else torch.bfloat16), name
 
 
 @pytest.mark.parametrize("order", ["raster", "semantic"])
