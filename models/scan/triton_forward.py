@@ -65,7 +65,11 @@ def ends_kernel(
     PAIRED: tl.constexpr,  # rows of channels lie on addresses of whole pairs
     ADJOINT: tl.constexpr,
 ):
-    """State after the last step of every chunk when the one before its first is zero; backward in time if ADJOINT."""
+    """State after the last step of every chunk when the one before its first is zero; backward in time if ADJOINT.
+
+    Every step adds what is left of its input, 2^(rate times the steps' sizes in between): so the chunk can be read from
+    the side where the state ends, and what the next kernel begins with is still in the cache.
+    """
     parts = tl.cdiv(N, PART)
     sequence, b, k, group, block, index, channel = lanes(S, K, tl.cdiv(E, BLOCK) * parts)
     start = block % parts * PART
@@ -77,7 +81,6 @@ def ends_kernel(
         order += sequence * L
     if classes is not None:
         classes += sequence * L
-    rows = tl.arange(0, ROWS)[None, :]
     rates = ()
     offsets = ()
     states = ()
@@ -89,46 +92,49 @@ def ends_kernel(
         totals = totals + (tl.zeros([LANES], tl.float32),)
 
     # what a tile needs is read while the one before is computed, its pixels one tile earlier still
-    steps = tile_steps(index, chunk, 0, ADJOINT)
+    steps = tile_steps(index, chunk, 0, not ADJOINT)
     pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
     raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
     values = read_channels(v, pixels, channel, V_ROW, E, PAIRED)
     m_tiles = read_states(M, pixels, table, prompts, start, M_ROW, N, PART)
-    steps = tile_steps(index, chunk, ROWS, ADJOINT)
+    steps = tile_steps(index, chunk, ROWS, not ADJOINT)
     pixels, prompts = pixels_of(steps, L, order, WIDE), prompts_of(steps, L, classes, N)
 
     for done in range(0, chunk, ROWS):
         next_raw = read_channels(delta, pixels, channel, DELTA_ROW, E, PAIRED)
         next_values = read_channels(v, pixels, channel, V_ROW, E, PAIRED)
         next_m_tiles = read_states(M, pixels, table, prompts, start, M_ROW, N, PART)
-        ahead = tile_steps(index, chunk, done + 2 * ROWS, ADJOINT)
+        ahead = tile_steps(index, chunk, done + 2 * ROWS, not ADJOINT)
         pixels, prompts = pixels_of(ahead, L, order, WIDE), prompts_of(ahead, L, classes, N)
 
-        alive = tile_steps(index, chunk, done, ADJOINT) < L
+        alive = tile_steps(index, chunk, done, not ADJOINT) < L
         raw, values = floats_of(raw), floats_of(values)
-        xs = ()
+        ways = ()  # from the inputs to the state, in sizes of steps; a step decays its own gradient, not its own input
         inputs = ()
         new_totals = ()
         for j in tl.static_range(PAIR):
             x = tl.where(alive, softplus(raw[j] + offsets[j]), 0.0)  # 0 keeps the state
             value = tl.where(alive, values[j], 0.0)
-            xs = xs + (x,)
             inputs = inputs + (value if ADJOINT else value * x,)
-            new_totals = new_totals + (totals[j] + tl.sum(x, 1),)
+            total = totals[j]
+            way = x
+            for r in tl.static_range(ROWS):
+                further = total + pick(x, r)
+                way = put(way, r, further if ADJOINT else total)
+                total = further
+            ways = ways + (way,)
+            new_totals = new_totals + (total,)
         totals = new_totals
         for n in tl.static_range(min(N, PART)):
             m = spread(m_tiles, n)
             new_states = ()
             for j in tl.static_range(PAIR):
-                decay = tl.exp2(xs[j] * pick(rates[j], n)[:, None])
-                before = pick(states[j], n)[:, None]
+                left = tl.exp2(ways[j] * pick(rates[j], n)[:, None])
                 new = inputs[j] * m
-                if ADJOINT:
-                    new = decay * tl.where(rows == 0, new + before, new)
-                else:
-                    new = tl.where(rows == 0, new + decay * before, new)
-                after = tl.associative_scan((decay, new), 1, compose)[1]
-                new_states = new_states + (put(states[j], n, pick(after, ROWS - 1)),)
+                state = pick(states[j], n)
+                for r in tl.static_range(ROWS):
+                    state += pick(left, r) * pick(new, r)
+                new_states = new_states + (put(states[j], n, state),)
             states = new_states
         raw, values, m_tiles = next_raw, next_values, next_m_tiles
 
