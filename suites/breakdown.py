@@ -29,7 +29,12 @@ LONGEST_NAME = 80  # of a kernel: templates of libraries fill pages
 
 
 def kernels(call: Callable[[], object], device: torch.device, calls: int) -> list[dict[str, Any]]:
-    """[{"kernel", "launches", "ms"}] of one call, a mean over `calls`: most time first. Copies and fills count too."""
+    """[{"kernel", "launches", "ms"}] of one call, a mean over `calls`: most time first. Copies and fills count too.
+
+    One call goes before: what is compiled and recorded once does not count.
+    """
+    call()
+    torch.cuda.synchronize(device)
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         for _ in range(calls):
             call()
