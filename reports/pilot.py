@@ -150,10 +150,9 @@ def load(folder: Path | None = None) -> Pilot | None:
     paths = sorted(path for path in folder.glob("*/pilot*.csv.xz") if not path.name.endswith(".scores.csv.xz"))
     if not paths:
         return None
-    rows = pd.concat(
-        [pd.read_csv(path, keep_default_na=False, na_values={"psnr": [""], "ssim": [""]}) for path in paths],
-        ignore_index=True,
-    )
+    blank = {"psnr": [""], "ssim": [""]}
+    files = {path: pd.read_csv(path, keep_default_na=False, na_values=blank) for path in paths}
+    rows = pd.concat(files.values(), ignore_index=True)
     cells = {row["hash"]: row for row in measured.load(folder).cells}
     used = [cells[name] for name in rows["hash"].unique() if name in cells]
     if len(used) < rows["hash"].nunique() or not all(row["train_steps"] and row["train_seconds"] for row in used):
@@ -170,12 +169,12 @@ def load(folder: Path | None = None) -> Pilot | None:
     means = rows.groupby(keys, sort=False, as_index=False)["psnr"].mean()
     scoring = rows.groupby(["hash", "weights", "gumbel"])["seconds"].sum().mean() / 60
     minutes = sum(row["train_seconds"] for row in used) / len(used) / 60
-    return Pilot(means, minutes, float(scoring), int(used[0]["iterations"]), tuple(_sources(used, paths, folder)))
+    return Pilot(means, minutes, float(scoring), int(used[0]["iterations"]), tuple(_sources(used, files, folder)))
 
 
-def _sources(cells: list[dict], paths: list[Path], folder: Path) -> Iterator[str]:
-    for path in paths:
-        yield f"- `results/measured/{path.relative_to(folder)}`: {len(cells)} cells"
+def _sources(cells: list[dict], files: dict[Path, pd.DataFrame], folder: Path) -> Iterator[str]:
+    for path, rows in files.items():
+        yield f"- `results/measured/{path.relative_to(folder)}`: {rows['hash'].nunique()} cells"
     keys = ("command", "commit", "device")
     for (command, commit, device), part in pd.DataFrame(cells).groupby(list(keys)):
         dates = sorted({str(finished)[:10] for finished in part["finished"]})
