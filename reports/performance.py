@@ -109,29 +109,38 @@ def met(value: float, aims: tuple[float | None, float | None]) -> str:
         return ""
     if stretch is not None and value <= stretch:
         return "stretch"
-    return "goal" if value <= goal else f"no, {value / goal:.2f} times it"
+    times = value / goal
+    return "goal" if times <= 1 else f"no, {times:.{3 if times < 1.005 else 2}f} times it"
 
 
-def on(device: str, found: Sequence[Row]) -> list[Row]:
-    return [profile for profile in found if profile["environment"]["device"] == device]
+def by_machine(found: Sequence[Row], one: Callable[[Row, Sequence[Row]], str]) -> str:
+    """A table for every machine that has official figures: one(figures of goals.json, the profiles made there)."""
+    parts, goals = [], profiles.goals()
+    for name, figures in goals["machines"].items():
+        table = one(figures, [profile for profile in found if profile["environment"]["device"] == name])
+        note = ", which the goals are for" if name == goals["goals_for"] else ""
+        parts += [f"One {name}{note}:\n\n{table}"] if table != NOTHING else []
+    return "\n\n".join(parts) or NOTHING
 
 
 def times(found: Sequence[Row]) -> str:
-    """Time of everything that has a goal on the GPU of the goals, beside the official figure and the floor."""
-    table, goals, used = [], profiles.goals(), {}
-    for goal in goals["goals"]:
-        for profile, row in matching(goal, on(goals["machine"], found)):
+    """Time of everything that has a goal on a GPU, beside the official figure and the floor of that machine."""
+    return by_machine(found, _times)
+
+
+def _times(figures: Row, found: Sequence[Row]) -> str:
+    table, rates, used = [], figures["rates"], {}
+    for goal in profiles.goals()["goals"]:
+        official = figures["official"][goal["what"]]
+        for profile, row in matching(goal, found):
             used[profile["file"]] = profile
-            aims, float32 = target(goal, row), row["precision"] != "bf16"
-            official = (
-                goal.get("official_tf32") if row["precision"] == "tf32" else goal["official"] if float32 else None
-            )
-            compiled = goal.get("compiled") if row["precision"] in ("fp32", "tf32x3") else None
-            texts = [goal["what"], how(row), figure(official), figure(compiled), *map(aim, aims)]
+            aims = target(goal, row)
+            theirs = {"bf16": None, "tf32": official.get("tf32")}.get(row["precision"], official["ms"])
+            compiled = official.get("compiled") if row["precision"] in ("fp32", "tf32x3") else None
+            texts = [goal["what"], how(row), figure(theirs), figure(compiled), *map(aim, aims)]
             if row["status"] != "ok":
                 table.append([*texts, STATUS[row["status"]], "", "", "", ""])
                 continue
-            rates = goals["rates"]
             floor = network_floor_ms(row, goal["macs"], rates) if "model" in goal else scan_floor_ms(row, rates)
             ms = row["median_ms"]
             texts += [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(ms / floor, 2)]
@@ -145,23 +154,32 @@ def aim(value: float | None) -> str:
 
 def memory(found: Sequence[Row]) -> str:
     """Peak memory of what has a goal for it."""
-    table, goals, used = [], profiles.goals(), {}
-    for goal in (goal for goal in goals["goals"] if "gib" in goal):
-        for profile, row in matching(goal, on(goals["machine"], found)):
+    return by_machine(found, _memory)
+
+
+def _memory(figures: Row, found: Sequence[Row]) -> str:
+    table, used = [], {}
+    for goal in (goal for goal in profiles.goals()["goals"] if "gib" in goal):
+        official = figures["official"][goal["what"]]["gib"]
+        for profile, row in matching(goal, found):
             if row["peak_mib"] is None:
                 continue
             used[profile["file"]] = profile
             peak, pool = row["peak_mib"] / 1024, row["pool_mib"]
-            texts = [goal["what"], how(row), figure(goal["official_gib"]), *map(aim, goal["gib"]), figure(peak)]
+            texts = [goal["what"], how(row), figure(official), *map(aim, goal["gib"]), figure(peak)]
             table.append([*texts, figure(pool and pool / 1024), met(peak, tuple(goal["gib"]))])
     return drawn(MEMORY, table, used.values(), left=2)
 
 
 def first_calls(found: Sequence[Row]) -> str:
     """What is paid once, and how well the result agreed, for everything that has a goal on a GPU."""
-    table, goals, used = [], profiles.goals(), {}
-    for goal in goals["goals"]:
-        for profile, row in matching(goal, on(goals["machine"], found)):
+    return by_machine(found, _first_calls)
+
+
+def _first_calls(figures: Row, found: Sequence[Row]) -> str:
+    table, used = [], {}
+    for goal in profiles.goals()["goals"]:
+        for profile, row in matching(goal, found):
             if row["status"] == "ok":
                 used[profile["file"]] = profile
                 check = row["check"]

@@ -2,8 +2,8 @@
 
 measured/<machine>/profile-<name>.json     what `runner.py profile --json` wrote, unchanged
 measured/<machine>/breakdown-<name>.json   what `python -m suites.breakdown` wrote, unchanged
-goals.json                                 the official implementation's figures on one machine, our goals, the rates
-                                           of that machine that floors follow from, and where each comes from
+goals.json                                 our goals, and for every machine on which the official implementation was
+                                           measured its figures, the rates that floors follow from, and their sources
 """
 
 from pathlib import Path
@@ -36,5 +36,8 @@ def load(folder: Path = FOLDER, kind: str = "profile") -> list[dict[str, Any]]:
 
 
 def goals() -> dict[str, Any]:
-    """goals.json. A goal names the fields of the rows that it is about, and by precision [goal, stretch] in ms."""
+    """goals.json. A goal names the fields of the rows that it is about, and by precision [goal, stretch] in ms.
+
+    The official figures of a machine are named by what a goal is about: "ms" (float32), "tf32", "compiled"; "gib".
+    """
     return records.read_json(GOALS)

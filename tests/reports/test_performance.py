@@ -8,7 +8,7 @@ from reports import performance
 from results import measured, profiles
 from results.records import StoreError
 
-RATES = profiles.goals()["rates"]
+RATES = profiles.goals()["machines"]["NVIDIA H200"]["rates"]
 ENVIRONMENT = {
     **{"command": "runner.py profile --preset goals", "commit": "0123456789abcdef", "device": "NVIDIA H200"},
     **{"device_type": "cuda", "threads": 2, "started": "2026-11-23T12:00:00+00:00", "versions": {"torch": "2.13.0"}},
@@ -93,7 +93,22 @@ def test_times_stand_beside_their_goal():
     assert cells(table, "bf16 graph")[-1] == "goal" and cells(table, "bf16 graph")[2] == ""
     assert cells(table, "tf32x3 graph")[-1] == "no, 1.10 times it"
     assert "commit 0123456789, NVIDIA H200" in table
-    assert performance.times([profile([network_row()], device="NVIDIA H100 80GB HBM3")]) == performance.NOTHING
+    assert performance.times([profile([network_row()], device="NVIDIA A100")]) == performance.NOTHING
+
+
+def test_every_machine_is_held_against_its_own_official_figures():
+    there = profile([network_row(precision="tf32")], file="h100/profile-goals.json", device="NVIDIA H100 80GB HBM3")
+    first, second = performance.times([profile([network_row(precision="tf32")]), there]).split("One NVIDIA H100")
+    assert "which the goals are for" in first and "which the goals are for" not in second
+    assert [cells(part, "tf32 graph")[2] for part in (first, second)] == ["250.1", "318.3"]
+    assert "h100/profile-goals.json" in second and "h100/profile-goals.json" not in first
+
+
+def test_every_goal_has_official_figures_on_every_machine():
+    goals = profiles.goals()
+    assert goals["goals_for"] in goals["machines"]
+    for machine in goals["machines"].values():
+        assert set(machine["official"]) == {goal["what"] for goal in goals["goals"]}
 
 
 def test_the_latest_measurement_counts():
