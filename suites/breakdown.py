@@ -8,7 +8,6 @@ it. FILE gets a row per network, mode and precision as soon as it is known.
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,7 +102,7 @@ def main() -> int:
     if unknown := [name for name in names if name not in chosen]:
         raise SpecError(f"unknown {', '.join(unknown)}: choose from {', '.join(chosen)}")
     record = environment.describe(str(device), "triton") | {
-        "command": shlex.join(["python", "-m", "suites.breakdown", *sys.argv[1:]]),
+        "command": environment.command(),
         "started": records.now(),
         "calls": options.calls,
     }

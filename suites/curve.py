@@ -13,8 +13,6 @@ the pictures of BSDS500-train, BSDS500-test and T91: what the official code was 
 import argparse
 import itertools
 import json
-import shlex
-import sys
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -139,7 +137,7 @@ def main() -> None:
     with determinism(True):
         curve = Curve(cells, at, options.folder, options.data, device)
         facts = environment.describe(device, resolve("auto", curve.device)) | {
-            "command": shlex.join(["python", "-m", "suites.curve", *sys.argv[1:]]),
+            "command": environment.command(),
             "started": records.now(),
             "cells": [cell.config() for cell in cells],
         }

@@ -5,7 +5,6 @@ cell whose process dies is tried once more, from its last checkpoint, and otherw
 `python -m suites.engine CELL.json --results DIR` is that process.
 """
 
-import shlex
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from results import locks
 from results.store import Store, StoreError
-from suites import worker
+from suites import environment, worker
 from suites.launch import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
 from suites.progress import Display, duration
 from suites.spec import Cell, SpecError, Suite
@@ -222,8 +221,7 @@ def _arguments(
         arguments += ["--data", str(Path(data).absolute())]
     if deterministic or device == "cpu":  # there it costs nothing worth a choice
         arguments.append("--deterministic")
-    own = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return [*arguments, f"--command={own if command is None else command}"]
+    return [*arguments, f"--command={environment.command() if command is None else command}"]
 
 
 class _Engine:

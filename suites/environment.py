@@ -81,8 +81,12 @@ def describe(device: str | torch.device, backend: str) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, without the folder of its program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line of this process (or of the one that spawned it), without the folder of its program: `python -m`
+    and the module for one of ours."""
+    program = Path(sys.argv[0])
+    ours = program.resolve().parent == Path(__file__).resolve().parent
+    own = ["python", "-m", f"{__package__}.{program.stem}"] if ours else [program.name]
+    return shlex.join([*own, *sys.argv[1:]])
 
 
 def examine() -> dict[str, str]:

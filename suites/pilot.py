@@ -14,7 +14,6 @@ Stopped by --seconds or anything else, the same command goes on with all cells w
 import argparse
 import lzma
 import math
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -255,7 +254,7 @@ def main() -> int:
     parser.add_argument("--device")
     parser.add_argument("--export", help="MACHINE/NAME under results/measured: commit what is finished, run nothing")
     options = parser.parse_args()
-    store, command = Store(options.store), shlex.join(["python", "-m", "suites.pilot", *sys.argv[1:]])
+    store, command = Store(options.store), environment.command()
     if options.export:
         print(*export(store, measured.FOLDER / options.export, command), sep="\n")
         return 0
