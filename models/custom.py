@@ -37,13 +37,18 @@ class Operator:
 
         What they read has its gradient added by this operator's backward, where PyTorch would add it in a pass over
         memory of its own. A compiler fuses such additions with their surroundings, so it is left to that.
+        `others`: 1 or 2, as kernels take. Raises ValueError for more.
         """
+        if others > 2:
+            raise ValueError(f"a fork adds the gradients of at most 2 other readers, not of {others}")
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return self(first, *rest), *[first] * others
         return _Fork.apply(self, others, first, *rest)
 
 
 class _Fork(torch.autograd.Function):
+    """Forks. `ctx.needs_input_grad` counts `operator` and `others` in: gradients must not read it."""
+
     @staticmethod
     def forward(operator: Operator, others: int, first: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
         return operator(first, *rest), *(first.view_as(first) for _ in range(others))

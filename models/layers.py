@@ -143,7 +143,7 @@ def selective_scan(
     order int64 [B, K, L] or None (raster): the pixel visited at each step. `prompt` is added to C inside the scan;
     `added` names what a prompt given in pixel order [B, K, L, dim] is added to: B, C, delta or y.
     Projections are linear per token, so they are taken in pixel order. The scan takes u and what autocast makes of them
-    as they are; its state has the parameters' type, its result that of u.
+    as they are; its state is float32 (float64 for u in float64), its result, of every direction, has the type of u.
     """
     directions, d_inner, dt_rank = module.dt_projs_weight.shape
     d_state, fused = module.A_logs.shape[1], backend != "reference"

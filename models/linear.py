@@ -13,11 +13,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from models.custom import operator
-from models.kernels import evenly
+from models.kernels import WHOLE, evenly
 from models.operators import forked_norm, has_kernels, layer_norm, recomputed
 from models.precision import kernel_products
-
-WHOLE = 128  # features of the widest row that the kernels hold at once, for LayerNorm and the gradient of GELU
 
 
 def linear(
@@ -36,7 +34,8 @@ def linear(
     """x [..., K] -> y [..., N], as in the head of this module; weight [N, K], scale [N], residual and skip [..., N].
 
     y has the type of the residual, if there is one, else that of x or of autocast. fused=False: plain PyTorch.
-    exact: products as exact as float32's and a result of the weight's type, whatever the precision.
+    exact: products as exact as float32's, never of bfloat16 numbers: tf32x3 where kernels multiply, else in the weight's
+    type.
     """
     products = _products(x, fused, exact)
     if products is None:

@@ -7,7 +7,8 @@ A depthwise convolution comes with what follows it, c being its result:
     gelu      y = x + GELU(c)       ConvFFN
     silu      y = SiLU(c)           MambaIR
 
-The kernels accumulate in float32 and store the type of x. They are custom operators, so torch.compile keeps them whole.
+The kernels accumulate in float32 and store the type of x (LayerNorm the one that it is asked for). They are custom
+operators, so torch.compile keeps them whole.
 """
 
 import functools

@@ -36,8 +36,9 @@ def precision(name: str, device: torch.device | str) -> Iterator[None]:
     """Runs its body in a precision: "fp32" (TF32 off), "tf32" (matrix products and convolutions), "bf16" (autocast).
 
     "tf32x3" is "fp32" with window attention, linear layers and 3x3 convolutions in kernels that multiply in three TF32
-    steps; whatever has no such kernel stays plain float32. The scan and the routing compute in the parameters' type in
-    every precision. Settings are put back at the end. Raises ModelError where the device cannot do it.
+    steps; whatever has no such kernel stays plain float32. In every precision the scan computes in float32 (float64 for
+    such an input) and the routing's products are as exact as float32's where a kernel makes them: three TF32 ones, in
+    "fp32" too. Settings are put back at the end. Raises ModelError where the device cannot do it.
     """
     global _products
     device = torch.device(device)

@@ -104,11 +104,15 @@ class Pilot:
         return self._spreads[dataset, way]
 
     def noise(self, dataset: str, weights: str) -> Spread:
-        """Between draws of the routing noise for the same weights: sd of one score, not of a difference."""
+        """Between draws of the routing noise for the same weights: sd of one score, not of a difference.
+
+        Scores that are all the same are one score, of a network that draws no noise: they do not count.
+        """
         part = self.means[(self.means["dataset"] == dataset) & (self.means["weights"] == weights)]
-        groups = part.groupby(["variant", "seed"])["psnr"]
-        df = int((groups.size() - 1).sum())
-        return Spread(math.sqrt(float((groups.var() * (groups.size() - 1)).sum()) / df) if df else math.nan, df)
+        groups = part.groupby(["variant", "seed"])["psnr"].agg(["var", "size", "nunique"])
+        groups = groups[groups["nunique"] > 1]
+        df = int((groups["size"] - 1).sum())
+        return Spread(math.sqrt(float((groups["var"] * (groups["size"] - 1)).sum()) / df) if df else math.nan, df)
 
     def differences(self, dataset: str, weights: str) -> dict[str, Difference]:
         """Every variant against the base, each score the mean over all draws."""
@@ -153,6 +157,9 @@ def load(folder: Path | None = None) -> Pilot | None:
     blank = {"psnr": [""], "ssim": [""]}
     files = {path: pd.read_csv(path, keep_default_na=False, na_values=blank) for path in paths}
     rows = pd.concat(files.values(), ignore_index=True)
+    twice = rows["hash"][rows.duplicated(["hash", "weights", "gumbel", "dataset", "image"])]
+    if len(twice):
+        raise StoreError(f"{' and '.join(map(str, paths))} have scores of the cell {twice.iloc[0]} more than once")
     cells = {row["hash"]: row for row in measured.load(folder).cells}
     used = [cells[name] for name in rows["hash"].unique() if name in cells]
     if len(used) < rows["hash"].nunique() or not all(row["train_steps"] and row["train_seconds"] for row in used):
@@ -281,8 +288,8 @@ def effects(pilot: Pilot) -> str:
     table = text_grid(header, rows, 3)
     try:
         sharp = ", ".join(f"{words} {pilot.sharpness(weights):.1f}" for weights, words in KINDS.items())
-    except StoreError:  # one pair has no scatter
-        return table
+    except StoreError as error:  # one pair has no scatter
+        return f"{table}\n\nStandard errors: {NOTHING[0].lower()}{NOTHING[1:-1]}: {error}."
     return f"{table}\n\nStandard errors that an hour puts between base and variant: {sharp}."
 
 

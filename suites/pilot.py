@@ -54,6 +54,12 @@ def sampled(budget: Budget) -> range:
     return range(total, total - max(1, total // 10), -max(1, total // 120))
 
 
+def draws_noise(cell: Cell) -> bool:
+    """Whether a score of the cell depends on the seed of the routing noise: MambaIR, for one, has no router."""
+    routed = getattr(worker.scored_network(cell, "auto").config, "routed", False)
+    return routed and cell.protocol.routing == "gumbel"
+
+
 def score(cell: Cell, weights: Path, gumbel: int, data: Path | None, device: str) -> pd.DataFrame:
     """The rows of all of the cell's test sets with these weights, under its protocol with this seed of the noise."""
     with determinism(True):
@@ -80,7 +86,7 @@ class Pilot(Abreast):
         self.store, self.width, self.processes = store, width, scorers
         self.cells = {cell.name: cell for cell in suite.cells}
         self.folders = {name: store.cell_folder(cell.config()) for name, cell in self.cells.items()}
-        self.routed = {name: worker.scored_network(cell, "auto").config.routed for name, cell in self.cells.items()}
+        self.noisy = {name: draws_noise(cell) for name, cell in self.cells.items()}
         self.machine = environment.describe(device, resolve(self.backend, self.device))
         self.machine |= {"deterministic": True, "command": command, "started": records.now()}
         self.machine |= {"abreast": width, "scorers": scorers}
@@ -181,16 +187,16 @@ class Pilot(Abreast):
     def submit(self, name: str) -> None:
         """Asks for every score of the cell that is missing and whose weights are there, what makes it done first.
 
-        A network without a router draws no noise: it is scored once, and that counts for every seed.
+        A network that draws no noise is scored once, and that counts for every seed.
         """
         folder = self.folders[name]
         for weights, gumbel in self.missing(name):
-            drawn = gumbel if self.routed[name] else STORED[1]
-            way, path, known = (name, weights, drawn), folder / WEIGHTS[weights], scores_path(folder, weights, drawn)
-            if known.exists():
-                records.write_frame(scores_path(folder, weights, gumbel), records.read_frame(known))
-            elif path.exists() and way not in self.wrong:
-                self.scorers.submit(way, score, self.cells[name], path, drawn, self.data, str(self.device))
+            if not scores_path(folder, weights, gumbel).exists() and (folder / WEIGHTS[weights]).exists():
+                drawn = gumbel if self.noisy[name] else STORED[1]
+                way = name, weights, drawn
+                if way not in self.wrong:
+                    arguments = self.cells[name], folder / WEIGHTS[weights], drawn, self.data, str(self.device)
+                    self.scorers.submit(way, score, *arguments)
 
     def collect(self, results: Iterator) -> None:
         for way, future in results:
@@ -200,10 +206,10 @@ class Pilot(Abreast):
                 print(f"{name}, {weights}, noise {gumbel}: {self.wrong[way]}", flush=True)
                 continue
             frame = future.result()
-            records.write_frame(scores_path(self.folders[name], weights, gumbel), frame)
+            for seed in (gumbel,) if self.noisy[name] else GUMBEL:
+                records.write_frame(scores_path(self.folders[name], weights, seed), frame)
             if (weights, gumbel) == STORED and name in self.environments:
                 self._finish(name, frame)
-            self.submit(name)
             means = frame.groupby("dataset", sort=False)["psnr"].mean()
             told = "  ".join(f"{dataset} {value:.3f} dB" for dataset, value in means.items())
             print(f"{name}, {weights}, noise {gumbel}: {told}", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+WHOLE = 128  # features of the widest row that a linear layer's block holds, for LayerNorm and the gradient of GELU
 INSTALLED = importlib.util.find_spec("triton") is not None  # asked here: torch.compile does not trace it
 
 

@@ -18,12 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels import two
+from models.kernels import WHOLE, two
 from models.kernels.activations import gelu_slope, normal
 from models.kernels.products import dot, factor, split, transposed
 from models.kernels.sums import sum_rows
 
-WHOLE = 128  # features of the widest row that one block holds, as models.linear knows
 PROGRAMS = 264  # that sum over rows: two to every processor of an H100
 
 

@@ -19,10 +19,11 @@ def _high(x):
 def split(x, PRODUCTS: tl.constexpr):
     """(high, low) for `dot`; low is read for tf32x3 only."""
     if PRODUCTS == "tf32x3":
+        x = x.to(tl.float32)
         high = _high(x)
         return high, x - high
     elif PRODUCTS == "tf32":
-        return _high(x), x
+        return _high(x.to(tl.float32)), x
     elif PRODUCTS == "bf16":
         y = x.to(tl.bfloat16)
         return y.to(tl.float32) if INTERPRETED else y, x  # the interpreter cannot multiply bfloat16

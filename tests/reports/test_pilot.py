@@ -60,8 +60,8 @@ def test_unpaired_scores_scatter_as_their_seeds():
 
 def test_noise_is_between_draws_of_the_same_weights():
     noise = made().noise("Set14", "last")
-    assert noise.df == 2 * 4 * 3  # the base has none
-    assert noise.sd == pytest.approx(0.05 * math.sqrt(4 * 4 / 24))
+    assert noise.df == 4 * 3  # the base draws none: its scores are one score, copied
+    assert noise.sd == pytest.approx(0.05 * math.sqrt(4 / 3))
 
 
 def test_differences_and_what_an_hour_tells():
@@ -115,7 +115,9 @@ def test_too_few_seeds_are_said(make):
     text = pilot.filled(pilot.DOCUMENT.read_text(), one)
     assert "Not measured yet: on Set14 no two variants have two seeds with last weights." in text
     effects = text[text.index("<!-- table: effects -->") :]
-    assert "+0.120" in effects[: effects.index("<!-- end -->")]  # 0.1 and its pair's 0.02; noise cancels over draws
+    effects = effects[: effects.index("<!-- end -->")]
+    assert "+0.120" in effects  # 0.1 and its pair's 0.02; noise cancels over draws
+    assert "Standard errors: not measured yet: on Set14" in effects
 
 
 def test_committed_scores_are_read_with_their_cells(make, store, tmp_path):
@@ -136,6 +138,11 @@ def test_committed_scores_are_read_with_their_cells(make, store, tmp_path):
     assert len(found.means) == 4 * 3 * 4 and "finished by `pilot`: 4; commit abc" in "\n".join(found.sources)
     first = found.means[(found.means["variant"] == "base") & (found.means["seed"] == 0)]
     assert first.groupby("gumbel")["psnr"].first().tolist() == pytest.approx([30, 30.1, 30.2, 30.3])
+    working.export(store, target.with_name("pilot-again"), "a command")
+    with pytest.raises(StoreError, match=r"pilot.csv.xz have scores of the cell .* more than once"):
+        pilot.load(tmp_path / "committed")
+    for path in target.parent.glob("pilot-again*"):
+        path.unlink()
     working.scores_path(folder, "half", 3).unlink()
     working.export(store, target, "a command")
     with pytest.raises(StoreError, match=f"lacks some scores of {cells[-1].name}: run"):

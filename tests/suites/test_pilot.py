@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pandas as pd
@@ -145,6 +146,22 @@ def test_scores_that_fail_take_no_training_with_them(tmp_path, monkeypatch, caps
     assert "TypeError" in capsys.readouterr().out
     status = json.loads((store.cell_folder(suite().cells[0].config()) / "status.json").read_text())
     assert status["state"] == "running" and engine.plan(suite(), store)[0].state == "planned"
+
+
+def test_a_score_is_filed_for_every_seed_that_it_stands_for_and_asks_for_no_other(tmp_path):
+    store = Store(tmp_path / "store")
+    work = pilot.Pilot(suite(), store, None, "cpu", 1, 1, "")
+    assert {name.split("/")[0]: noisy for name, noisy in work.noisy.items()} == {"base": True, "plain-scan": False}
+    work.scorers = None  # to ask for another would fail: time may be up
+    frame = pd.DataFrame({"dataset": ["embedded"], "image": ["one"], "psnr": [30.0], "ssim": [0.9], "seconds": [1.0]})
+    future = Future()
+    future.set_result(frame)
+    for name, seeds in (("base/sr-x2/seed-0", {1}), ("plain-scan/sr-x2/seed-0", {0, 1})):
+        store.open_cell(work.cells[name].config())
+        (work.folders[name] / "half.safetensors").touch()
+        work.collect([((name, "half", min(seeds - {0}) if work.noisy[name] else 0), future)])
+        filed = {gumbel for gumbel in (0, 1) if pilot.scores_path(work.folders[name], "half", gumbel).exists()}
+        assert filed == seeds
 
 
 def test_the_plan_is_the_one_asked_for():
