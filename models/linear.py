@@ -34,8 +34,8 @@ def linear(
     """x [..., K] -> y [..., N], as in the head of this module; weight [N, K], scale [N], residual and skip [..., N].
 
     y has the type of the residual, if there is one, else that of x or of autocast. fused=False: plain PyTorch.
-    exact: products as exact as float32's, never of bfloat16 numbers: tf32x3 where kernels multiply, else in the weight's
-    type.
+    exact: products as exact as float32's, never of bfloat16 numbers: tf32x3 where kernels multiply, else in
+    the weight's type.
     """
     products = _products(x, fused, exact)
     if products is None:

@@ -1,8 +1,8 @@
 """The scan in Triton kernels: in float32, parallel over the sequence too, the same bits on every run.
 
 Every chunk is scanned from a zero state, the states at the borders are carried on, every chunk is scanned again from
-its true state; backward likewise. Nothing is ever divided by a decay: each is 2 to a power that is not positive. Kernels:
-triton_forward.py, triton_backward.py.
+its true state; backward likewise. Nothing is ever divided by a decay: each is 2 to a power that is not positive.
+Kernels: triton_forward.py, triton_backward.py.
 """
 
 import functools
