@@ -3,8 +3,9 @@
     z = n W^T + b           n = x or LayerNorm(x)
     y = GELU(z), or z + residual + skip scale
 
-Kernels (models/kernels/linear.py) take it where products are made of TF32 or bfloat16 numbers on a GPU; of what lies
-between, they keep nothing for the backward pass. In plain float32 it is PyTorch's own operations one after the other.
+Kernels (models/kernels/linear.py, linear_gradients.py) take it where products are made of TF32 or bfloat16 numbers on a
+GPU; of what lies between, they keep nothing for the backward pass. In plain float32 it is PyTorch's own operations one
+after the other.
 """
 
 import torch
@@ -150,7 +151,7 @@ def _linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, to which `others` are added; of weight, bias, scale, gamma and beta (the last two if there are)
     one after the other; of skip (or [0])."""
-    from models.kernels import linear as kernels
+    from models.kernels import linear_gradients as kernels
 
     rows, out = evenly(x)[0].view(-1, x.shape[-1]), len(weight)
     shape, dy, skip = dy.shape, dy.view(-1, out), None if skip is None else skip.view(-1, out)

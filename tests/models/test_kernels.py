@@ -14,7 +14,7 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from models.kernels import depthwise, linear, norm, routing, sums
+from models.kernels import depthwise, linear, linear_gradients, norm, routing, sums
 
 INTEGERS = {"rows", "columns", "other_rows", "other_columns", "height", "width", "tiles", "length"}
 LONG = {"keys", "layer", "classes"}
@@ -41,7 +41,7 @@ for products in ("tf32x3", "bf16"):
     compiled(linear._linear_factors, sizes, narrow)
     compiled(linear._linear_wide, sizes, narrow, num_warps=wide.warps, num_stages=wide.stages)
 sizes = {"N": 24, "K": 16, "S": 16, "GELU": True, "PRODUCTS": "tf32x3", "BM": 32, "BN": 16, "BK": 16}
-for kernel in (linear._linear, linear._linear_inputs, linear._linear_weights):
+for kernel in (linear._linear, linear_gradients._linear_inputs, linear_gradients._linear_weights):
     compiled(kernel, sizes)
 sizes = {"C": 48, "S": 96, "GELU": True, "R": 64, "BC": 64}
 for kernel in (norm._norm, norm._norm_backward):

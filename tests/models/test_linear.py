@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import models.linear
 from models.linear import forked_linear, linear
 
 pytest.importorskip("triton", reason="needs Triton")
@@ -155,9 +154,3 @@ def test_nothing_is_kept_but_the_input(products):
         linear(**tensors, norm=norm, gelu=True)
     inputs = {t.data_ptr() for t in (*tensors.values(), *norm.parameters())}
     assert kept and set(kept) <= inputs
-
-
-def test_widths_agree():
-    from models.kernels import linear as kernels
-
-    assert kernels.WHOLE == models.linear.WHOLE
