@@ -236,7 +236,8 @@ def scatter(pilot: Pilot) -> str:
             single = pilot.spread(dataset, Way(weights, 1, paired=False))
             paired = pilot.spread(dataset, Way(weights, 1))
             bounds = "{:.3f} to {:.3f}".format(*(paired.sd * factor for factor in paired.bounds))
-            own = (f"{single.sd / math.sqrt(2):.3f}", f"{pilot.noise(dataset, weights).sd:.3f}")
+            noise = pilot.noise(dataset, weights)
+            own = (f"{single.sd / math.sqrt(2):.3f}", f"{noise.sd:.3f}" if noise.df else "none")
             rows.append([dataset, words, *own, f"{paired.sd:.3f}", str(paired.df), bounds])
     return text_grid(header, rows, 2)
 

@@ -102,6 +102,8 @@ def test_tables_name_what_they_show():
         assert "nan" not in table(found)
     assert pilot.plans(found).count("the plan") == len(pilot.HOURS)
     assert "30.0 ms a step" in pilot.costs(found)
+    silent = pilot.scatter(made(noise=0.0))  # no variant draws noise
+    assert "nan" not in silent and silent.count(" none ") == 6
     line = next(line for line in pilot.gains(found).splitlines() if "the same, 4 draws" in line)
     mde = minimum_detectable_effect(np.std([0.02, -0.02, 0.01, -0.01], ddof=1), 4)
     assert f" {mde:.3f} " in line and " 10 " in line

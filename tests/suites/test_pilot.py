@@ -156,10 +156,10 @@ def test_a_score_is_filed_for_every_seed_that_it_stands_for_and_asks_for_no_othe
     frame = pd.DataFrame({"dataset": ["embedded"], "image": ["one"], "psnr": [30.0], "ssim": [0.9], "seconds": [1.0]})
     future = Future()
     future.set_result(frame)
-    for name, seeds in (("base/sr-x2/seed-0", {1}), ("plain-scan/sr-x2/seed-0", {0, 1})):
+    for name, drawn, seeds in (("base/sr-x2/seed-0", 1, {1}), ("plain-scan/sr-x2/seed-0", 0, {0, 1})):
         store.open_cell(work.cells[name].config())
         (work.folders[name] / "half.safetensors").touch()
-        work.collect([((name, "half", min(seeds - {0}) if work.noisy[name] else 0), future)])
+        work.collect([((name, "half", drawn), future)])
         filed = {gumbel for gumbel in (0, 1) if pilot.scores_path(work.folders[name], "half", gumbel).exists()}
         assert filed == seeds
 
