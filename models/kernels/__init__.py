@@ -37,6 +37,27 @@ def evenly(x: Tensor) -> tuple[Tensor, int]:
     return (x, apart) if even else (x.contiguous(), x.shape[-1])
 
 
+def spaced(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty tensor [..., C] beside x, rows of more than WHOLE channels `room(C)` apart: read 16 bytes at a time.
+
+    A kernel that writes it writes zeros between its rows, for `readable` to count on.
+    """
+    *outer, channels = shape
+    return x.new_empty((*outer, room(channels)), dtype=dtype)[..., :channels]
+
+
+def room(channels: int) -> int:
+    """Numbers that a row of `spaced` takes."""
+    return -(-channels // 8) * 8 if channels > WHOLE else channels
+
+
+def readable(rows: Tensor) -> int:
+    """Features that a kernel may read of every row of [M, K]: K, and the zeros behind them where `spaced` left room."""
+    features = rows.shape[1]
+    whole = rows.stride(0) == room(features) and rows.storage_offset() % room(features) == 0
+    return room(features) if whole else features
+
+
 def two(gradients: Sequence[Tensor]) -> list[Tensor | None]:
     """Up to two gradients, contiguous, as two arguments of a kernel that adds what there is."""
     return [g.contiguous() for g in gradients] + [None] * (2 - len(gradients))

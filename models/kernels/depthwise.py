@@ -5,9 +5,9 @@
     gelu      y = x + GELU(c)       ConvFFN
     silu      y = SiLU(c)           MambaIR
 
-Accumulated in float32. A program takes a tile of pixels and a block of channels, row by row: what it reads of a row
-serves all the rows above and below that the kernel reaches. The gradient of weights is summed by tiles and then over
-tiles, in a fixed order.
+Accumulated in float32. A program takes a tile of pixels and a block of channels, a lane a few rows and columns of the
+tile: what it reads serves all its pixels that the kernel reaches from there. The gradient of weights is summed by tiles
+and then over tiles, in a fixed order.
 """
 
 from typing import NamedTuple
@@ -17,88 +17,85 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels import evenly
-from models.kernels.activations import gelu_slope, normal
+from models.kernels import evenly, spaced
+from models.kernels.activations import gelu, gelu_slope, sigmoid
 from models.kernels.sums import sum_rows
 
 
 class Tile(NamedTuple):
-    """Rows of a program's tile, elements (pixels times channels) of a row, and warps."""
+    """Rows and neighbouring columns of pixels that a lane computes, elements (lanes' groups of columns times channels)
+    of a program, warps, and the registers that a lane may have."""
 
     rows: int
+    columns: int
     elements: int
     warps: int
+    registers: int | None = None
 
 
-# As measured on an H100.
-SMALL, LARGE = Tile(8, 256, 4), Tile(4, 256, 4)  # forward and transposed: 3x3, and more
-BACKWARD = Tile(2, 512, 2)
+# As measured on an H100. Forward and transposed: 3x3; more, for blocks of WIDE channels and for narrower ones, each for
+# float32 and for less.
+SMALL = Tile(4, 2, 256, 4)
+LARGE = (Tile(4, 4, 256, 4), Tile(4, 4, 256, 4, 168)), (Tile(4, 1, 256, 4), Tile(4, 2, 256, 2))
+BACKWARD = Tile(2, 4, 256, 4)
+WIDE = 32
 
 
 @triton.jit
-def _corner(tile, height, width, TH: tl.constexpr, TW: tl.constexpr):
+def _corner(tile, height, width, TH: tl.constexpr, ACROSS: tl.constexpr):
     """First pixel (of the whole batch, int64) of a tile, and its row and column."""
-    across, down = tl.cdiv(width, TW), tl.cdiv(height, TH)
-    row, column = (tile // across) % down * TH, tile % across * TW
+    across, down = tl.cdiv(width, ACROSS), tl.cdiv(height, TH)
+    row, column = (tile // across) % down * TH, tile % across * ACROSS
     image = tile // (across * down)
     return (image.to(tl.int64) * height + row) * width + column, row, column
 
 
 @triton.jit
-def _columns(x, column, c, width, S: tl.constexpr, C: tl.constexpr, K: tl.constexpr, TW: tl.constexpr):
-    """What a tap's column reads in the tile's first row of pixels, [TW, BC], and which of it is there: two tuples."""
-    pointers = ()
-    there = ()
-    for kx in tl.static_range(K):
-        i = tl.arange(0, TW) + (kx - K // 2)
-        pointers = pointers + (x + (i * S)[:, None] + c[None, :],)
-        there = there + (((column + i >= 0) & (column + i < width))[:, None] & (c < C)[None, :],)
-    return pointers, there
-
-
-@triton.jit
-def _inside(rows, dy, height):
-    """[TW, 1]: whether the row that is dy below `rows` [TW] is in the image."""
-    return ((rows + dy >= 0) & (rows + dy < height))[:, None]
+def _there(row, column, c, height, width, C: tl.constexpr):
+    """[TW, BC]: which pixels of a row (in `column` [TW]) are in the image, of channels that exist."""
+    rows = row + 0 * column
+    inside = (rows >= 0) & (rows < height) & (column >= 0) & (column < width)
+    return inside[:, None] & (c < C)[None, :]
 
 
 @triton.jit
 def _convolve(
-    pointers,
-    there,
+    x,
     weight,
-    rows,
+    row,
+    column,
     c,
     height,
-    step,
+    width,
+    S: tl.constexpr,
     C: tl.constexpr,
     K: tl.constexpr,
     FLIP: tl.constexpr,
     TH: tl.constexpr,
-    TW: tl.constexpr,
+    PX: tl.constexpr,
 ):
-    """Sums over taps of weight [K K, C] times neighbours, a tuple of rows; FLIP for the transposed convolution.
+    """Sums over taps of weight [K K, C] times neighbours; FLIP for the transposed convolution.
 
-    What is read once is of use to as many rows as there are taps above each other. step: between rows of x.
+    x: pointers [TW, BC] to the first pixels of the lanes' groups, which are in `row` and `column` [TW]. A tuple of TH
+    rows times PX pixels. What is read once is of use to all of them that it is a neighbour of.
     """
     taps = ()
     for tap in tl.static_range(K * K):
         at = (K * K - 1 - tap) if FLIP else tap
         taps = taps + (tl.load(weight + at * C + c, mask=c < C, other=0.0)[None, :],)
-    zeros = tl.zeros([TW, c.shape[0]], tl.float32)
     sums = ()
-    for _ in tl.static_range(TH):
-        sums = sums + (zeros,)
+    for _ in tl.static_range(TH * PX):
+        sums = sums + (tl.zeros([column.shape[0], c.shape[0]], tl.float32),)
     for y in tl.static_range(TH + K - 1):
-        inside = _inside(rows, y - K // 2, height)
-        for kx in tl.static_range(K):
-            v = tl.load(pointers[kx] + (y - K // 2) * step, mask=there[kx] & inside, other=0.0).to(tl.float32)
+        for z in tl.static_range(PX + K - 1):
+            mask = _there(row + (y - K // 2), column + (z - K // 2), c, height, width, C)
+            v = tl.load(x + ((y - K // 2) * width * S + (z - K // 2) * S), mask=mask, other=0.0).to(tl.float32)
             new = ()
-            for dy in tl.static_range(TH):
-                if y - dy >= 0 and y - dy < K:  # both sides of an expression would be compiled
-                    new = new + (sums[dy] + v * taps[(y - dy) * K + kx],)
-                else:
-                    new = new + (sums[dy],)
+            for s in tl.static_range(TH * PX):
+                if s // PX <= y and y < s // PX + K and s % PX <= z and z < s % PX + K:
+                    new = new + (sums[s] + v * taps[(y - s // PX) * K + z - s % PX],)
+                else:  # both sides of an expression would be compiled
+                    new = new + (sums[s],)
             sums = new
     return sums
 
@@ -114,34 +111,36 @@ def _depthwise(
     width,
     S: tl.constexpr,
     GS: tl.constexpr,
+    Y: tl.constexpr,  # between pixels of y
     C: tl.constexpr,
     KIND: tl.constexpr,
     K: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
+    PX: tl.constexpr,
     BC: tl.constexpr,
 ):
     blocks: tl.constexpr = (C + BC - 1) // BC
-    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW)
+    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW * PX)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
-    i = tl.arange(0, TW)
-    rows = row + 0 * i
-    pointers, there = _columns(x + first * S, column, c, width, S, C, K, TW)
+    i = tl.arange(0, TW) * PX
+    x += first * S + (i * S)[:, None] + c[None, :]
     offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    sums = _convolve(pointers, there, weight, rows, c, height, width * S, C, K, False, TH, TW)
-    for dy in tl.static_range(TH):
-        conv = sums[dy] + offset
-        mask = there[K // 2] & _inside(rows, dy, height)
-        at = dy * width + i
+    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, False, TH, PX)
+    for s in tl.static_range(TH * PX):
+        conv = sums[s] + offset
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
+        at = s // PX * width + i + s % PX
         if KIND == "gate":
             g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
-            out = conv * g * normal(g)
+            out = conv * gelu(g)
         elif KIND == "silu":
-            out = conv * tl.sigmoid(conv)
+            out = conv * sigmoid(conv)
         else:
-            middle = tl.load(pointers[K // 2] + dy * width * S, mask=mask, other=0.0).to(tl.float32)
-            out = middle * tl.sigmoid(conv) if KIND == "sigmoid" else middle + conv * normal(conv)
-        tl.store(y + first * C + (at * C)[:, None] + c[None, :], out, mask=mask)
+            middle = tl.load(x + (s // PX * width * S + s % PX * S), mask=mask, other=0.0).to(tl.float32)
+            out = middle * sigmoid(conv) if KIND == "sigmoid" else middle + gelu(conv)
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, Y)  # out is 0 past the channels
+        tl.store(y + first * Y + (at * Y)[:, None] + c[None, :], out, mask=mask)
 
 
 @triton.jit
@@ -164,54 +163,63 @@ def _depthwise_backward(
     K: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
+    PX: tl.constexpr,
     BC: tl.constexpr,
 ):
     """The gradient of c; of the gate, or of x past the convolution (`direct`); this tile's part of weight and bias."""
     blocks: tl.constexpr = (C + BC - 1) // BC
     tile = tl.program_id(0) // blocks
-    first, row, column = _corner(tile, height, width, TH, TW)
+    first, row, column = _corner(tile, height, width, TH, TW * PX)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
-    i = tl.arange(0, TW)
-    rows = row + 0 * i
-    pointers, there = _columns(x + first * S, column, c, width, S, C, K, TW)
+    i = tl.arange(0, TW) * PX
+    x += first * S + (i * S)[:, None] + c[None, :]
     offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    sums = _convolve(pointers, there, weight, rows, c, height, width * S, C, K, False, TH, TW)
+    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, False, TH, PX)
     grads = ()
     total = tl.zeros([TW, BC], tl.float32)
-    for line in tl.static_range(TH):
-        conv = sums[line] + offset
-        mask = there[K // 2] & _inside(rows, line, height)
-        at = line * width + i
+    for s in tl.static_range(TH * PX):
+        conv = sums[s] + offset
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
+        at = s // PX * width + i + s % PX
         here = first * C + (at * C)[:, None] + c[None, :]
         grad = tl.load(dy + here, mask=mask, other=0.0).to(tl.float32)
         if KIND == "gate":
             g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
             tl.store(direct + here, grad * conv * gelu_slope(g), mask=mask)
-            grad *= g * normal(g)
+            grad *= gelu(g)
         elif KIND == "gelu":
             grad *= gelu_slope(conv)
         else:
-            s = tl.sigmoid(conv)
+            sig = sigmoid(conv)
             if KIND == "sigmoid":
-                tl.store(direct + here, grad * s, mask=mask)
-                middle = tl.load(pointers[K // 2] + line * width * S, mask=mask, other=0.0).to(tl.float32)
-                grad *= middle * s * (1 - s)
+                tl.store(direct + here, grad * sig, mask=mask)
+                middle = tl.load(x + (s // PX * width * S + s % PX * S), mask=mask, other=0.0).to(tl.float32)
+                grad *= middle * sig * (1 - sig)
             else:
-                grad *= s * (1 + conv * (1 - s))
+                grad *= sig * (1 + conv * (1 - sig))
         tl.store(dconv + here, grad, mask=mask)
         grads = grads + (grad,)
         total += grad
     part = tile.to(tl.int64) * C + c
     tl.store(dbias + part, tl.sum(total, 0), mask=c < C)
     for ky in range(K):  # not unrolled: all taps at once would not fit into registers
+        totals = ()
+        for _ in tl.static_range(K):
+            totals = totals + (tl.zeros([TW, BC], tl.float32),)
+        for line in tl.static_range(TH):
+            away = line + ky - K // 2
+            for z in tl.static_range(PX + K - 1):
+                mask = _there(row + away, column + i + (z - K // 2), c, height, width, C)
+                v = tl.load(x + (away * width * S + (z - K // 2) * S), mask=mask, other=0.0).to(tl.float32)
+                new = ()
+                for kx in tl.static_range(K):
+                    if z - kx >= 0 and z - kx < PX:
+                        new = new + (totals[kx] + grads[line * PX + z - kx] * v,)
+                    else:
+                        new = new + (totals[kx],)
+                totals = new
         for kx in tl.static_range(K):
-            total = tl.zeros([TW, BC], tl.float32)
-            for line in tl.static_range(TH):
-                away = line + ky - K // 2
-                mask = there[kx] & _inside(rows, away, height)
-                v = tl.load(pointers[kx] + away * width * S, mask=mask, other=0.0)
-                total += grads[line] * v.to(tl.float32)
-            tl.store(dweight + part * K * K + ky * K + kx, tl.sum(total, 0), mask=c < C)
+            tl.store(dweight + part * K * K + ky * K + kx, tl.sum(totals[kx], 0), mask=c < C)
 
 
 @triton.jit
@@ -227,29 +235,29 @@ def _depthwise_transposed(
     K: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
+    PX: tl.constexpr,
     BC: tl.constexpr,
 ):
     """The gradient of x: the transposed convolution, plus what went past it."""
     blocks: tl.constexpr = (C + BC - 1) // BC
-    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW)
+    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW * PX)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
-    i = tl.arange(0, TW)
-    rows = row + 0 * i
-    pointers, there = _columns(dconv + first * C, column, c, width, C, C, K, TW)
-    sums = _convolve(pointers, there, weight, rows, c, height, width * C, C, K, True, TH, TW)
-    for dy in tl.static_range(TH):
-        out = sums[dy]
-        mask = there[K // 2] & _inside(rows, dy, height)
-        here = first * C + ((dy * width + i) * C)[:, None] + c[None, :]
+    i = tl.arange(0, TW) * PX
+    dconv += first * C + (i * C)[:, None] + c[None, :]
+    sums = _convolve(dconv, weight, row, column + i, c, height, width, C, C, K, True, TH, PX)
+    for s in tl.static_range(TH * PX):
+        out = sums[s]
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
+        here = first * C + ((s // PX * width + i + s % PX) * C)[:, None] + c[None, :]
         if DIRECT:
             out += tl.load(direct + here, mask=mask, other=0.0)
         tl.store(dx + here, out, mask=mask)
 
 
 def _block(channels: int) -> int:
-    """Channels of a program: as many as fit without idle lanes, in whole 32-byte sectors."""
-    for size in (32, 16, 8):
-        if channels % size == 0:
+    """Channels of a program: as many as leave few lanes idle, in whole 32-byte sectors."""
+    for size in (WIDE, 16, 8):
+        if -channels % size * 16 <= channels:
             return size
     return min(16, triton.next_power_of_2(channels))
 
@@ -258,14 +266,17 @@ def _sizes(x: Tensor, kernel: int, tile: Tile) -> tuple[int, int, dict]:
     """Tiles, programs, and constants of a kernel."""
     batch, height, width, channels = x.shape
     block = _block(channels)
-    across = max(1, tile.elements // block)
-    tiles = batch * triton.cdiv(height, tile.rows) * triton.cdiv(width, across)
-    constants = {"C": channels, "K": kernel, "TH": tile.rows, "TW": across, "BC": block, "num_warps": tile.warps}
-    return tiles, tiles * triton.cdiv(channels, block), constants
+    lanes = max(1, tile.elements // block)
+    tiles = batch * triton.cdiv(height, tile.rows) * triton.cdiv(width, lanes * tile.columns)
+    constants = {"C": channels, "K": kernel, "TH": tile.rows, "TW": lanes, "PX": tile.columns, "BC": block}
+    options = {"num_warps": tile.warps, "maxnreg": tile.registers}
+    return tiles, tiles * triton.cdiv(channels, block), constants | options
 
 
-def _forward_tile(weight: Tensor) -> Tile:
-    return SMALL if weight.shape[-1] <= 3 else LARGE
+def _forward_tile(x: Tensor, weight: Tensor) -> Tile:
+    if weight.shape[-1] <= 3:
+        return SMALL
+    return LARGE[_block(x.shape[-1]) < WIDE][x.dtype.itemsize < 4]
 
 
 def _taps(weight: Tensor) -> Tensor:
@@ -274,13 +285,14 @@ def _taps(weight: Tensor) -> Tensor:
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str) -> Tensor:
-    """y [B, H, W, C] of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd."""
+    """y [B, H, W, C], `spaced`, of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd."""
     x, apart = evenly(x)
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _, programs, constants = _sizes(x, weight.shape[-1], _forward_tile(weight))
+    y = spaced(x, x.shape, x.dtype)
+    _, programs, constants = _sizes(x, weight.shape[-1], _forward_tile(x, weight))
     _depthwise[(programs,)](
-        x, gate, _taps(weight), bias, y, *x.shape[1:3], S=apart, GS=gate_apart, KIND=kind, **constants
+        *(x, gate, _taps(weight), bias, y, *x.shape[1:3]),
+        **{"S": apart, "GS": gate_apart, "Y": y.stride(-2), "KIND": kind, **constants},
     )
     return y
 
@@ -320,7 +332,7 @@ def backward(
         **constants,
     )
     dx = direct if kind == "sigmoid" else torch.empty_like(dconv)
-    _, programs, constants = _sizes(x, kernel, _forward_tile(weight))
+    _, programs, constants = _sizes(x, kernel, _forward_tile(x, weight))
     _depthwise_transposed[(programs,)](
         dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants
     )

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels import WHOLE
-from models.kernels.activations import normal
+from models.kernels import WHOLE, readable
+from models.kernels.activations import gelu
 from models.kernels.linear_tiles import Blocks, affine, normalised, read_matrix, read_rows, tile_of
 from models.kernels.products import dot, factor, split, transposed
 
@@ -31,10 +31,16 @@ class Steps(NamedTuple):
     stages: int
 
 
-# As measured on an H200 (WIDE: an H100; tf32 as bf16): for rows of up to 64 features, of up to WHOLE, and of more.
+# As measured on an H200, for rows of up to 64 features and of up to WHOLE; the others on an H100 (tf32 not at all).
 FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4)
-WIDE = {"tf32x3": Steps(64, 128, 32, 4, 3), "tf32": Steps(64, 128, 64, 4, 3), "bf16": Steps(64, 128, 64, 4, 3)}
-FEW = 192  # features out up to which a program of `_linear_wide` takes half as many
+MANY = 256  # features out, of at most 64 in, from which `_linear` takes MORE of them at a time
+MORE = Blocks(64, 128, 4)
+FEW = 192  # features out up to which `_linear_wide` takes the first of two tiles
+WIDE = {
+    "tf32x3": (Steps(64, 64, 32, 4, 3), Steps(64, 128, 32, 4, 3)),
+    "tf32": (Steps(64, 64, 64, 4, 3), Steps(64, 128, 64, 4, 3)),
+    "bf16": (Steps(64, 64, 64, 4, 3), Steps(128, 128, 32, 4, 3)),
+}
 
 
 @triton.jit
@@ -43,7 +49,7 @@ def _stored(z, row, rows, n, bias, residual, skip, scale, y, N: tl.constexpr, GE
     if bias is not None:
         z += tl.load(bias + n, mask=n < N, other=0.0)[None, :]
     if GELU:
-        z *= normal(z)
+        z = gelu(z)
     if residual is not None:
         z += read_rows(residual, row, rows, n, N, N)
     if skip is not None:
@@ -120,6 +126,7 @@ def _linear_wide(
     K: tl.constexpr,
     KP: tl.constexpr,
     S: tl.constexpr,  # between rows of x
+    KR: tl.constexpr,  # features that can be read of them, zeros past K
     GELU: tl.constexpr,
     PRODUCTS: tl.constexpr,
     BM: tl.constexpr,
@@ -132,7 +139,7 @@ def _linear_wide(
     z = tl.zeros([BM, BN], tl.float32)
     for first in range(0, KP, BK):
         k = first + tl.arange(0, BK)
-        mask = (row < rows)[:, None] & (k < K)[None, :]
+        mask = (row < rows)[:, None] & (k < KR)[None, :]
         v = tl.load(x + row[:, None] * S + k[None, :], mask=mask, other=0.0)
         part = split(v if PRODUCTS == "bf16" else v.to(tl.float32), PRODUCTS)
         at = n[:, None] * KP + k[None, :]
@@ -157,7 +164,7 @@ def forward(
     scale: Tensor | None,
     products: str,
     dtype: torch.dtype,
-    blocks: tuple[Blocks, Blocks] = FORWARD,
+    blocks: Blocks | tuple[Blocks, Blocks] | None = None,
     wide: Steps | None = None,
 ) -> Tensor:
     """y [M, N] of `dtype`, for x [M, K] of any even rows, contiguous residual and skip [M, N]; weight [N, K].
@@ -168,17 +175,16 @@ def forward(
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
     after, sizes = (bias, residual, skip, scale, y, rows), {"N": out, "K": features, "S": x.stride(0), "GELU": gelu}
     if features <= WHOLE:
+        blocks = blocks or (MORE if features <= 64 and out >= MANY else FORWARD)
         cut = tile_of(blocks, features, out)
         _linear[(triton.cdiv(rows, cut["BM"]),)](
             *(x, gamma, beta, weight), *after, eps, PRODUCTS=products, **sizes, **cut
         )
         return y
-    if wide is None:
-        wide = WIDE[products]
-        wide = wide._replace(features=wide.features // 2) if out <= FEW else wide
+    wide = wide or WIDE[products][out > FEW]
     cut = {"BN": min(wide.features, max(16, triton.next_power_of_2(out))), "BK": wide.step, "PRODUCTS": products}
     across, steps = triton.cdiv(out, cut["BN"]), triton.cdiv(features, wide.step)
-    cut["KP"] = steps * wide.step
+    cut["KP"], sizes["KR"] = steps * wide.step, readable(x)
     factors = torch.empty(
         (1 + (products == "tf32x3"), across * cut["BN"], cut["KP"]),
         dtype=torch.bfloat16 if products == "bf16" else torch.float32,

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels import evenly, two
-from models.kernels.activations import gelu_slope, normal
+from models.kernels import evenly, spaced, two
+from models.kernels.activations import gelu, gelu_slope
 from models.kernels.sums import sum_rows
 
 ELEMENTS = 4096  # of a program's tile
@@ -21,7 +21,7 @@ def _normalise(x, row, c, there, C: tl.constexpr, S: tl.constexpr, GELU: tl.cons
     """Rows as they are [R, BC], centred over their deviation [R, BC], and one over the deviation [R]."""
     mask = there[:, None] & (c < C)[None, :]
     raw = tl.load(x + row[:, None] * S + c[None, :], mask=mask, other=0.0).to(tl.float32)
-    v = raw * normal(raw) if GELU else raw
+    v = gelu(raw) if GELU else raw
     v = tl.where((c < C)[None, :], v - tl.sum(v, 1)[:, None] / C, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(v * v, 1) / C + eps)
     return raw, v * inverse[:, None], inverse
@@ -37,6 +37,7 @@ def _norm(
     eps,
     C: tl.constexpr,
     S: tl.constexpr,
+    Y: tl.constexpr,  # between rows of y
     GELU: tl.constexpr,
     R: tl.constexpr,
     BC: tl.constexpr,
@@ -45,9 +46,8 @@ def _norm(
     c = tl.arange(0, BC)
     _, v, _ = _normalise(x, row, c, row < rows, C, S, GELU, eps)
     w, b = tl.load(weight + c, mask=c < C, other=0.0), tl.load(bias + c, mask=c < C, other=0.0)
-    tl.store(
-        y + row[:, None] * C + c[None, :], v * w[None, :] + b[None, :], mask=(row < rows)[:, None] & (c < C)[None, :]
-    )
+    out = v * w[None, :] + b[None, :]  # 0 past the channels
+    tl.store(y + row[:, None] * Y + c[None, :], out, mask=(row < rows)[:, None] & (c < Y)[None, :])
 
 
 @triton.jit
@@ -97,12 +97,12 @@ def _block(channels: int) -> tuple[int, int]:
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype) -> Tensor:
-    """LayerNorm of x or GELU(x) [..., C], contiguous, of `dtype`."""
+    """LayerNorm of x or GELU(x) [..., C], of `dtype` and `spaced`."""
     channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
-    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    y = spaced(x, x.shape, dtype)
     _norm[(triton.cdiv(rows, count),)](
-        x, weight, bias, y, rows, eps, *(channels, apart, gelu, count, wide), num_warps=8
+        x, weight, bias, y, rows, eps, *(channels, apart, y.stride(-2), gelu, count, wide), num_warps=8
     )
     return y
 

@@ -14,7 +14,8 @@ from models.kernels.noise import philox_gumbel
 from models.kernels.products import dot, split, transposed
 from models.kernels.sums import sum_rows
 
-ELEMENTS = 4096  # logits of a program
+ELEMENTS, WARPS = 8192, 4  # of a program: logits and warps, as measured on an H100
+GRADIENTS = 4096  # logits of a program of gradients
 PRODUCTS = tl.constexpr("tf32x3")
 
 
@@ -110,11 +111,11 @@ def _routing_gradients(
     tl.store(sums + t[:, None] * R + r[None, :], dweight, mask=(t < T)[:, None] & (r < R)[None, :])
 
 
-def _sizes(hidden: Tensor, weight: Tensor, keys: Tensor | None) -> tuple[int, int, dict]:
+def _sizes(hidden: Tensor, weight: Tensor, keys: Tensor | None, elements: int) -> tuple[int, int, dict]:
     """Tiles of the batch and of an image, and constants of a kernel."""
     (batch, length, _), (classes, features) = hidden.shape, weight.shape
     wide = max(16, triton.next_power_of_2(classes))
-    pixels = max(16, ELEMENTS // wide)
+    pixels = max(16, elements // wide)
     tiles = triton.cdiv(length, pixels)
     constants = {"R": features, "T": classes, "P": pixels, "BT": wide}
     constants |= {"BR": max(16, triton.next_power_of_2(features))}
@@ -129,8 +130,8 @@ def assign(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, la
     keys: int64 [B] or [1], of the noise; None for no noise. layer: int64 [], on the device too.
     """
     out = torch.empty(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-    count, tiles, constants = _sizes(hidden, weight, keys)
-    _routing[(count,)](hidden, weight, bias, keys, layer, out, tiles, hidden.shape[1], num_warps=8, **constants)
+    count, tiles, constants = _sizes(hidden, weight, keys, ELEMENTS)
+    _routing[(count,)](hidden, weight, bias, keys, layer, out, tiles, hidden.shape[1], num_warps=WARPS, **constants)
     return out
 
 
@@ -140,7 +141,7 @@ def gradients(
     """Gradients of hidden, and of weight and bias one after the other, from that of the softmax over T of what `assign`
     compares, grad [B, L, T]."""
     out = torch.empty_like(hidden)
-    count, tiles, constants = _sizes(hidden, weight, keys)
+    count, tiles, constants = _sizes(hidden, weight, keys, GRADIENTS)
     sums = torch.empty((count, weight.numel() + len(bias)), device=hidden.device)
     _routing_gradients[(count,)](
         *(hidden, weight, bias, keys, layer, grad.contiguous(), out, sums, tiles, hidden.shape[1]),

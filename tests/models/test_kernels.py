@@ -31,11 +31,12 @@ for kernel, tile in (
     (depthwise._depthwise_backward, depthwise.BACKWARD),
     (depthwise._depthwise_transposed, depthwise.SMALL),
 ):
-    sizes = {"S": 96, "GS": 96, "C": 96, "K": 3, "TH": tile.rows, "TW": tile.elements // 32, "BC": 32}
+    sizes = {"S": 96, "GS": 96, "Y": 96, "C": 96, "K": 3, "TH": tile.rows, "PX": tile.columns, "BC": 32}
+    sizes["TW"] = tile.elements // 32
     compiled(kernel, sizes | {"KIND": "sigmoid", "DIRECT": True}, num_warps=tile.warps)
 for products in ("tf32x3", "bf16"):
-    wide = linear.WIDE[products]
-    sizes = {"N": 174, "K": 348, "KP": 384, "S": 348, "GELU": True, "PRODUCTS": products}
+    wide = linear.WIDE[products][1]
+    sizes = {"N": 174, "K": 348, "KP": 384, "S": 352, "KR": 352, "GELU": True, "PRODUCTS": products}
     sizes |= {"BM": wide.rows, "BN": wide.features, "BK": wide.step}
     narrow = dict.fromkeys(("x", "factors", "y"), "*bf16") if products == "bf16" else {}
     compiled(linear._linear_factors, sizes, narrow)
@@ -43,7 +44,7 @@ for products in ("tf32x3", "bf16"):
 sizes = {"N": 24, "K": 16, "S": 16, "GELU": True, "PRODUCTS": "tf32x3", "BM": 32, "BN": 16, "BK": 16}
 for kernel in (linear._linear, linear_gradients._linear_inputs, linear_gradients._linear_weights):
     compiled(kernel, sizes)
-sizes = {"C": 48, "S": 96, "GELU": True, "R": 64, "BC": 64}
+sizes = {"C": 48, "S": 96, "Y": 48, "GELU": True, "R": 64, "BC": 64}
 for kernel in (norm._norm, norm._norm_backward):
     compiled(kernel, sizes, num_warps=8)
 sizes = {"R": 24, "T": 64, "KEYS": 2, "P": 64, "BR": 32, "BT": 64}

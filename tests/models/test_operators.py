@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from models import layers
+from models.linear import linear
 from models.noise import PhiloxGumbel
 from models.operators import convolve, forked_norm, layer_norm
 
@@ -106,6 +107,34 @@ def test_layer_norm_and_every_gradient(shape, gelu, in_kernels):
     assert max(errors(found, [expected, *torch.autograd.grad(expected, exact, dy.double())])) < 2e-6
 
 
+def test_gelu_is_nearer_to_float64_than_pytorchs(in_kernels):
+    """And its derivative as near: as the gate of a convolution that gives 1."""
+    z = torch.linspace(-12, 12, 30001, device=DEVICE).requires_grad_()
+    conv = layers.depthwise(1, 1).to(DEVICE)
+    nn.init.zeros_(conv.weight), nn.init.ones_(conv.bias)
+    y = convolve(conv, torch.zeros_like(z).view(1, 1, -1, 1), "gate", z.view(1, 1, -1, 1)).flatten()
+    found = [y, *torch.autograd.grad(y.sum(), z)]
+    exact = z.detach().double().requires_grad_()
+    value = F.gelu(exact)
+    (slope,) = torch.autograd.grad(value.sum(), exact)
+    error, slope_error, plain = (
+        float((a.detach() - b.detach()).abs().max())
+        for a, b in ((found[0], value), (found[1], slope), (F.gelu(z), value))
+    )
+    assert error < 4e-7 and error < plain and slope_error < 1e-6
+
+
+def test_rows_of_many_channels_begin_at_whole_words(in_kernels, monkeypatch):
+    """To be read 16 bytes at a time. Zeros lie between the rows, and a linear layer reads them too."""
+    monkeypatch.setattr("models.linear.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.linear.kernel_products", lambda x: "tf32x3")
+    x, weight = normal(2, 3, 5, 130), normal(20, 130)
+    for y in (layer_norm(nn.LayerNorm(130).to(DEVICE), x), convolve(layers.depthwise(130, 3).to(DEVICE), x, "gelu")):
+        assert y.shape == x.shape and y.stride(-2) == 136
+        assert not y.detach().as_strided((30, 6), (136, 1), 130).any()
+        assert torch.equal(linear(y, weight), linear(y.contiguous(), weight))
+
+
 def test_a_norm_of_another_type_is_rounded_at_the_end(in_kernels):
     norm, x, dy = nn.LayerNorm(20).to(DEVICE), normal(9, 20).requires_grad_(), normal(9, 20, seed=1).bfloat16()
     y, narrow = layer_norm(norm, x), layer_norm(norm, x, dtype=torch.bfloat16)
@@ -145,6 +174,10 @@ def test_the_operators_are_well_formed():
         torch.library.opcheck(operators.depthwise, (x, weight, bias, side, then), test_utils=checks)
         torch.library.opcheck(operators.depthwise_backward, (dy, x, weight, bias, side, then), test_utils=checks)
     torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5, True, torch.bfloat16), test_utils=checks)
+    wide, weight, bias = normal(1, 2, 3, 130), normal(130, 1, 1, 1), normal(130)
+    torch.library.opcheck(operators.depthwise, (wide, weight, bias, None, "silu"), test_utils=checks)
+    torch.library.opcheck(operators.layer_norm, (wide, bias, bias, 1e-5, False, wide.dtype), test_utils=checks)
+    weight, bias = normal(4, 1, 3, 3), normal(4)
     for others in ([], [x, gate]):
         torch.library.opcheck(operators.layer_norm_backward, (dy, x, bias, 1e-5, True, others), test_utils=checks)
 
@@ -252,7 +285,7 @@ def test_the_reference_and_float64_are_plain_pytorch(backend, dtype, in_kernels)
     """No operator of ours but the scan computes there (sorting, which rounds nothing, may)."""
     network = models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), backend=backend)
     network.to(DEVICE, dtype)
-    with torch.profiler.profile() as profile, torch.no_grad():
+    with torch.profiler.profile() as profile:  # with gradients: else a GPU's operators pass the dispatcher by
         network(torch.rand(1, 3, 8, 8, device=DEVICE))
     ours = {event.name for event in profile.events() if event.name.startswith("mambair_bench::")}
     assert ours - {"mambair_bench::by_class"} == {"mambair_bench::attentive_scan"}
