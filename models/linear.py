@@ -65,7 +65,7 @@ def forked_linear(
 ) -> tuple[Tensor, ...]:
     """`linear` of x, then x as often as there are others that read it, at most twice (see `Operator.fork`)."""
     products = _products(x, fused)
-    if products is not None and x.shape[-1] <= WHOLE:
+    if products is not None and (x.shape[-1] <= WHOLE or (norm is None and not gelu)):
         return _linear.fork(others, x, *_affine(norm), weight, bias, gelu, None, None, None, products)
     if norm is None or products is None:
         return linear(x, weight, bias, norm=norm, gelu=gelu, fused=fused), *[x] * others

@@ -41,6 +41,7 @@ CASES = {  # rows, features in and out, what is there
     "both": ((131,), 24, 48, ("bias", "residual", "skip")),
     "norm, residual": ((9, 15), 96, 33, ("bias", "norm", "residual")),
     "wide": ((70,), 150, 80, ("bias", "residual", "skip")),
+    "wide, bias": ((3, 21), 140, 24, ("bias",)),
     "wide, norm and GELU": ((2, 33), 130, 20, ("bias", "norm", "gelu")),
 }
 
@@ -107,7 +108,7 @@ def test_bfloat16_keeps_the_type_of_a_residual(products):
         assert 0 < float((y - exact).norm() / exact.norm()) < 1e-2
 
 
-@pytest.mark.parametrize("case", ["bias", "norm", "norm and GELU", "wide, norm and GELU"])
+@pytest.mark.parametrize("case", ["bias", "norm", "norm and GELU", "wide, bias", "wide, norm and GELU"])
 @pytest.mark.parametrize("others", [1, 2])
 def test_a_fork_adds_what_the_others_give(case, others, products):
     found = []
@@ -115,6 +116,7 @@ def test_a_fork_adds_what_the_others_give(case, others, products):
         tensors, norm = problem(case, dtype)
         y, *same = forked_linear(**tensors, others=others, norm=norm, gelu="gelu" in CASES[case][3])
         assert len(same) == others and all(torch.equal(s, tensors["x"]) for s in same)
+        assert dtype == torch.float64 or all(s is not tensors["x"] for s in same)
         grads = [normal(*t.shape, seed=9 + i).to(t) for i, t in enumerate((y, *same))]
         leaves = [*tensors.values(), *(norm.parameters() if norm else ())]
         found.append(torch.autograd.grad([y, *same], leaves, grads))
