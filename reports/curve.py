@@ -1,11 +1,11 @@
 """Learning curves of this trainer beside the official code's: a table, a figure, and the one test that decides.
 
-    python -m reports.curve [--folder results/measured/h200] [--figure FILE]
+    python -m reports.curve [--folder results/measured] [--figure FILE]
 
-`official-curve.csv` has a row per seed, iteration and set; `curve-<precision>.csv` are the scores of `suites.curve`, a
-row per image. The unit is the seed. Fixed before anything was measured: the trainer differs from the official one if
-the 95 % Welch interval of the difference of the Set14 means over DECIDING excludes zero. Every other interval is shown
-and judges nothing.
+In the folder's folders, `official-curve.csv` has a row per seed, iteration and set; `curve-<precision>.csv` are the
+scores of `suites.curve`, a row per image, whatever machine they come from. The unit is the seed. Fixed before anything
+was measured: the trainer differs from the official one if the 95 % Welch interval of the difference of the Set14 means
+over DECIDING excludes zero. Every other interval is shown and judges nothing.
 """
 
 import argparse
@@ -18,16 +18,35 @@ from results.measured import FOLDER
 
 DECIDING = (1500, 2000, 2500, 3000)
 DECIDING_SET = "Set14"
+EXACT_FIRST = ("fp32", "tf32x3", "tf32", "bf16")  # precisions
 KEYS = ["seed", "iteration", "dataset"]
 
 
 def load(folder: Path) -> dict[str, pd.DataFrame]:
-    """Name -> a row per seed, iteration and set with its mean PSNR; "official" first, then precisions as found."""
-    found = {"official": pd.read_csv(folder / "official-curve.csv")}
-    for path in sorted(folder.glob("curve-*.csv")):
-        frame = pd.read_csv(path).groupby(KEYS, as_index=False, sort=False)["psnr"].mean()
-        found[path.stem.removeprefix("curve-")] = frame
+    """Name -> a row per seed, iteration and set with its mean PSNR; "official" first, then the more exact precisions.
+
+    Raises FileNotFoundError without the official curve, ValueError for two curves of one precision.
+    """
+    official = next(folder.rglob("official-curve.csv"), None)
+    if official is None:
+        raise FileNotFoundError(f"{folder} holds no official-curve.csv to compare with")
+    found = {"official": pd.read_csv(official)}
+    for path in files(folder, ".csv"):
+        name = path.stem.removeprefix("curve-")
+        if name in found:
+            raise ValueError(f"{path}: another curve in {name} lies beside it; keep one")
+        found[name] = pd.read_csv(path).groupby(KEYS, as_index=False, sort=False)["psnr"].mean()
     return found
+
+
+def files(folder: Path, suffix: str) -> list[Path]:
+    """The files of this trainer's curves, more exact precisions first."""
+
+    def exactness(path: Path) -> tuple[int, str]:
+        name = path.stem.removeprefix("curve-")
+        return EXACT_FIRST.index(name) if name in EXACT_FIRST else len(EXACT_FIRST), name
+
+    return sorted(folder.rglob(f"curve-*{suffix}"), key=exactness)
 
 
 def interval(ours: pd.Series, theirs: pd.Series) -> tuple[float, float, float]:
@@ -53,7 +72,7 @@ def points(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["dataset", "iteration"], ascending=[False, True], kind="stable")
 
 
-def decide(curve: pd.DataFrame, official: pd.DataFrame) -> dict[str, float | int] | None:
+def decide(curve: pd.DataFrame, other: pd.DataFrame) -> dict[str, float | int] | None:
     """The deciding test, on the seeds that have every deciding iteration; None for fewer than two of them."""
 
     def means(frame: pd.DataFrame) -> pd.Series:
@@ -61,15 +80,15 @@ def decide(curve: pd.DataFrame, official: pd.DataFrame) -> dict[str, float | int
         whole = chosen.groupby("seed").filter(lambda part: len(part) == len(DECIDING))
         return whole.groupby("seed")["psnr"].mean()
 
-    ours, theirs = means(curve), means(official)
+    ours, theirs = means(curve), means(other)
     if len(ours) < 2:
         return None
     difference, low, high = interval(ours, theirs)
-    return {"seeds": len(ours), "difference": difference, "low": low, "high": high}
+    return {"seeds": len(ours), "others": len(theirs), "difference": difference, "low": low, "high": high}
 
 
 def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
-    """The table and the verdicts."""
+    """The table and the verdicts, a paragraph each."""
     lines = [
         "| set | iteration | curve | seeds | mean dB | sd | difference | 95 % interval |",
         "|---|---|---|---|---|---|---|---|",
@@ -83,20 +102,26 @@ def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
             cells += [f"{row.difference:+.3f}", bounds]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines.append("")
-    for name, curve in curves.items():
-        if name == "official":
-            continue
+    span = f"{DECIDING_SET} mean over iterations {', '.join(map(str, DECIDING))}"
+    ours = {name: curve for name, curve in curves.items() if name != "official"}
+    for name, curve in ours.items():
         found = decide(curve, curves["official"])
-        span = f"{DECIDING_SET} mean over iterations {', '.join(map(str, DECIDING))}"
         if found is None:
-            lines.append(f"{name}: no verdict yet, fewer than two seeds have every deciding iteration ({span}).")
+            lines += [f"{name}: no verdict yet, fewer than two seeds have every deciding iteration ({span}).", ""]
             continue
         verdict = "no difference found" if found["low"] <= 0 <= found["high"] else "differs"
-        numbers = f"{found['difference']:+.3f} dB [{found['low']:+.3f}, {found['high']:+.3f}]"
-        seeds = f"{found['seeds']} seeds against {curves['official']['seed'].nunique()}"
+        seeds = f"{found['seeds']} seeds against {found['others']}"
         resolved = f"resolves {(found['high'] - found['low']) / 2:.2f} dB"
-        lines.append(f"{name}: {verdict}, {numbers} ({span}; {seeds}; {resolved}).")
+        lines += [f"{name}: {verdict}, {numbers(found)} ({span}; {seeds}; {resolved}).", ""]
+    exact = next(iter(ours), None)
+    for name, curve in ours.items():
+        if name != exact and (found := decide(curve, ours[exact])) is not None:
+            lines += [f"{name} against {exact}, the same way: {numbers(found)}; shown, judges nothing.", ""]
     return lines
+
+
+def numbers(found: dict[str, float | int]) -> str:
+    return f"{found['difference']:+.3f} dB [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
 def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
@@ -122,7 +147,7 @@ def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m reports.curve", description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=FOLDER / "h200")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     curves = load(options.folder)

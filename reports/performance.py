@@ -256,7 +256,7 @@ def precision(committed: measured.Committed) -> str:
         if len(by_precision) < 2 or "fp32" not in by_precision:
             continue
         base = by_precision["fp32"]
-        for name in (name for name in ("fp32", "tf32x3", "tf32", "bf16") if name in by_precision):
+        for name in (name for name in curve.EXACT_FIRST if name in by_precision):
             row = by_precision[name]
             moved = {score: round(row[score] - base[score], digits) + 0.0 for score, digits in DIGITS.items()}  # no -0
             changes = [f"{moved[score]:+.{digits}f}" for score, digits in DIGITS.items()]
@@ -272,10 +272,10 @@ def precision(committed: measured.Committed) -> str:
 def learning(folder: Path) -> str:
     """The learning curves, the verdict, and the runs that they come from."""
     lines = curve.markdown(curve.load(folder))
-    for path in sorted(folder.glob("curve-*.json")):
+    for path in curve.files(folder, ".json"):
         file = path.relative_to(measured.FOLDER).with_suffix(".csv")
         runs = records.read_json(path)["runs"]
-        lines += ["", *(provenance({"file": file, "environment": run}) for run in runs)]
+        lines += [provenance({"file": file, "environment": run}) for run in runs]
     return "\n".join(lines)
 
 
@@ -312,7 +312,7 @@ def filled(text: str) -> str:
         "kernels": lambda: kernels(profiles.load(kind="breakdown")),
         "cpu": lambda: cpu(found),
         "precision": lambda: precision(committed),
-        "curve": lambda: learning(curve.FOLDER / "h200"),
+        "curve": lambda: learning(curve.FOLDER),
     }
     return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 

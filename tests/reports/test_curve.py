@@ -32,14 +32,16 @@ def test_only_whole_seeds_decide():
     ours = pd.concat([made([0.5, 0.51]), made([9.0], curve.DECIDING[:3]).assign(seed=2)])
     found = curve.decide(ours, official)
     assert found["seeds"] == 2 and found["difference"] == pytest.approx(0.495) and found["low"] > 0
-    assert "differs" in curve.markdown({"official": official, "ours": ours})[-1]
-    assert "no difference" in curve.markdown({"official": official, "ours": made([0.0, 0.03])})[-1]
+    assert "differs" in curve.markdown({"official": official, "ours": ours})[-2]
+    assert "no difference" in curve.markdown({"official": official, "ours": made([0.0, 0.03])})[-2]
     assert curve.decide(made([0.5]), official) is None
-    assert "no verdict yet" in curve.markdown({"official": official, "ours": made([0.5])})[-1]
+    assert "no verdict yet" in curve.markdown({"official": official, "ours": made([0.5])})[-2]
+    two = curve.markdown({"official": official, "tf32x3": made([0.0, 0.02]), "bf16": made([0.1, 0.12])})
+    assert two[-2].startswith("bf16 against tf32x3") and "+0.100 dB" in two[-2]
 
 
 def test_committed_official_curve_has_its_published_means(tmp_path):
-    curves = curve.load(FOLDER / "h200")
+    curves = curve.load(FOLDER)
     table = curve.points({"official": curves["official"]}).set_index(["dataset", "iteration"])
     published = {  # mean and standard deviation of three seeds
         ("Set5", 100): (31.19, 0.34),
@@ -57,3 +59,16 @@ def test_scores_of_images_become_means(tmp_path):
     header = "seed,iteration,dataset,image,psnr,ssim\n"
     (tmp_path / "curve-bf16.csv").write_text(header + "0,100,Set5,a,30,0.9\n0,100,Set5,b,33,0.9\n")
     assert np.isclose(curve.load(tmp_path)["bf16"]["psnr"], 31.5).all()
+
+
+def test_curves_of_all_machines_are_found_once_and_the_exact_ones_first(tmp_path):
+    with pytest.raises(FileNotFoundError, match="official-curve"):
+        curve.load(tmp_path)
+    names = ("a/official-curve.csv", "a/curve-bf16.csv", "b/curve-tf32.csv", "b/curve-tf32x3.csv")
+    for path in map(tmp_path.joinpath, names):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("seed,iteration,dataset,psnr\n0,100,Set5,31\n")
+    assert list(curve.load(tmp_path)) == ["official", "tf32x3", "tf32", "bf16"]
+    (tmp_path / "b" / "curve-bf16.csv").write_text("seed,iteration,dataset,psnr\n0,100,Set5,31\n")
+    with pytest.raises(ValueError, match="another curve in bf16"):
+        curve.load(tmp_path)
