@@ -7,13 +7,15 @@ A depthwise convolution comes with what follows it, c being its result:
     gelu      y = x + GELU(c)       ConvFFN
     silu      y = SiLU(c)           MambaIR
 
-The kernels accumulate in float32 and store the type of x (LayerNorm the one that it is asked for). They are custom
-operators, so torch.compile keeps them whole.
+The kernels accumulate in float32 and store the type of x (LayerNorm the one that it is asked for), with space between
+wide rows where kernels multiply them (`models.kernels.spaced`). They are custom operators, so torch.compile keeps them
+whole.
 """
 
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.custom import operator
 from models.kernels import spaced, unavailable
+from models.precision import Settings, kernel_products
 
 
 @functools.cache
@@ -40,11 +43,13 @@ def has_kernels(x: Tensor) -> bool:
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, *, fused: bool = True) -> Tensor:
     """function(x), of whose intermediate results a GPU keeps none for the backward pass: it computes them again.
 
-    That stops at the last of them, so a matrix product at the end is not repeated: what is left is norms, activations
-    and depthwise convolutions, which cost little beside their memory.
+    In the precision of now, also where gradients are taken outside of it. That stops at the last of them, so a matrix
+    product at the end is not repeated: what is left is norms, activations and depthwise convolutions, which cost little
+    beside their memory.
     """
     if fused and torch.is_grad_enabled() and has_kernels(x):
-        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
+        again = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), Settings.now())}
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none", **again)
     return function(x)
 
 
@@ -56,7 +61,7 @@ def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None, 
     if fused and has_kernels(x) and conv.dilation == (1, 1):
         if torch.is_autocast_enabled(x.device.type):  # as convolutions do
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return _depthwise(x, conv.weight, conv.bias, gate, then)
+        return _depthwise(x, conv.weight, conv.bias, gate, then, kernel_products(x) is not None)
     c = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     if then == "gate":
         return F.gelu(gate) * c
@@ -66,10 +71,10 @@ def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None, 
 
 
 @operator("mambair_bench::depthwise")
-def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, then: str) -> Tensor:
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, then: str, space: bool) -> Tensor:
     from models.kernels import depthwise as kernels
 
-    return kernels.forward(x, weight, bias, gate, then)
+    return kernels.forward(x, weight, bias, gate, then, space)
 
 
 @operator("mambair_bench::depthwise_backward")
@@ -83,8 +88,8 @@ def _depthwise_backward(
 
 
 @_depthwise.register_fake
-def _(x, weight, bias, gate, then):
-    return spaced(x, x.shape, x.dtype)
+def _(x, weight, bias, gate, then, space):
+    return spaced(x, x.dtype, space)
 
 
 @_depthwise_backward.register_fake
@@ -97,11 +102,11 @@ def _depthwise_gradients(ctx, dy):
     x, weight, bias, gate = ctx.saved_tensors
     dx, sums, dgate = torch.ops.mambair_bench.depthwise_backward(dy, x, weight, bias, gate, ctx.then)
     dweight, dbias = sums.to(weight.dtype).split([weight.numel(), bias.numel()])
-    return dx, dweight.view(weight.shape), dbias, None if gate is None else dgate, None
+    return dx, dweight.view(weight.shape), dbias, None if gate is None else dgate, None, None
 
 
 def _depthwise_context(ctx, inputs, output) -> None:
-    *tensors, ctx.then = inputs
+    *tensors, ctx.then, _ = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -119,7 +124,8 @@ def layer_norm(
     dtype: another type for the result. A compiler fuses PyTorch's own with its surroundings, so it is left to that.
     """
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
-        return _layer_norm(x, norm.weight, norm.bias, norm.eps, gelu, dtype or x.dtype)
+        space = kernel_products(x) is not None
+        return _layer_norm(x, norm.weight, norm.bias, norm.eps, gelu, dtype or x.dtype, space)
     y = norm(F.gelu(x) if gelu else x)
     return y if dtype is None else y.to(dtype)
 
@@ -129,15 +135,18 @@ def forked_norm(
 ) -> tuple[Tensor, ...]:
     """`layer_norm` of x, then x as often as there are others that read it (see `Operator.fork`)."""
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
-        return _layer_norm.fork(others, x, norm.weight, norm.bias, norm.eps, False, dtype or x.dtype)
+        space = kernel_products(x) is not None
+        return _layer_norm.fork(others, x, norm.weight, norm.bias, norm.eps, False, dtype or x.dtype, space)
     return layer_norm(norm, x, dtype=dtype, fused=fused), *[x] * others
 
 
 @operator("mambair_bench::layer_norm")
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype) -> Tensor:
+def _layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype, space: bool
+) -> Tensor:
     from models.kernels import norm as kernels
 
-    return kernels.forward(x, weight, bias, eps, gelu, dtype)
+    return kernels.forward(x, weight, bias, eps, gelu, dtype, space)
 
 
 @operator("mambair_bench::layer_norm_backward")
@@ -151,8 +160,8 @@ def _layer_norm_backward(
 
 
 @_layer_norm.register_fake
-def _(x, weight, bias, eps, gelu, dtype):
-    return spaced(x, x.shape, dtype)
+def _(x, weight, bias, eps, gelu, dtype, space):
+    return spaced(x, dtype, space)
 
 
 @_layer_norm_backward.register_fake
@@ -163,11 +172,11 @@ def _(dy, x, weight, eps, gelu, others):
 def _layer_norm_gradients(ctx, dy, *others):
     x, weight = ctx.saved_tensors
     dx, sums = torch.ops.mambair_bench.layer_norm_backward(dy, x, weight, ctx.eps, ctx.gelu, list(others))
-    return dx, *sums.to(weight.dtype).view(2, -1), None, None, None
+    return dx, *sums.to(weight.dtype).view(2, -1), None, None, None, None
 
 
 def _layer_norm_context(ctx, inputs, output) -> None:
-    x, weight, _, ctx.eps, ctx.gelu, _ = inputs
+    x, weight, _, ctx.eps, ctx.gelu, *_ = inputs
     ctx.save_for_backward(x, weight)
 
 

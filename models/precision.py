@@ -40,23 +40,40 @@ def precision(name: str, device: torch.device | str) -> Iterator[None]:
     such an input) and the routing's products are as exact as float32's where a kernel makes them: three TF32 ones, in
     "fp32" too. Settings are put back at the end. Raises ModelError where the device cannot do it.
     """
-    global _products
     device = torch.device(device)
     if name not in PRECISIONS:
         raise ModelError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
     if (reason := unsupported(name, device)) is not None:
         raise ModelError(reason)
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _products
-    try:
-        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = name == "tf32"
-        _products = name if name in ("tf32", "tf32x3") else "ieee"
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
-        _products = before[2]
+    products = name if name in ("tf32", "tf32x3") else "ieee"
+    settings = "high" if name == "tf32" else "highest", name == "tf32", products
+    with Settings(*settings), torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
+        yield
+
+
+class Settings:
+    """What `precision` sets beside autocast, within a `with`, as often as it is entered. `Settings.now()`: as it is."""
+
+    def __init__(self, matmul: str, convolutions: bool, products: str) -> None:
+        self.wanted = matmul, convolutions, products
+        self.before: list[Settings] = []
+
+    @classmethod
+    def now(cls) -> "Settings":
+        return cls(torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _products)
+
+    def apply(self) -> None:
+        global _products
+        matmul, convolutions, _products = self.wanted
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+    def __enter__(self) -> None:
+        self.before.append(Settings.now())
+        self.apply()
+
+    def __exit__(self, *_: object) -> None:
+        self.before.pop().apply()
 
 
 def kernel_products(x: torch.Tensor) -> str | None:

@@ -37,17 +37,19 @@ def evenly(x: Tensor) -> tuple[Tensor, int]:
     return (x, apart) if even else (x.contiguous(), x.shape[-1])
 
 
-def spaced(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor [..., C] beside x, rows of more than WHOLE channels `room(C)` apart: read 16 bytes at a time.
+def spaced(x: Tensor, dtype: torch.dtype, space: bool = True) -> Tensor:
+    """An empty tensor [..., C] like x, its rows `room(C)` apart if there is to be space: read 16 bytes at a time.
 
     A kernel that writes it writes zeros between its rows, for `readable` to count on.
     """
-    *outer, channels = shape
-    return x.new_empty((*outer, room(channels)), dtype=dtype)[..., :channels]
+    *outer, channels = x.shape
+    wide = room(channels) if space else channels
+    y = x.new_empty((*outer, wide), dtype=dtype)
+    return y if wide == channels else y[..., :channels]
 
 
 def room(channels: int) -> int:
-    """Numbers that a row of `spaced` takes."""
+    """Numbers that a row of `spaced` takes: whole multiples of 8 for more than WHOLE channels."""
     return -(-channels // 8) * 8 if channels > WHOLE else channels
 
 

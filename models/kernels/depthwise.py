@@ -33,10 +33,11 @@ class Tile(NamedTuple):
     registers: int | None = None
 
 
-# As measured on an H100. Forward and transposed: 3x3; more, for blocks of WIDE channels and for narrower ones, each for
-# float32 and for less.
+# As measured on an H100. Forward and transposed: 3x3; more, for blocks of WIDE channels (float32, and less) and for
+# narrower ones.
 SMALL = Tile(4, 2, 256, 4)
-LARGE = (Tile(4, 4, 256, 4), Tile(4, 4, 256, 4, 168)), (Tile(4, 1, 256, 4), Tile(4, 2, 256, 2))
+LARGE = Tile(4, 4, 256, 4), Tile(4, 4, 256, 4, 168)
+NARROW = Tile(4, 1, 256, 4)
 BACKWARD = Tile(2, 4, 256, 4)
 WIDE = 32
 
@@ -276,7 +277,7 @@ def _sizes(x: Tensor, kernel: int, tile: Tile) -> tuple[int, int, dict]:
 def _forward_tile(x: Tensor, weight: Tensor) -> Tile:
     if weight.shape[-1] <= 3:
         return SMALL
-    return LARGE[_block(x.shape[-1]) < WIDE][x.dtype.itemsize < 4]
+    return NARROW if _block(x.shape[-1]) < WIDE else LARGE[x.dtype.itemsize < 4]
 
 
 def _taps(weight: Tensor) -> Tensor:
@@ -284,11 +285,11 @@ def _taps(weight: Tensor) -> Tensor:
     return weight.flatten(1).t().float().contiguous()
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str) -> Tensor:
-    """y [B, H, W, C], `spaced`, of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd."""
+def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str, space: bool = False) -> Tensor:
+    """y [B, H, W, C] of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd. Contiguous or `spaced`."""
     x, apart = evenly(x)
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
-    y = spaced(x, x.shape, x.dtype)
+    y = spaced(x, x.dtype, space)
     _, programs, constants = _sizes(x, weight.shape[-1], _forward_tile(x, weight))
     _depthwise[(programs,)](
         *(x, gate, _taps(weight), bias, y, *x.shape[1:3]),

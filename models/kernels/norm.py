@@ -96,11 +96,13 @@ def _block(channels: int) -> tuple[int, int]:
     return max(1, ELEMENTS // wide), wide
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype) -> Tensor:
-    """LayerNorm of x or GELU(x) [..., C], of `dtype` and `spaced`."""
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype, space: bool = False
+) -> Tensor:
+    """LayerNorm of x or GELU(x) [..., C], of `dtype`, contiguous or `spaced`."""
     channels, (x, apart) = x.shape[-1], evenly(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
-    y = spaced(x, x.shape, dtype)
+    y = spaced(x, dtype, space)
     _norm[(triton.cdiv(rows, count),)](
         x, weight, bias, y, rows, eps, *(channels, apart, y.stride(-2), gelu, count, wide), num_warps=8
     )

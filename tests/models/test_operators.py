@@ -16,6 +16,7 @@ from models import layers
 from models.linear import linear
 from models.noise import PhiloxGumbel
 from models.operators import convolve, forked_norm, layer_norm
+from models.precision import Settings
 
 pytest.importorskip("triton", reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -125,14 +126,19 @@ def test_gelu_is_nearer_to_float64_than_pytorchs(in_kernels):
 
 
 def test_rows_of_many_channels_begin_at_whole_words(in_kernels, monkeypatch):
-    """To be read 16 bytes at a time. Zeros lie between the rows, and a linear layer reads them too."""
+    """To be read 16 bytes at a time. Zeros lie between the rows, and a linear layer reads them too.
+
+    Not where PyTorch multiplies, which is slower with space between rows.
+    """
     monkeypatch.setattr("models.linear.has_kernels", lambda x: x.dtype != torch.float64)
-    monkeypatch.setattr("models.linear.kernel_products", lambda x: "tf32x3")
-    x, weight = normal(2, 3, 5, 130), normal(20, 130)
-    for y in (layer_norm(nn.LayerNorm(130).to(DEVICE), x), convolve(layers.depthwise(130, 3).to(DEVICE), x, "gelu")):
-        assert y.shape == x.shape and y.stride(-2) == 136
-        assert not y.detach().as_strided((30, 6), (136, 1), 130).any()
-        assert torch.equal(linear(y, weight), linear(y.contiguous(), weight))
+    x, weight, norm, conv = normal(2, 3, 5, 130), normal(20, 130), nn.LayerNorm(130), layers.depthwise(130, 3)
+    norm.to(DEVICE), conv.to(DEVICE)
+    assert layer_norm(norm, x).is_contiguous() and convolve(conv, x, "gelu").is_contiguous()
+    with Settings("highest", False, "tf32x3"):
+        for y in (layer_norm(norm, x), convolve(conv, x, "gelu")):
+            assert y.shape == x.shape and y.stride(-2) == 136
+            assert not y.detach().as_strided((30, 6), (136, 1), 130).any()
+            assert torch.equal(linear(y, weight), linear(y.contiguous(), weight))
 
 
 def test_a_norm_of_another_type_is_rounded_at_the_end(in_kernels):
@@ -171,12 +177,14 @@ def test_the_operators_are_well_formed():
     weight, bias = normal(4, 1, 3, 3), normal(4)
     operators, checks = torch.ops.mambair_bench, ("test_schema", "test_faketensor")
     for then, side in (("gate", gate), ("gelu", None)):
-        torch.library.opcheck(operators.depthwise, (x, weight, bias, side, then), test_utils=checks)
+        torch.library.opcheck(operators.depthwise, (x, weight, bias, side, then, True), test_utils=checks)
         torch.library.opcheck(operators.depthwise_backward, (dy, x, weight, bias, side, then), test_utils=checks)
-    torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5, True, torch.bfloat16), test_utils=checks)
+    torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5, True, torch.bfloat16, True), test_utils=checks)
     wide, weight, bias = normal(1, 2, 3, 130), normal(130, 1, 1, 1), normal(130)
-    torch.library.opcheck(operators.depthwise, (wide, weight, bias, None, "silu"), test_utils=checks)
-    torch.library.opcheck(operators.layer_norm, (wide, bias, bias, 1e-5, False, wide.dtype), test_utils=checks)
+    for space in (True, False):
+        torch.library.opcheck(operators.depthwise, (wide, weight, bias, None, "silu", space), test_utils=checks)
+        given = wide, bias, bias, 1e-5, False, wide.dtype, space
+        torch.library.opcheck(operators.layer_norm, given, test_utils=checks)
     weight, bias = normal(4, 1, 3, 3), normal(4)
     for others in ([], [x, gate]):
         torch.library.opcheck(operators.layer_norm_backward, (dy, x, bias, 1e-5, True, others), test_utils=checks)
@@ -228,6 +236,20 @@ def test_gradients_of_what_several_read_are_added_in_kernels(in_kernels, monkeyp
             y.backward(torch.ones_like(y))
         counts.append(additions.count)
     assert counts[0] == 0 < counts[1]
+
+
+def test_gradients_outside_of_a_precision_are_those_inside(in_kernels, monkeypatch):
+    """What is computed again for them is computed in the precision of the first time."""
+    monkeypatch.setattr("models.linear.has_kernels", lambda x: x.dtype != torch.float64)
+    ffn, norm, scale = layers.GatedFFN(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE), torch.ones(12, device=DEVICE)
+    x = normal(1, 4, 4, 12).requires_grad_()
+    with Settings("highest", False, "tf32x3"):
+        y = ffn(x, norm, x, scale, True)
+        (inside,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    for _ in range(2):
+        assert Settings.now().wanted[2] == "ieee"
+        (outside,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        assert torch.equal(inside, outside)
 
 
 def run(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
