@@ -46,7 +46,7 @@ def linear(
         return y if skip is None else torch.addcmul(y, skip, scale)
     wide = x.shape[-1] > WHOLE
     if norm is not None and wide:
-        x, norm = layer_norm(norm, x, dtype=_type(x, None, products)), None
+        x, norm = layer_norm(norm, x, dtype=_type(x, None, products), space=True), None
     later = gelu and wide and torch.is_grad_enabled()
     residual, skip = (None if t is None else t.contiguous() for t in (residual, skip))
     y = _linear(x, *_affine(norm), weight, bias, gelu and not later, residual, skip, scale, products)

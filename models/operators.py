@@ -8,8 +8,8 @@ A depthwise convolution comes with what follows it, c being its result:
     silu      y = SiLU(c)           MambaIR
 
 The kernels accumulate in float32 and store the type of x (LayerNorm the one that it is asked for), with space between
-wide rows where kernels multiply them (`models.kernels.spaced`). They are custom operators, so torch.compile keeps them
-whole.
+wide rows where kernels of linear layers are next to read them (`models.kernels.spaced`). They are custom operators, so
+torch.compile keeps them whole.
 """
 
 import functools
@@ -117,14 +117,20 @@ _depthwise.register_autograd(_depthwise_gradients, setup_context=_depthwise_cont
 
 
 def layer_norm(
-    norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False, dtype: torch.dtype | None = None, fused: bool = True
+    norm: nn.LayerNorm,
+    x: Tensor,
+    *,
+    gelu: bool = False,
+    dtype: torch.dtype | None = None,
+    space: bool = False,
+    fused: bool = True,
 ) -> Tensor:
     """LayerNorm of x [..., C], or of GELU(x), computed in float32; kernels give it the type of x, under autocast too.
 
-    dtype: another type for the result. A compiler fuses PyTorch's own with its surroundings, so it is left to that.
+    dtype: another type for the result. space: between its wide rows, for a kernel that multiplies them. A compiler
+    fuses PyTorch's own with its surroundings, so it is left to that.
     """
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
-        space = kernel_products(x) is not None
         return _layer_norm(x, norm.weight, norm.bias, norm.eps, gelu, dtype or x.dtype, space)
     y = norm(F.gelu(x) if gelu else x)
     return y if dtype is None else y.to(dtype)
@@ -133,7 +139,7 @@ def layer_norm(
 def forked_norm(
     norm: nn.LayerNorm, x: Tensor, others: int, *, dtype: torch.dtype | None = None, fused: bool = True
 ) -> tuple[Tensor, ...]:
-    """`layer_norm` of x, then x as often as there are others that read it (see `Operator.fork`)."""
+    """`layer_norm` of x for linear layers, then x as often as there are others that read it (see `Operator.fork`)."""
     if fused and has_kernels(x) and not torch.compiler.is_compiling():
         space = kernel_products(x) is not None
         return _layer_norm.fork(others, x, norm.weight, norm.bias, norm.eps, False, dtype or x.dtype, space)

@@ -64,9 +64,10 @@ class Settings:
 
     def apply(self) -> None:
         global _products
-        matmul, convolutions, _products = self.wanted
+        matmul, convolutions, products = self.wanted
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolutions
+        _products = products
 
     def __enter__(self) -> None:
         self.before.append(Settings.now())

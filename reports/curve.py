@@ -27,15 +27,14 @@ def load(folder: Path) -> dict[str, pd.DataFrame]:
 
     Raises FileNotFoundError without the official curve, ValueError for two curves of one precision.
     """
-    official = next(folder.rglob("official-curve.csv"), None)
-    if official is None:
-        raise FileNotFoundError(f"{folder} holds no official-curve.csv to compare with")
-    found = {"official": pd.read_csv(official)}
-    for path in files(folder, ".csv"):
-        name = path.stem.removeprefix("curve-")
+    found = {}
+    for path in [*sorted(folder.rglob("official-curve.csv")), *files(folder, ".csv")]:
+        name = "official" if path.stem == "official-curve" else path.stem.removeprefix("curve-")
         if name in found:
-            raise ValueError(f"{path}: another curve in {name} lies beside it; keep one")
+            raise ValueError(f"{path}: there is another curve called {name}; keep one")
         found[name] = pd.read_csv(path).groupby(KEYS, as_index=False, sort=False)["psnr"].mean()
+    if "official" not in found:
+        raise FileNotFoundError(f"{folder} holds no official-curve.csv to compare with")
     return found
 
 
@@ -73,7 +72,7 @@ def points(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def decide(curve: pd.DataFrame, other: pd.DataFrame) -> dict[str, float | int] | None:
-    """The deciding test, on the seeds that have every deciding iteration; None for fewer than two of them."""
+    """The deciding test, on the seeds that have every deciding iteration; None for fewer than two on a side."""
 
     def means(frame: pd.DataFrame) -> pd.Series:
         chosen = frame[(frame["dataset"] == DECIDING_SET) & frame["iteration"].isin(DECIDING)]
@@ -81,7 +80,7 @@ def decide(curve: pd.DataFrame, other: pd.DataFrame) -> dict[str, float | int] |
         return whole.groupby("seed")["psnr"].mean()
 
     ours, theirs = means(curve), means(other)
-    if len(ours) < 2:
+    if min(len(ours), len(theirs)) < 2:
         return None
     difference, low, high = interval(ours, theirs)
     return {"seeds": len(ours), "others": len(theirs), "difference": difference, "low": low, "high": high}

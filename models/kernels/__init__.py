@@ -54,10 +54,13 @@ def room(channels: int) -> int:
 
 
 def readable(rows: Tensor) -> int:
-    """Features that a kernel may read of every row of [M, K]: K, and the zeros behind them where `spaced` left room."""
-    features = rows.shape[1]
-    whole = rows.stride(0) == room(features) and rows.storage_offset() % room(features) == 0
-    return room(features) if whole else features
+    """Features that a kernel may read of every row of [M, K]: K, and the zeros behind them in what `spaced` has made.
+
+    That is told by its memory: all of it are rows with their room, and nothing else.
+    """
+    (count, features), wide = rows.shape, room(rows.shape[1])
+    made = rows.stride() == (wide, 1) and rows.untyped_storage().nbytes() == count * wide * rows.element_size()
+    return wide if made else features
 
 
 def two(gradients: Sequence[Tensor]) -> list[Tensor | None]:

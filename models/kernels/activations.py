@@ -5,14 +5,18 @@ import triton.language as tl
 
 
 @triton.jit
-def _tail(z):
-    """The distribution function at -|z|: 2 to a polynomial, because its logarithm is smooth and nearly a parabola.
+def _bounded(z):
+    return tl.minimum(tl.abs(z), 6.0)
 
-    The coefficients minimise the largest error of GELU over [0, 6], 1e-8 before rounding; beyond, the function is below
-    1e-9. With it GELU is nearer to float64 than by PyTorch's float32 error function (2.5e-7 against 1.2e-6 at most), in
-    half as many instructions.
+
+@triton.jit
+def _tail(a):
+    """The normal distribution function at -a, a in [0, 6]: 2 to a polynomial, as its logarithm is nearly a parabola.
+
+    The coefficients minimise the largest error of GELU, 1e-8 before rounding. Past 6, where GELU is 0 or its argument
+    to within 1e-8, it keeps what it has there. With it GELU is nearer to float64 than by PyTorch's float32 error
+    function (2.5e-7 against 1.2e-6 at most), in half as many instructions.
     """
-    a = tl.minimum(tl.abs(z), 6.0)
     p = -1.9919041278626537e-06
     p = p * a + 2.9272077881614678e-05
     p = p * a - 0.00013808865332984979
@@ -32,12 +36,13 @@ def sigmoid(z):
 
 @triton.jit
 def gelu(z):
-    """z times the distribution function of the standard normal distribution."""
-    return tl.maximum(z, 0.0) - tl.abs(z) * _tail(z)
+    """z times the normal distribution function at z."""
+    a = _bounded(z)
+    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL) - a * _tail(a)
 
 
 @triton.jit
 def gelu_slope(z):
     """Derivative of GELU."""
-    tail = _tail(z)
+    tail = _tail(_bounded(z))
     return tl.where(z > 0, 1.0 - tail, tail) + z * tl.exp2(z * z * -0.7213475204444817) * 0.3989422804014327

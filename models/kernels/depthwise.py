@@ -33,12 +33,12 @@ class Tile(NamedTuple):
     registers: int | None = None
 
 
-# As measured on an H100. Forward and transposed: 3x3; more, for blocks of WIDE channels (float32, and less) and for
-# narrower ones.
+# As measured on an H100; of two, for float32 and for less. Forward and transposed: 3x3; more, for blocks of WIDE
+# channels and for narrower ones.
 SMALL = Tile(4, 2, 256, 4)
 LARGE = Tile(4, 4, 256, 4), Tile(4, 4, 256, 4, 168)
 NARROW = Tile(4, 1, 256, 4)
-BACKWARD = Tile(2, 4, 256, 4)
+BACKWARD = Tile(2, 4, 256, 4), Tile(4, 2, 256, 4)
 WIDE = 32
 
 
@@ -311,7 +311,7 @@ def backward(
     side = gate
     gate, gate_apart = (x, apart) if gate is None else evenly(gate)
     kernel, taps, dy = weight.shape[-1], _taps(weight), dy.contiguous()
-    tiles, programs, constants = _sizes(x, kernel, BACKWARD)
+    tiles, programs, constants = _sizes(x, kernel, BACKWARD[x.dtype.itemsize < 4])
     dconv = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     direct = torch.empty(x.shape, dtype=gate.dtype, device=x.device) if kind in ("gate", "sigmoid") else dy
     dweight = torch.empty((tiles, *weight.shape), device=x.device)  # of every tile

@@ -26,22 +26,24 @@ def compiled(kernel, constants, types=(), **options):
     triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32), options=options)
     print(kernel.__name__)
 
-for kernel, tile in (
-    (depthwise._depthwise, depthwise.SMALL),
-    (depthwise._depthwise_backward, depthwise.BACKWARD),
-    (depthwise._depthwise_transposed, depthwise.SMALL),
+for kernel, size, tile in (
+    (depthwise._depthwise, 3, depthwise.SMALL),
+    (depthwise._depthwise, 5, depthwise.LARGE[1]),
+    (depthwise._depthwise_backward, 3, depthwise.BACKWARD[0]),
+    (depthwise._depthwise_transposed, 3, depthwise.SMALL),
 ):
-    sizes = {"S": 96, "GS": 96, "Y": 96, "C": 96, "K": 3, "TH": tile.rows, "PX": tile.columns, "BC": 32}
+    sizes = {"S": 96, "GS": 96, "Y": 96, "C": 96, "K": size, "TH": tile.rows, "PX": tile.columns, "BC": 32}
     sizes["TW"] = tile.elements // 32
-    compiled(kernel, sizes | {"KIND": "sigmoid", "DIRECT": True}, num_warps=tile.warps)
-for products in ("tf32x3", "bf16"):
-    wide = linear.WIDE[products][1]
+    compiled(kernel, sizes | {"KIND": "sigmoid", "DIRECT": True}, num_warps=tile.warps, maxnreg=tile.registers)
+for products, wide in (("tf32x3", linear.WIDE["tf32x3"][1]), *(("bf16", wide) for wide in linear.WIDE["bf16"])):
     sizes = {"N": 174, "K": 348, "KP": 384, "S": 352, "KR": 352, "GELU": True, "PRODUCTS": products}
     sizes |= {"BM": wide.rows, "BN": wide.features, "BK": wide.step}
     narrow = dict.fromkeys(("x", "factors", "y"), "*bf16") if products == "bf16" else {}
     compiled(linear._linear_factors, sizes, narrow)
     compiled(linear._linear_wide, sizes, narrow, num_warps=wide.warps, num_stages=wide.stages)
 sizes = {"N": 24, "K": 16, "S": 16, "GELU": True, "PRODUCTS": "tf32x3", "BM": 32, "BN": 16, "BK": 16}
+more = {"N": 348, "K": 22, "BM": linear.MORE.rows, "BN": linear.MORE.features, "BK": 32}
+compiled(linear._linear, sizes | more, num_warps=linear.MORE.warps)
 for kernel in (linear._linear, linear_gradients._linear_inputs, linear_gradients._linear_weights):
     compiled(kernel, sizes)
 sizes = {"C": 48, "S": 96, "Y": 48, "GELU": True, "R": 64, "BC": 64}

@@ -34,7 +34,7 @@ def test_only_whole_seeds_decide():
     assert found["seeds"] == 2 and found["difference"] == pytest.approx(0.495) and found["low"] > 0
     assert "differs" in curve.markdown({"official": official, "ours": ours})[-2]
     assert "no difference" in curve.markdown({"official": official, "ours": made([0.0, 0.03])})[-2]
-    assert curve.decide(made([0.5]), official) is None
+    assert curve.decide(made([0.5]), official) is None and curve.decide(official, made([0.5])) is None
     assert "no verdict yet" in curve.markdown({"official": official, "ours": made([0.5])})[-2]
     two = curve.markdown({"official": official, "tf32x3": made([0.0, 0.02]), "bf16": made([0.1, 0.12])})
     assert two[-2].startswith("bf16 against tf32x3") and "+0.100 dB" in two[-2]
@@ -70,5 +70,8 @@ def test_curves_of_all_machines_are_found_once_and_the_exact_ones_first(tmp_path
         path.write_text("seed,iteration,dataset,psnr\n0,100,Set5,31\n")
     assert list(curve.load(tmp_path)) == ["official", "tf32x3", "tf32", "bf16"]
     (tmp_path / "b" / "curve-bf16.csv").write_text("seed,iteration,dataset,psnr\n0,100,Set5,31\n")
-    with pytest.raises(ValueError, match="another curve in bf16"):
+    with pytest.raises(ValueError, match="another curve called bf16"):
+        curve.load(tmp_path)
+    (tmp_path / "b" / "curve-bf16.csv").rename(tmp_path / "b" / "official-curve.csv")
+    with pytest.raises(ValueError, match="another curve called official"):
         curve.load(tmp_path)
