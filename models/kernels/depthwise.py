@@ -38,7 +38,7 @@ class Tile(NamedTuple):
 SMALL = Tile(4, 2, 256, 4)
 LARGE = Tile(4, 4, 256, 4), Tile(4, 4, 256, 4, 168)
 NARROW = Tile(4, 1, 256, 4)
-BACKWARD = Tile(2, 4, 256, 4), Tile(4, 2, 256, 4)
+BACKWARD = Tile(2, 4, 256, 4), Tile(2, 1, 512, 2)
 WIDE = 32
 
 
