@@ -12,14 +12,15 @@ import typer
 from rich.console import Console
 from typer import Option
 
-from reports import page, render
-from reports import profile as profiled
-from reports import tables as drawn
+from reports.pages import profile as profiled
+from reports.pages import report as page
+from reports.tables import index as drawn
+from reports.tables import render
 from results.archive import import_into
 from results.evidence import Evidence
 from results.store import Store
 from suites import commandline as cli
-from suites import engine, verification
+from suites.execution import engine, verification
 from suites.progress import ScoreBar
 from suites.spec import Protocol, Task
 
@@ -72,7 +73,8 @@ def run(
     results: cli.Results = cli.STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
-    from suites import environment, preflight, recipes
+    from suites import environment, recipes
+    from suites.execution import preflight
 
     chosen = recipes.choose(suite, only=only, changes=changes or [], seeds=seeds, budget=budget)
     store, device = Store(results), environment.choose_device(device)
@@ -123,7 +125,8 @@ def evaluate(
     results: cli.Results = cli.STORE,
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
-    from suites import environment, scoring
+    from suites import environment
+    from suites.evaluation import scoring
 
     parsed, route = Task.parse(task), {"routing": routing, "prompt_order": prompt_order, "lr_route": lr}
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, **route}
@@ -149,7 +152,7 @@ def complexity(
     json: cli.Json = None,
 ) -> None:
     """Parameters, MACs by the paper's convention and by a clean count, scan FLOPs, each by component."""
-    from suites import cost
+    from suites.benchmark import cost
 
     result = cost.complexity(model, Task.parse(task), cost.parse_size(output))
     cli.save(json, result)
@@ -173,11 +176,12 @@ def profile(
     json: cli.Json = None,
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
-    from suites import environment, goals, profiling
+    from suites import environment
+    from suites.benchmark import presets, profiling
 
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
     lists |= {"launches": launch, "routing": routing}
-    plans = goals.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
+    plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
     with profiling.ProfileBar(err) as progress:
         result = profiling.run(plans, progress, lambda found: cli.save(json, found))
     show([profiled.markdown(result)])
@@ -197,7 +201,8 @@ def restore(
     backend: cli.Backend = "auto",
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
-    from suites import environment, restoration
+    from suites import environment
+    from suites.evaluation import restoration
 
     protocol = Protocol.official(Task.parse(task), tiling=tiles, precision=precision)
     where = {"device": environment.choose_device(device), "backend": backend, "console": out}

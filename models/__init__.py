@@ -23,7 +23,7 @@ from models import mambair, mambairv2
 from models.checkpoints import load_weights, weights_hash
 from models.errors import ModelError
 from models.initial import initialise
-from models.precision import precision, unsupported
+from models.ops.common.precision import precision, unsupported
 
 __all__ = [
     "ModelError",

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.noise import noise_key
+from models.ops.noise import noise_key
 
 DT_RANGE = (1e-3, 1e-1)  # of softplus(dt bias)
 DT_FLOOR = 1e-4

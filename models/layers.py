@@ -9,12 +9,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from models.attention import window_attention
-from models.convolution import chosen_products, convolve3x3, in_kernels
-from models.linear import forked_linear, linear
-from models.operators import convolve, layer_norm, recomputed
-from models.scan import Prompt, attentive_scan
-from models.scan.permutation import to_steps
+from models.ops.attention import window_attention
+from models.ops.common.dispatch import recomputed
+from models.ops.conv3x3 import chosen_products, convolve3x3, in_kernels
+from models.ops.depthwise import convolve
+from models.ops.linear import forked_linear, linear
+from models.ops.norm import layer_norm
+from models.ops.scan import Prompt, attentive_scan
+from models.ops.scan.permutation import to_steps
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -29,7 +31,7 @@ def depthwise(channels: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
 def on_tokens(module: nn.Module, x: Tensor, residual: Tensor | None = None, *, fused: bool = False) -> Tensor:
     """Runs an NCHW module on tokens, [B, H, W, C] -> [B, H', W', C'], and adds the residual.
 
-    fused: 3x3 convolutions, also those of a sequence, run in kernels where these are chosen (models.convolution).
+    fused: 3x3 convolutions, also those of a sequence, run in kernels where these are chosen (models.ops.conv3x3).
     """
     products = chosen_products(x) if fused else None
     if products is not None:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.backbone import Group, add_frame, as_counts, check_frame, check_image, restore
 from models.errors import ModelError
-from models.frame import Group, add_frame, as_counts, check_frame, check_image, restore
 from models.initial import initialise
 from models.layers import add_scan_parameters, column_major, conv3x3, depthwise, on_tokens, selective_scan
-from models.operators import convolve, layer_norm
+from models.ops.depthwise import convolve
+from models.ops.norm import layer_norm
 
 DIRECTIONS = 4
 SQUEEZE = 30  # of the channel attention

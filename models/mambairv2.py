@@ -37,10 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import relative_position_index, shift_mask
-from models.compilation import compiled
-from models.errors import ModelError
-from models.frame import (
+from models.backbone import (
     Group,
     add_frame,
     as_counts,
@@ -51,6 +48,8 @@ from models.frame import (
     flip_pad,
     restore,
 )
+from models.compilation import compiled
+from models.errors import ModelError
 from models.initial import initialise
 from models.layers import (
     ConvFFN,
@@ -63,12 +62,15 @@ from models.layers import (
     selective_scan,
     without_autocast,
 )
-from models.linear import forked_linear, linear
-from models.noise import PhiloxGumbel
-from models.operators import convolve, forked_norm, has_kernels
-from models.routing import by_class, route
-from models.scan import Prompt
-from models.scan.permutation import inverse
+from models.ops.attention import relative_position_index, shift_mask
+from models.ops.common.dispatch import has_kernels
+from models.ops.depthwise import convolve
+from models.ops.linear import forked_linear, linear
+from models.ops.noise import PhiloxGumbel
+from models.ops.norm import forked_norm
+from models.ops.routing import by_class, route
+from models.ops.scan import Prompt
+from models.ops.scan.permutation import inverse
 
 NoiseSource = Callable[[int, tuple[int, int, int]], Tensor]
 ROUTINGS, PROMPT_ORDERS = ("gumbel", "argmax"), ("raster", "semantic")

@@ -1,6 +1,6 @@
 """What was measured here once and is committed: `results/measured/`, a folder per machine.
 
-    counted/complexity.csv           parameters, MACs and scan FLOPs counted by `suites.cost`, for any machine;
+    counted/complexity.csv parameters, MACs and scan FLOPs counted by `suites.benchmark.cost`, for any machine;
                                      overrides as in the published tables, the task's own arguments left out
     <machine>/<name>.scores.json     {"exported": ..., "environments": {label: ...}, "evaluations": {hash: {"key",
                                      "expected"}}, "cells": {hash: {"config", "status", "environment", "parameters"}}}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from models.scan import available
+from models.ops.scan import available
 from suites.spec import SpecError
 
 PACKAGES = ("torch", "triton", "numpy", "scipy", "pandas", "scikit-image", "fvcore", "einops")
@@ -83,9 +83,10 @@ def describe(device: str | torch.device, backend: str) -> dict[str, Any]:
 def command() -> str:
     """The command line of this process (or of the one that spawned it), without the folder of its program: `python -m`
     and the module for one of ours."""
-    program = Path(sys.argv[0])
-    ours = program.resolve().parent == Path(__file__).resolve().parent
-    own = ["python", "-m", f"{__package__}.{program.stem}"] if ours else [program.name]
+    program, root = Path(sys.argv[0]), Path(__file__).resolve().parents[1]
+    ours = program.resolve().is_relative_to(root / "suites")
+    module = ".".join(program.resolve().relative_to(root).with_suffix("").parts) if ours else ""
+    own = ["python", "-m", module] if ours else [program.name]
     return shlex.join([*own, *sys.argv[1:]])
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 import models
 import runner
-from suites import scoring
-from suites.evaluation import COLUMNS
+from suites.evaluation import scoring
+from suites.evaluation.evaluate import COLUMNS
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from suites.planning.dryrun import describe
 from suites.recipes import ablations, paper, pilot, settings, smoke
-from suites.recipes.dryrun import describe
 from suites.spec import SpecError, Suite, check_choice
 
 __all__ = ["SUITES", "choose", "describe", "parse_seeds", "select"]

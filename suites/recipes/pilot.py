@@ -24,9 +24,8 @@ def pilot(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Su
     Budgets: reduced (the default: 6K iterations of batch 16 and patch 48 on BSDS500 and T91, scored on Set14, BSD100
     and every eighth picture of Urban100); smoke (a tiny network on the embedded pictures: it runs, no more).
     Cost: 8 cells of 6K iterations; `--dry-run` prints hours.
-    Command: python -m suites.pilot STORE --data DIR (several cells at a time on one GPU, the weights scored in several
-    ways), or python runner.py run pilot --data DIR --device cuda (the cells alone)
-    """
+    Command: python -m suites.execution.pilot STORE --data DIR (several cells at a time on one GPU, the weights scored
+    in several ways), or python runner.py run pilot --data DIR --device cuda (the cells alone)"""
     name = budget or "reduced"
     check_choice("budget of the suite pilot", name, tuple(SETTINGS))
     setting, numbers = SETTINGS[name], seeds or SEEDS[name]

@@ -4,8 +4,8 @@
 
 A row is printed only for a result that was compared with float64 in the same run. On a GPU: medians of CUDA events with
 the first and ninth decile, every call on data that the caches do not hold; on a CPU small cases, plain against fused.
-`--blocks` tries cuts of the kernels' work (models/kernels/attention.py: FORWARD, QUERIES, KEYS) in place of the chosen.
-"""
+`--blocks` tries cuts of the kernels' work (models/ops/attention/triton.py: FORWARD, QUERIES, KEYS) in place of the
+chosen."""
 
 import argparse
 import fnmatch
@@ -23,7 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import models
-from models.attention import BACKENDS, shift_mask, unavailable, window_attention
+from models.ops.attention import BACKENDS, shift_mask, unavailable, window_attention
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def rows(cases: dict[str, Case], device: torch.device) -> Iterator[dict]:
 
 def block_rows(cases: dict[str, Case], device: torch.device) -> Iterator[dict]:
     """Every cut of the kernels' work, one kernel at a time, the others as chosen."""
-    from models.kernels import attention as kernels
+    from models.ops.attention import triton as kernels
 
     steps = ((64, 32, 2), (64, 32, 4), (64, 64, 4), (128, 32, 4), (128, 32, 8), (128, 64, 8), (256, 32, 8))
     tries = [kernels.Blocks(*step, stages) for step in steps for stages in (1, 2)]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 import models
-from models import scan
 from models.mambairv2 import Context
+from models.ops import scan
+from suites.benchmark.subjects import Subject, enliven
 from suites.spec import Task
-from suites.subjects import Subject, enliven
 
 SR2 = Task("sr", 2)
 
@@ -50,7 +50,7 @@ def bench_layer(measure, device, backend):
 
 
 def checked(measure, name: str, subject: Subject, precision: str, backend: str, tolerance: float) -> None:
-    """Compares with the plain network in float32 (suites.subjects), then times the call itself."""
+    """Compares with the plain network in float32 (suites.benchmark.subjects), then times the call itself."""
     how = precision, backend, "eager"
     call = partial(subject.call, *how)
     expected = subject.reference(given=False)

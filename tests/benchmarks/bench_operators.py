@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import attention, scan
-from models.noise import PhiloxGumbel, integers
-from models.operators import convolve, has_kernels, layer_norm
-from models.routing import by_class
-from suites import operators
+from models.ops import attention, scan
+from models.ops.common.dispatch import has_kernels
+from models.ops.depthwise import convolve
+from models.ops.noise import PhiloxGumbel, integers
+from models.ops.norm import layer_norm
+from models.ops.routing import by_class
+from suites.benchmark import kernels
 
 LIGHT = {"channels": 48, "states": 8, "classes": 64}
 SCANS = {  # (batch, length): of a 64x64 patch, and on a GPU of a training batch and of a 360x640 image
@@ -45,10 +47,10 @@ def bench_scan(measure, device, backend, trains, number):
         pytest.skip("Triton's interpreter is no measurement")
     if backend == "reference" and length > 4096:
         pytest.skip("a loop over the steps takes minutes")
-    case = operators.Case(operators.MODES[trains], batch, LIGHT["channels"], LIGHT["states"], length)
-    tensors = operators.problem(case, device)
-    exact = operators.exact(tensors, trains)
-    measure(case.name, partial(operators.scanned, tensors, backend, trains), exact, operators.TOLERANCE)
+    case = kernels.Case(kernels.MODES[trains], batch, LIGHT["channels"], LIGHT["states"], length)
+    tensors = kernels.problem(case, device)
+    exact = kernels.exact(tensors, trains)
+    measure(case.name, partial(kernels.scanned, tensors, backend, trains), exact, kernels.TOLERANCE)
 
 
 # --- window attention ------------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ def bench_attention(measure, device, backend, trains, number):
 
 def needs(kernels: bool, x: Tensor) -> None:
     if kernels and not has_kernels(x):
-        pytest.skip("no kernels for this device (see models.operators)")
+        pytest.skip("no kernels for this device (see models.ops.common.dispatch)")
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from suites.operators import relative_error
+from suites.benchmark.kernels import relative_error
 
 DEVICES = ("cpu", "cuda")
 

@@ -8,10 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from suites.abreast import Abreast
 from suites.data.training import load_training
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training import determinism, train
+from suites.training.concurrent import Abreast
+from suites.training.trainer import determinism, train
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

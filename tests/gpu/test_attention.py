@@ -5,7 +5,7 @@ import torch
 
 import models
 from models import layers
-from models.attention import shift_mask, unavailable, window_attention
+from models.ops.attention import shift_mask, unavailable, window_attention
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -118,7 +118,7 @@ def test_images_of_more_than_2_to_the_31_elements():
 
 @pytest.mark.parametrize("precision", ["tf32x3", "bf16"])
 def test_compiled_layer_trains(precision, monkeypatch):
-    monkeypatch.setattr("models.attention.resolve", lambda *arguments: "triton")
+    monkeypatch.setattr("models.ops.attention.resolve", lambda *arguments: "triton")
     module, mask = layers.WindowAttention(24, 16, 2, True).cuda(), shift_mask(16).cuda()
     torch.nn.init.normal_(module.relative_position_bias_table)
     compiled = torch.compile(module, fullgraph=True, dynamic=True)

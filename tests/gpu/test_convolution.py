@@ -9,7 +9,7 @@ from models import layers
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
-if (reason := models.kernels.unavailable("cuda")) is not None:
+if (reason := models.ops.common.kernels.unavailable("cuda")) is not None:
     pytest.skip(f"no kernels here: {reason}", allow_module_level=True)
 
 OPERATOR = torch.ops.mambair_bench.convolution
@@ -104,7 +104,7 @@ def test_images_of_more_than_2_to_the_31_elements():
 
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])
 def test_compiled_convolutions_train(precision, monkeypatch):
-    monkeypatch.setattr("models.convolution.CHOSEN", ("tf32x3", "tf32", "bf16"))
+    monkeypatch.setattr("models.ops.conv3x3.CHOSEN", ("tf32x3", "tf32", "bf16"))
     conv = layers.conv3x3(24, 24).cuda()
 
     def layer(x):

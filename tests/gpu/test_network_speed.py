@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import models
-from models.noise import PhiloxGumbel
-from models.operators import convolve, layer_norm
-from models.routing import by_class
-from suites import training
-from suites.capture import WARM, Captured
-from suites.pool import Pool
+from models.ops.depthwise import convolve
+from models.ops.noise import PhiloxGumbel
+from models.ops.norm import layer_norm
+from models.ops.routing import by_class
+from suites.data.pool import Pool
 from suites.spec import Budget, Cell, Protocol, Task, Variant
+from suites.training import trainer
+from suites.training.cuda_graph import WARM, Captured
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -92,7 +93,15 @@ def test_fast_networks_are_as_exact_as_the_plain_one(overrides, compiled, precis
         with torch.no_grad():
             assert compiled or torch.equal(made(image), found[0])  # past the dispatcher too
     made.compiled, made.backend = False, "chunked"
-    for module in ("models.operators", "models.routing", "models.mambairv2", "models.linear", "models.convolution"):
+    for module in (
+        "models.ops.common.dispatch",
+        "models.ops.depthwise",
+        "models.ops.norm",
+        "models.ops.routing",
+        "models.mambairv2",
+        "models.ops.linear",
+        "models.ops.conv3x3",
+    ):
         monkeypatch.setattr(f"{module}.has_kernels", lambda x: False)
     for a, b, truth in zip(found, run(made, image), exact, strict=True):
         size = float(truth.norm())
@@ -115,7 +124,7 @@ def steps(tmp_path, precision: str, name: str = "mambairv2-tiny", batch: int = 4
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (200, 180, 3), dtype=np.uint8)]
     pool = Pool(images, SR2, patch, batch, 0, CUDA)
-    return training.Run(spec, made, {}, tmp_path, CUDA, "triton"), [pool.batch(pool.fetch(i)) for i in range(1, 9)]
+    return trainer.Run(spec, made, {}, tmp_path, CUDA, "triton"), [pool.batch(pool.fetch(i)) for i in range(1, 9)]
 
 
 SWITCHES = [  # every way through the network that an ablation takes
@@ -135,7 +144,7 @@ SWITCHES = [  # every way through the network that an ablation takes
 def test_a_captured_step_has_the_same_bits(tmp_path, precision, overrides):
     weights = []
     for captured in (False, True):
-        with training.determinism(True):
+        with trainer.determinism(True):
             run_, batches = steps(tmp_path, precision, **overrides)
             assert isinstance(run_.work, Captured)
             if not captured:

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from models.mambairv2 import AttentiveLayer
-from suites import breakdown, operators, profiling
-from suites.operators import Case, Way
+from suites.benchmark import breakdown, kernels, profiling
+from suites.benchmark.kernels import Case, Way
+from suites.benchmark.subjects import Subject
+from suites.benchmark.timing import StopWatch
 from suites.spec import Task
-from suites.subjects import Subject
-from suites.timing import StopWatch
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -53,10 +53,10 @@ def test_rows_of_graphs_have_time_and_memory():
         assert (row["pool_mib"] is not None) == (row["launch"] == "graph")
 
 
-@pytest.mark.parametrize("mode", operators.MODES)
+@pytest.mark.parametrize("mode", kernels.MODES)
 def test_scans_are_checked_and_timed_both_ways(mode):
     ways = Way("triton", "eager"), Way("triton", "graph")
-    trial = operators.Trial(Case(mode, 2, 48, 8, 1000), ways, CUDA, StopWatch(CUDA))
+    trial = kernels.Trial(Case(mode, 2, 48, 8, 1000), ways, CUDA, StopWatch(CUDA))
     eager, graph = trial.run(3, lambda text: None)
     assert eager["status"] == graph["status"] == "ok" and graph["check"] == eager["check"]
     assert graph["median_ms"] > 0 and eager["median_ms"] > 0 and graph["pool_mib"] > 0

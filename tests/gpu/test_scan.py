@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.noise import PhiloxGumbel
-from models.scan import BACKENDS, Prompt, attentive_scan, load
+from models.ops.noise import PhiloxGumbel
+from models.ops.scan import BACKENDS, Prompt, attentive_scan, load
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

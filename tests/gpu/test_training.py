@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import models
-from suites import training
-from suites.capture import WARM, Captured
-from suites.pool import Pool
+from suites.data.pool import Pool
 from suites.spec import Budget, Cell, Protocol, Task, Variant
+from suites.training import trainer
+from suites.training.cuda_graph import WARM, Captured
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -43,7 +43,7 @@ def test_batches_equal_those_of_the_host(images, task):
 
 
 def test_images_that_would_crowd_the_gpu_stay_on_the_host(images, monkeypatch):
-    monkeypatch.setattr("suites.pool.MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("suites.data.pool.MEMORY_SHARE", 0.0)
     with pytest.warns(UserWarning, match="kept in host memory"):
         pool = Pool(images, Task("sr", 2), 32, 4, 0, CUDA)
     assert {plane.pixels.device.type for plane in pool.planes.values()} == {"cpu"}
@@ -55,7 +55,7 @@ def test_no_step_waits_for_the_device(images, tmp_path, budget):
     """Between two readings of the losses nothing synchronises: PyTorch raises where it would."""
     spec = cell("sr-x2", dataclasses.replace(budget, iterations=2000))
     model = models.build(spec.variant.model, **spec.task.network, backend="auto").to(CUDA).train()
-    run = training.Run(spec, model, {}, tmp_path, CUDA, "triton")
+    run = trainer.Run(spec, model, {}, tmp_path, CUDA, "triton")
     assert isinstance(run.work, Captured)
     pool = Pool(images, spec.task, 32, 4, 0, CUDA)
     fetched = [pool.fetch(step) for step in range(1, 9)]
@@ -81,7 +81,7 @@ def test_resumed_run_is_the_same_run(images, tmp_path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        expected = training.train(cell("sr-x2"), images, tmp_path / "a", device="cuda").read_bytes()
+        expected = trainer.train(cell("sr-x2"), images, tmp_path / "a", device="cuda").read_bytes()
         with pytest.raises(Stopped):
-            training.train(cell("sr-x2"), images, tmp_path / "b", device="cuda", on_progress=stop)
-        assert training.train(cell("sr-x2"), images, tmp_path / "b", device="cuda").read_bytes() == expected
+            trainer.train(cell("sr-x2"), images, tmp_path / "b", device="cuda", on_progress=stop)
+        assert trainer.train(cell("sr-x2"), images, tmp_path / "b", device="cuda").read_bytes() == expected

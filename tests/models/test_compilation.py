@@ -5,7 +5,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import models
-from models.noise import PhiloxGumbel
+from models.ops.noise import PhiloxGumbel
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import custom
+from models.ops.common import operator
 
 
 @pytest.fixture
 def made():
     """An operator that says which way it was called."""
-    result = custom.Operator.__new__(custom.Operator)
+    result = operator.Operator.__new__(operator.Operator)
     result.function, result.registered = (lambda *arguments: "straight"), (lambda *arguments: "dispatched")
     return result
 
@@ -36,7 +36,7 @@ def test_a_compiler_sees_the_operator(made, monkeypatch):
 
 
 def test_the_decorated_function_is_an_operator_of_pytorch():
-    @custom.operator("mambair_bench_test::twice")
+    @operator.operator("mambair_bench_test::twice")
     def twice(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 

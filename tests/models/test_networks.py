@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models import frame, layers, mambair
+from models import backbone, layers, mambair
 
 
 def on_meta(name: str, **overrides) -> torch.nn.Module:
@@ -178,9 +178,9 @@ def test_permutation_and_its_gradient():
 
 def test_flip_pad_mirrors_as_often_as_needed():
     x = torch.arange(3).view(1, 1, 1, 3).expand(1, 1, 2, 3)
-    assert frame.flip_pad(x, 4)[0, 0].tolist() == [[0, 1, 2, 2]] * 4
-    assert frame.flip_pad(x, 8)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
-    assert torch.equal(frame.flip_pad(x, 1), x)
+    assert backbone.flip_pad(x, 4)[0, 0].tolist() == [[0, 1, 2, 2]] * 4
+    assert backbone.flip_pad(x, 8)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
+    assert torch.equal(backbone.flip_pad(x, 1), x)
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4, 8])

@@ -8,8 +8,8 @@ import torch
 
 import models
 from models import layers
-from models.noise import PhiloxGumbel
-from models.scan import attentive_scan
+from models.ops.noise import PhiloxGumbel
+from models.ops.scan import attentive_scan
 
 TINY_LAYERS, DIM, STATES, RANK, TOKENS = 2, 12, 4, 4, 8  # of mambairv2-tiny; d_inner is DIM there
 

@@ -11,7 +11,10 @@ from suites import environment
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        (environment.__file__.replace("environment", "alternatives"), "python -m suites.alternatives x --data 'a b'"),
+        (
+            environment.__file__.replace("environment", "evaluation/sweep"),
+            "python -m suites.evaluation.sweep x --data 'a b'",
+        ),
         ("/somewhere/runner.py", "runner.py x --data 'a b'"),
         (str(Path(sys.prefix) / "bin" / "pytest"), "pytest x --data 'a b'"),
     ],

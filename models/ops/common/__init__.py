@@ -1,0 +1,1 @@
+"""What operators share: how they are registered and dispatched, precision, and parts of kernels."""

@@ -1,0 +1,39 @@
+"""Whether kernels take a tensor, and what a GPU computes again in the backward pass instead of keeping it."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from models.ops.common.kernels import unavailable
+from models.ops.common.precision import Settings
+
+
+@functools.cache
+def _usable(device: torch.device) -> bool:
+    reason = unavailable(device)
+    if reason is not None:
+        warnings.warn(f"no kernels on {device}, so plain PyTorch runs there, slower: {reason}", stacklevel=4)
+    return reason is None
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether the kernels take x: float32 or less, on a GPU where they can run (where they cannot, warned once)."""
+    return x.is_cuda and x.dtype != torch.float64 and _usable(x.device)
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, *, fused: bool = True) -> Tensor:
+    """function(x), of whose intermediate results a GPU keeps none for the backward pass: it computes them again.
+
+    In the precision of now, also where gradients are taken outside of it. That stops at the last of them, so a matrix
+    product at the end is not repeated: what is left is norms, activations and depthwise convolutions, which cost little
+    beside their memory.
+    """
+    if fused and torch.is_grad_enabled() and has_kernels(x):
+        again = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), Settings.now())}
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none", **again)
+    return function(x)

@@ -1,0 +1,341 @@
+"""Depthwise convolutions of tokens with what follows them, channels last: c = conv(x) + bias, and then
+
+    gate      y = GELU(gate) c      GatedFFN
+    sigmoid   y = x sigmoid(c)      conditional positional encoding
+    gelu      y = x + GELU(c)       ConvFFN
+    silu      y = SiLU(c)           MambaIR
+
+Accumulated in float32. A program takes a tile of pixels and a block of channels, a lane a few rows and columns of the
+tile: what it reads serves all its pixels that the kernel reaches from there. The gradient of weights is summed by tiles
+and then over tiles, in a fixed order.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from models.ops.common.activations import gelu, gelu_slope, sigmoid
+from models.ops.common.kernels import evenly, spaced
+from models.ops.common.sums import sum_rows
+
+
+class Tile(NamedTuple):
+    """Rows and neighbouring columns of pixels that a lane computes, elements (lanes' groups of columns times channels)
+    of a program, warps, and the registers that a lane may have."""
+
+    rows: int
+    columns: int
+    elements: int
+    warps: int
+    registers: int | None = None
+
+
+# As measured on an H100; of two, for float32 and for less. Forward and transposed: 3x3; more, for blocks of WIDE
+# channels and for narrower ones.
+SMALL = Tile(4, 2, 256, 4)
+LARGE = Tile(4, 4, 256, 4), Tile(4, 4, 256, 4, 168)
+NARROW = Tile(4, 1, 256, 4)
+BACKWARD = Tile(2, 4, 256, 4), Tile(2, 1, 512, 2)
+WIDE = 32
+
+
+@triton.jit
+def _corner(tile, height, width, TH: tl.constexpr, ACROSS: tl.constexpr):
+    """First pixel (of the whole batch, int64) of a tile, and its row and column."""
+    across, down = tl.cdiv(width, ACROSS), tl.cdiv(height, TH)
+    row, column = (tile // across) % down * TH, tile % across * ACROSS
+    image = tile // (across * down)
+    return (image.to(tl.int64) * height + row) * width + column, row, column
+
+
+@triton.jit
+def _there(row, column, c, height, width, C: tl.constexpr):
+    """[TW, BC]: which pixels of a row (in `column` [TW]) are in the image, of channels that exist."""
+    rows = row + 0 * column
+    inside = (rows >= 0) & (rows < height) & (column >= 0) & (column < width)
+    return inside[:, None] & (c < C)[None, :]
+
+
+@triton.jit
+def _convolve(
+    x,
+    weight,
+    row,
+    column,
+    c,
+    height,
+    width,
+    S: tl.constexpr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    FLIP: tl.constexpr,
+    TH: tl.constexpr,
+    PX: tl.constexpr,
+):
+    """Sums over taps of weight [K K, C] times neighbours; FLIP for the transposed convolution.
+
+    x: pointers [TW, BC] to the first pixels of the lanes' groups, which are in `row` and `column` [TW]. A tuple of TH
+    rows times PX pixels. What is read once is of use to all of them that it is a neighbour of.
+    """
+    taps = ()
+    for tap in tl.static_range(K * K):
+        at = (K * K - 1 - tap) if FLIP else tap
+        taps = taps + (tl.load(weight + at * C + c, mask=c < C, other=0.0)[None, :],)
+    sums = ()
+    for _ in tl.static_range(TH * PX):
+        sums = sums + (tl.zeros([column.shape[0], c.shape[0]], tl.float32),)
+    for y in tl.static_range(TH + K - 1):
+        for z in tl.static_range(PX + K - 1):
+            mask = _there(row + (y - K // 2), column + (z - K // 2), c, height, width, C)
+            v = tl.load(x + ((y - K // 2) * width * S + (z - K // 2) * S), mask=mask, other=0.0).to(tl.float32)
+            new = ()
+            for s in tl.static_range(TH * PX):
+                if s // PX <= y and y < s // PX + K and s % PX <= z and z < s % PX + K:
+                    new = new + (sums[s] + v * taps[(y - s // PX) * K + z - s % PX],)
+                else:  # both sides of an expression would be compiled
+                    new = new + (sums[s],)
+            sums = new
+    return sums
+
+
+@triton.jit
+def _depthwise(
+    x,
+    gate,
+    weight,
+    bias,
+    y,
+    height,
+    width,
+    S: tl.constexpr,
+    GS: tl.constexpr,
+    Y: tl.constexpr,  # between pixels of y
+    C: tl.constexpr,
+    KIND: tl.constexpr,
+    K: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    PX: tl.constexpr,
+    BC: tl.constexpr,
+):
+    blocks: tl.constexpr = (C + BC - 1) // BC
+    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW * PX)
+    c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
+    i = tl.arange(0, TW) * PX
+    x += first * S + (i * S)[:, None] + c[None, :]
+    offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
+    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, False, TH, PX)
+    for s in tl.static_range(TH * PX):
+        conv = sums[s] + offset
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
+        at = s // PX * width + i + s % PX
+        if KIND == "gate":
+            g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+            out = conv * gelu(g)
+        elif KIND == "silu":
+            out = conv * sigmoid(conv)
+        else:
+            middle = tl.load(x + (s // PX * width * S + s % PX * S), mask=mask, other=0.0).to(tl.float32)
+            out = middle * sigmoid(conv) if KIND == "sigmoid" else middle + gelu(conv)
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, Y)  # out is 0 past the channels
+        tl.store(y + first * Y + (at * Y)[:, None] + c[None, :], out, mask=mask)
+
+
+@triton.jit
+def _depthwise_backward(
+    dy,
+    x,
+    gate,
+    weight,
+    bias,
+    dconv,
+    direct,
+    dweight,
+    dbias,
+    height,
+    width,
+    S: tl.constexpr,
+    GS: tl.constexpr,
+    C: tl.constexpr,
+    KIND: tl.constexpr,
+    K: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    PX: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """The gradient of c; of the gate, or of x past the convolution (`direct`); this tile's part of weight and bias."""
+    blocks: tl.constexpr = (C + BC - 1) // BC
+    tile = tl.program_id(0) // blocks
+    first, row, column = _corner(tile, height, width, TH, TW * PX)
+    c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
+    i = tl.arange(0, TW) * PX
+    x += first * S + (i * S)[:, None] + c[None, :]
+    offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
+    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, False, TH, PX)
+    grads = ()
+    total = tl.zeros([TW, BC], tl.float32)
+    for s in tl.static_range(TH * PX):
+        conv = sums[s] + offset
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
+        at = s // PX * width + i + s % PX
+        here = first * C + (at * C)[:, None] + c[None, :]
+        grad = tl.load(dy + here, mask=mask, other=0.0).to(tl.float32)
+        if KIND == "gate":
+            g = tl.load(gate + first * GS + (at * GS)[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+            tl.store(direct + here, grad * conv * gelu_slope(g), mask=mask)
+            grad *= gelu(g)
+        elif KIND == "gelu":
+            grad *= gelu_slope(conv)
+        else:
+            sig = sigmoid(conv)
+            if KIND == "sigmoid":
+                tl.store(direct + here, grad * sig, mask=mask)
+                middle = tl.load(x + (s // PX * width * S + s % PX * S), mask=mask, other=0.0).to(tl.float32)
+                grad *= middle * sig * (1 - sig)
+            else:
+                grad *= sig * (1 + conv * (1 - sig))
+        tl.store(dconv + here, grad, mask=mask)
+        grads = grads + (grad,)
+        total += grad
+    part = tile.to(tl.int64) * C + c
+    tl.store(dbias + part, tl.sum(total, 0), mask=c < C)
+    for ky in range(K):  # not unrolled: all taps at once would not fit into registers
+        totals = ()
+        for _ in tl.static_range(K):
+            totals = totals + (tl.zeros([TW, BC], tl.float32),)
+        for line in tl.static_range(TH):
+            away = line + ky - K // 2
+            for z in tl.static_range(PX + K - 1):
+                mask = _there(row + away, column + i + (z - K // 2), c, height, width, C)
+                v = tl.load(x + (away * width * S + (z - K // 2) * S), mask=mask, other=0.0).to(tl.float32)
+                new = ()
+                for kx in tl.static_range(K):
+                    if z - kx >= 0 and z - kx < PX:
+                        new = new + (totals[kx] + grads[line * PX + z - kx] * v,)
+                    else:
+                        new = new + (totals[kx],)
+                totals = new
+        for kx in tl.static_range(K):
+            tl.store(dweight + part * K * K + ky * K + kx, tl.sum(totals[kx], 0), mask=c < C)
+
+
+@triton.jit
+def _depthwise_transposed(
+    dconv,
+    weight,
+    direct,
+    dx,
+    height,
+    width,
+    C: tl.constexpr,
+    DIRECT: tl.constexpr,
+    K: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    PX: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """The gradient of x: the transposed convolution, plus what went past it."""
+    blocks: tl.constexpr = (C + BC - 1) // BC
+    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW * PX)
+    c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
+    i = tl.arange(0, TW) * PX
+    dconv += first * C + (i * C)[:, None] + c[None, :]
+    sums = _convolve(dconv, weight, row, column + i, c, height, width, C, C, K, True, TH, PX)
+    for s in tl.static_range(TH * PX):
+        out = sums[s]
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
+        here = first * C + ((s // PX * width + i + s % PX) * C)[:, None] + c[None, :]
+        if DIRECT:
+            out += tl.load(direct + here, mask=mask, other=0.0)
+        tl.store(dx + here, out, mask=mask)
+
+
+def _block(channels: int) -> int:
+    """Channels of a program: as many as leave few lanes idle, in whole 32-byte sectors."""
+    for size in (WIDE, 16, 8):
+        if -channels % size * 16 <= channels:
+            return size
+    return min(16, triton.next_power_of_2(channels))
+
+
+def _sizes(x: Tensor, kernel: int, tile: Tile) -> tuple[int, int, dict]:
+    """Tiles, programs, and constants of a kernel."""
+    batch, height, width, channels = x.shape
+    block = _block(channels)
+    lanes = max(1, tile.elements // block)
+    tiles = batch * triton.cdiv(height, tile.rows) * triton.cdiv(width, lanes * tile.columns)
+    constants = {"C": channels, "K": kernel, "TH": tile.rows, "TW": lanes, "PX": tile.columns, "BC": block}
+    options = {"num_warps": tile.warps, "maxnreg": tile.registers}
+    return tiles, tiles * triton.cdiv(channels, block), constants | options
+
+
+def _forward_tile(x: Tensor, weight: Tensor) -> Tile:
+    if weight.shape[-1] <= 3:
+        return SMALL
+    return NARROW if _block(x.shape[-1]) < WIDE else LARGE[x.dtype.itemsize < 4]
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """[C, 1, K, K] -> [K K, C]: what a tap multiplies, channel by channel."""
+    return weight.flatten(1).t().float().contiguous()
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str, space: bool = False) -> Tensor:
+    """y [B, H, W, C] of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd. Contiguous or `spaced`."""
+    x, apart = evenly(x)
+    gate, gate_apart = (x, apart) if gate is None else evenly(gate)
+    y = spaced(x, x.dtype, space)
+    _, programs, constants = _sizes(x, weight.shape[-1], _forward_tile(x, weight))
+    _depthwise[(programs,)](
+        *(x, gate, _taps(weight), bias, y, *x.shape[1:3]),
+        **{"S": apart, "GS": gate_apart, "Y": y.stride(-2), "KIND": kind, **constants},
+    )
+    return y
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gate: Tensor | None,
+    kind: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of weight and bias one after the other (float32), and of gate (empty without one)."""
+    x, apart = evenly(x)
+    side = gate
+    gate, gate_apart = (x, apart) if gate is None else evenly(gate)
+    kernel, taps, dy = weight.shape[-1], _taps(weight), dy.contiguous()
+    tiles, programs, constants = _sizes(x, kernel, BACKWARD[x.dtype.itemsize < 4])
+    dconv = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    direct = torch.empty(x.shape, dtype=gate.dtype, device=x.device) if kind in ("gate", "sigmoid") else dy
+    dweight = torch.empty((tiles, *weight.shape), device=x.device)  # of every tile
+    dbias = torch.empty((tiles, *bias.shape), device=x.device)
+    _depthwise_backward[(programs,)](
+        dy,
+        x,
+        gate,
+        taps,
+        bias,
+        dconv,
+        direct,
+        dweight,
+        dbias,
+        *x.shape[1:3],
+        S=apart,
+        GS=gate_apart,
+        KIND=kind,
+        **constants,
+    )
+    dx = direct if kind == "sigmoid" else torch.empty_like(dconv)
+    _, programs, constants = _sizes(x, kernel, _forward_tile(x, weight))
+    _depthwise_transposed[(programs,)](
+        dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants
+    )
+    dgate = dx.new_empty(0) if side is None else direct
+    return dx, sum_rows(dweight, dbias), dgate

@@ -1,0 +1,1 @@
+"""Pages: the report, and the documents whose tables are made from records."""

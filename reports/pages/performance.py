@@ -1,0 +1,321 @@
+"""The tables of docs/performance.md, made from committed measurements (results.profiles, results.measured).
+
+Each stands between two comments of the document, `<!-- table: NAME -->` and `<!-- end -->`; the text around them is
+written by hand. `python -m reports.pages.performance` puts the tables of now into the document; a test holds it to
+them."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reports.figures import curve
+from reports.pages.profile import STATUS, figure, span
+from reports.tables.blocks import Cell
+from reports.tables.render import grid
+from reports.tables.rows import protocol_text
+from results import measured, profiles, records
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOTHING = "No such measurement is committed."
+TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
+MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "met")
+FIRST = ("what", "how", "first call, s", "largest error or share of values that agree")
+KERNELS = ("kernel", "launches", "ms", "share, %", "together, %")
+NAME = 60  # characters of a kernel's
+SHOWN = 0.9  # of the time in kernels: a table names the longest that make it up
+CPU = ("what", "how", "ms", "p10, p90", "times faster", "95 %", "goal", "met")
+PRECISION = ("set", "precision", "PSNR", "change", "SSIM", "change of it", "images")
+DIGITS = {"psnr": 4, "ssim": 5}
+BYTES = 4  # of float32
+PASSES = {
+    "inference": 1,
+    "training": 3,
+}  # forward passes that a call costs: gradients of inputs and of weights, one each
+
+Row = dict[str, Any]
+
+
+# --- floors --------------------------------------------------------------------------------------------------------
+
+
+def scan_floor_ms(row: Row, rates: dict[str, float]) -> float:
+    """The time below which no float32 scan comes: what it must move over the rate of a copy, or its exponentials.
+
+    Forward reads u, delta (E a pixel), B, C (N) and writes y (E). Backward reads u, delta, B, C and the gradient of y,
+    and writes those of u, delta (E each), B and C (N each). Each pass takes one exponential per state and step
+    (backward needs the states again).
+    """
+    e, n = row["channels"], row["states"]
+    steps = row["batch"] * row["length"]
+    backward = row["mode"] != "forward"
+    moved = BYTES * steps * (3 * e + 2 * n + backward * (5 * e + 4 * n))
+    exponentials = (1 + backward) * steps * e * n
+    return 1e3 * max(moved / rates["bytes_per_s"], exponentials / rates["exponentials_per_s"])
+
+
+def rate(precision: str, rates: dict[str, float]) -> float:
+    """Operations per second of matrix products: tf32x3 takes three TF32 products for one, bf16 runs at twice TF32."""
+    return {
+        "fp32": rates["fp32"],
+        "tf32": rates["tf32"],
+        "tf32x3": rates["tf32"] / 3,
+        "bf16": 2 * rates["tf32"],
+    }[precision]
+
+
+def network_floor_ms(row: Row, macs: int, rates: dict[str, float]) -> float:
+    """Two operations per multiply-add at the measured rate; a training step is three passes.
+
+    macs: of one image forward, by the clean count. What must be moved is left out: how little that could be depends on
+    what is fused.
+    """
+    return 1e3 * 2 * PASSES[row["mode"]] * row["batch"] * macs / rate(row["precision"], rates)
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def matching(goal: Row, found: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """(profile, row) of every way in which what a goal is about was measured, the latest measurement of each."""
+    kind, fields = "operators", ("operator", "mode", "batch", "channels", "states", "length")
+    if "model" in goal:
+        kind, fields = "rows", ("model", "task", "mode", "batch", "height", "width")
+    latest = {}
+    for profile in found:
+        for row in profile[kind]:
+            if all(row[name] == goal[name] for name in fields) and not row.get("overrides"):
+                latest[row["precision"], row["backend"], row["launch"]] = profile, row
+    return list(latest.values())
+
+
+def how(row: Row) -> str:
+    own = () if row["backend"] == "triton" else (row["backend"],)
+    return " ".join((row["precision"], *own, row["launch"]))
+
+
+def target(goal: Row, row: Row) -> tuple[float | None, float | None]:
+    """(goal, stretch) of a row; tf32x3 has float32's accuracy and so float32's goal, the peer's scan has none."""
+    if row["backend"] == "mamba_ssm":
+        return None, None
+    precision = "fp32" if row["precision"] == "tf32x3" else row["precision"]
+    return tuple(goal.get(precision, (None, None)))
+
+
+def met(value: float, aims: tuple[float | None, float | None]) -> str:
+    goal, stretch = aims
+    if goal is None:
+        return ""
+    if stretch is not None and value <= stretch:
+        return "stretch"
+    times = value / goal
+    return "goal" if times <= 1 else f"no, {times:.{3 if times < 1.005 else 2}f} times it"
+
+
+def by_machine(found: Sequence[Row], one: Callable[[Row, Sequence[Row]], str]) -> str:
+    """A table for every machine that has official figures: one(figures of goals.json, the profiles made there)."""
+    parts, goals = [], profiles.goals()
+    for name, figures in goals["machines"].items():
+        table = one(figures, [profile for profile in found if profile["environment"]["device"] == name])
+        note = ", which the goals are for" if name == goals["goals_for"] else ""
+        parts += [f"One {name}{note}:\n\n{table}"] if table != NOTHING else []
+    return "\n\n".join(parts) or NOTHING
+
+
+def times(found: Sequence[Row]) -> str:
+    """Time of everything that has a goal on a GPU, beside the official figure and the floor of that machine."""
+    return by_machine(found, _times)
+
+
+def _times(figures: Row, found: Sequence[Row]) -> str:
+    table, rates, used = [], figures["rates"], {}
+    for goal in profiles.goals()["goals"]:
+        official = figures["official"][goal["what"]]
+        for profile, row in matching(goal, found):
+            used[profile["file"]] = profile
+            aims = target(goal, row)
+            theirs = {"bf16": None, "tf32": official.get("tf32")}.get(row["precision"], official["ms"])
+            compiled = official.get("compiled") if row["precision"] in ("fp32", "tf32x3") else None
+            texts = [goal["what"], how(row), figure(theirs), figure(compiled), *map(aim, aims)]
+            if row["status"] != "ok":
+                table.append([*texts, STATUS[row["status"]], "", "", "", ""])
+                continue
+            floor = network_floor_ms(row, goal["macs"], rates) if "model" in goal else scan_floor_ms(row, rates)
+            ms = row["median_ms"]
+            texts += [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(ms / floor, 2)]
+            table.append([*texts, met(ms, aims)])
+    return drawn(TIMES, table, used.values(), left=2)
+
+
+def aim(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def memory(found: Sequence[Row]) -> str:
+    """Peak memory of what has a goal for it."""
+    return by_machine(found, _memory)
+
+
+def _memory(figures: Row, found: Sequence[Row]) -> str:
+    table, used = [], {}
+    for goal in (goal for goal in profiles.goals()["goals"] if "gib" in goal):
+        official = figures["official"][goal["what"]]["gib"]
+        for profile, row in matching(goal, found):
+            if row["peak_mib"] is None:
+                continue
+            used[profile["file"]] = profile
+            peak, pool = row["peak_mib"] / 1024, row["pool_mib"]
+            texts = [goal["what"], how(row), figure(official), *map(aim, goal["gib"]), figure(peak)]
+            table.append([*texts, figure(pool and pool / 1024), met(peak, tuple(goal["gib"]))])
+    return drawn(MEMORY, table, used.values(), left=2)
+
+
+def first_calls(found: Sequence[Row]) -> str:
+    """What is paid once, and how well the result agreed, for everything that has a goal on a GPU."""
+    return by_machine(found, _first_calls)
+
+
+def _first_calls(figures: Row, found: Sequence[Row]) -> str:
+    table, used = [], {}
+    for goal in profiles.goals()["goals"]:
+        for profile, row in matching(goal, found):
+            if row["status"] == "ok":
+                used[profile["file"]] = profile
+                check = row["check"]
+                limits = check.get("limits")
+                agreed = f"{check['error']:.1e}" if limits is None else f"{check['share_given']:.3%} of values"
+                agreed += "" if limits is None else f" within {limits['given']:g}"
+                table.append([goal["what"], how(row), figure(row["first_call_s"], 3), agreed])
+    return drawn(FIRST, table, used.values(), left=2)
+
+
+def kernels(found: Sequence[Row]) -> str:
+    """The kernels that take most of one call, for every network that was taken apart; the latest of each."""
+    latest = {}
+    for breakdown in found:
+        for row in (row for row in breakdown["rows"] if row["status"] == "ok"):
+            latest[tuple(row[name] for name in ("model", "mode", "batch", "height", "width", "precision"))] = (
+                breakdown,
+                row,
+            )
+    parts = []
+    for (model, mode, batch, height, width, precision), (breakdown, row) in latest.items():
+        whole, so_far, table = sum(each["ms"] for each in row["kernels"]), 0.0, []
+        for each in row["kernels"]:
+            if so_far >= SHOWN * whole:
+                break
+            so_far += each["ms"]
+            name = (
+                each["kernel"].removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")
+            )
+            shares = [f"{100 * ms / whole:.1f}" for ms in (each["ms"], so_far)]
+            table.append([name[:NAME], f"{each['launches']:.0f}", f"{each['ms']:.2f}", *shares])
+        launches = sum(each["launches"] for each in row["kernels"])
+        head = (
+            f"{model}, {mode}, {height}x{width}, batch {batch}, {precision}: {whole:.1f} ms in {launches:.0f} launches."
+        )
+        parts.append(f"{head}\n\n{text_grid(KERNELS, table, 1)}\n\n{provenance(breakdown)}")
+    return "\n\n".join(parts) or NOTHING
+
+
+def cpu(found: Sequence[Row]) -> str:
+    """What has a goal on two CPU cores, and what it is faster than in the same run."""
+    table, used = [], {}
+    for goal in profiles.goals()["cpu_goals"]:
+        here = [profile for profile in found if profile["environment"]["device_type"] == "cpu"]
+        for profile, row in matching(goal, here):
+            used[profile["file"]] = profile
+            texts = [goal["what"], row["backend"]]
+            if row["status"] != "ok":
+                table.append([*texts, STATUS[row["status"]], *[""] * (len(CPU) - 3)])
+                continue
+            texts += [figure(row["median_ms"]), span(row["p10_ms"], row["p90_ms"])]
+            best, first = row["backend"] == "cpu", row["ratio"] == 1
+            faster = row["ratio"] and 1 / row["ratio"]
+            ends = [x and 1 / x for x in (row["ratio_high"], row["ratio_low"])]
+            texts += ["", ""] if first else [figure(faster, 3), span(*ends)]
+            if "faster" in goal and best:
+                texts += [f"{goal['faster']} times", "goal" if faster and faster >= goal["faster"] else "no"]
+            else:
+                texts += [f"{goal['fp32'][0]} ms", met(row["median_ms"], target(goal, row))] if best else ["", ""]
+            table.append(texts)
+    return drawn(CPU, table, used.values(), left=2)
+
+
+def precision(committed: measured.Committed) -> str:
+    """PSNR and SSIM of the same weights, set and protocol in each precision, and the change from fp32."""
+    groups: dict[tuple, dict[str, Row]] = {}
+    for row in committed.evaluations:
+        if row.get("complete") and row["psnr"] is not None:
+            rest = protocol_text({k: v for k, v in row["protocol"].items() if k != "precision"})
+            key = row["model"], str(row["overrides"]), row["weights"][:12], row["task"], rest
+            groups.setdefault((*key, row["dataset"]), {})[row["protocol"]["precision"]] = row
+    headings: dict[tuple, list[list[str]]] = {}
+    for (*head, dataset), by_precision in sorted(groups.items()):
+        if len(by_precision) < 2 or "fp32" not in by_precision:
+            continue
+        base = by_precision["fp32"]
+        for name in (name for name in curve.EXACT_FIRST if name in by_precision):
+            row = by_precision[name]
+            moved = {score: round(row[score] - base[score], digits) + 0.0 for score, digits in DIGITS.items()}  # no -0
+            changes = [f"{moved[score]:+.{digits}f}" for score, digits in DIGITS.items()]
+            shown = ["", ""] if name == "fp32" else changes
+            texts = [dataset, name, f"{row['psnr']:.4f}", shown[0], f"{row['ssim']:.5f}", shown[1], str(row["images"])]
+            headings.setdefault(tuple(head), []).append(texts)
+    parts = []
+    for (model, _, weights, task, rest), rows in headings.items():
+        parts.append(f"{model}, {task}, weights {weights}; {rest}.\n\n{text_grid(PRECISION, rows, 2)}")
+    return "\n\n".join(parts) or NOTHING
+
+
+def learning(folder: Path) -> str:
+    """The learning curves, the verdict, and the runs that they come from."""
+    lines = curve.markdown(curve.load(folder))
+    for path in curve.files(folder, ".json"):
+        file = path.relative_to(measured.FOLDER).with_suffix(".csv")
+        runs = records.read_json(path)["runs"]
+        lines += [provenance({"file": file, "environment": run}) for run in runs]
+    return "\n".join(lines)
+
+
+def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], used: Any, left: int) -> str:
+    """The table without columns that are empty throughout, and below it where its rows come from."""
+    if not rows:
+        return NOTHING
+    return "\n\n".join([text_grid(header, rows, left), "\n".join(map(provenance, used))])
+
+
+def text_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    return grid(tuple(header[i] for i in kept), [[Cell(row[i]) for i in kept] for row in rows], tuple(range(left)))
+
+
+def provenance(profile: Row) -> str:
+    environment = profile["environment"]
+    versions = environment["versions"]
+    stack = ", ".join(f"{name} {versions[name]}" for name in ("torch", "triton") if versions.get(name))
+    threads = f", {environment['threads']} threads" if environment["device_type"] == "cpu" else ""
+    return (
+        f"- `results/measured/{profile['file']}`: `{environment['command']}`, commit {environment['commit'][:10]}, "
+        f"{environment['device']}{threads}, {stack}, {environment['started'][:10]}"
+    )
+
+
+def filled(text: str) -> str:
+    """The document with every table as committed measurements make it now. Raises KeyError for an unknown table."""
+    found, committed = profiles.load(), measured.load()
+    tables: dict[str, Callable[[], str]] = {
+        "times": lambda: times(found),
+        "memory": lambda: memory(found),
+        "first-calls": lambda: first_calls(found),
+        "kernels": lambda: kernels(profiles.load(kind="breakdown")),
+        "cpu": lambda: cpu(found),
+        "precision": lambda: precision(committed),
+        "curve": lambda: learning(curve.FOLDER),
+    }
+    return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(filled(DOCUMENT.read_text()))

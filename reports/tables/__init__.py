@@ -1,0 +1,1 @@
+"""Tables of what is stored beside what was published."""

@@ -1,0 +1,75 @@
+"""Tables as long frames: published | measured | difference | interval | verdict, one row per number.
+
+The paper's tables go by the names in `results/published/` (see `reports.tables.paper`); what was trained here goes by
+its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); `sensitivity` is what the test protocol is worth
+(see `reports.tables.sensitivity`). All are pure functions of what is stored and committed."""
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from reports.tables import paper, sensitivity, steps, trained
+from reports.tables.rows import COLUMNS, TableError
+from results import published
+from results.evidence import Evidence
+
+BUDGETS = ("smoke", "reduced", "paper")
+
+
+def names(evidence: Evidence) -> list[str]:
+    """The published tables, then those of what `evidence` holds: protocols, and the budgets of trained cells."""
+    protocols = [sensitivity.NAME] if sensitivity.known(evidence) else []
+    return [*_published().tables, *protocols, *_budgets(evidence)]
+
+
+def problems(evidence: Evidence) -> list[str]:
+    """One line for everything that was left out: files of published numbers, damaged parts of what is stored."""
+    return [*_published().problems, *evidence.problems]
+
+
+def caption(name: str) -> str:
+    """What the table `name` shows, in one line."""
+    if name in _published().tables:
+        return _published().captions[name]
+    if name == sensitivity.NAME:
+        return sensitivity.CAPTION
+    scale = "" if name == "paper" else "; not paper scale, not comparable with published scores"
+    return f"Trained here at the {name} budget: differences from the base, paired by seed{scale}"
+
+
+def table(name: str, evidence: Evidence) -> pd.DataFrame:
+    """The frame of a table, with COLUMNS. `published` is text as printed, `measured` to `high` are numbers or None.
+
+    Raises TableError for a name that is not among `names(evidence)`.
+    """
+    if name in _published().tables:
+        rows = paper.rows(_published().tables[name], evidence)
+    elif name in _budgets(evidence):
+        rows = trained.rows(name, evidence, steps.steps(_published().tables))
+    elif name == sensitivity.NAME and sensitivity.known(evidence):
+        rows = sensitivity.rows(evidence)
+    elif name in BUDGETS:
+        raise TableError(f"no cell of the budget {name!r} is stored yet: runner.py run SUITE --budget {name}")
+    elif name == sensitivity.NAME:
+        raise TableError(
+            "no weights are scored by a protocol beside the official one: python -m suites.evaluation.sweep"
+        )
+    else:
+        broken = "".join(f"; left out: {problem}" for problem in _published().problems)
+        raise TableError(f"unknown table {name!r}: choose from {', '.join(names(evidence))}{broken}")
+    values = [[{"table": name, **row}.get(column) for column in COLUMNS] for row in rows]
+    return pd.DataFrame(values, columns=list(COLUMNS), dtype=object)
+
+
+def _published() -> published.Published:
+    return _load(published.FOLDER)
+
+
+@cache
+def _load(folder: Path) -> published.Published:
+    return published.load(folder)
+
+
+def _budgets(evidence: Evidence) -> list[str]:
+    return [name for name in BUDGETS if (evidence.cells["budget"] == name).any()]

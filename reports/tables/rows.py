@@ -1,0 +1,49 @@
+"""What every table shares: the columns of its frame, and how an interval and a protocol read in it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reports.statistics.intervals import Interval
+
+
+class TableError(ValueError):
+    """A table or a format that does not exist. The message names those that do."""
+
+
+# kind: paper (a published table), trained (variants against their base), sensitivity (one network, other protocols)
+# study: hash of what cells trained here must share to be compared; empty for a paper's table
+# setting: in what a study differs from the others of its table; empty for the only one
+# published: as printed; in a trained table the published difference from the base
+# p: Holm's, within the family, of no difference; own_low, own_high: the interval by this variant's own variance
+# mde: what would be found with power 0.8, given beside inconclusive rows
+COLUMNS = (
+    *("table", "kind", "method", "model", "overrides", "task", "budget", "study", "setting", "dataset", "size"),
+    *("metric", "published", "measured", "difference", "low", "high", "interval", "df", "p", "own_low", "own_high"),
+    *("mde", "verdict", "evidence", "protocol", "provenance", "source", "note"),
+)
+
+
+def interval_fields(interval: Interval, metric: str, unit: str = "seed") -> dict[str, Any]:
+    """The columns difference, low, high, interval and df. Without scatter the interval is a count."""
+    digits = 4 if metric == "ssim" else 3
+    text = units(interval.n, unit)
+    if interval.low is not None:
+        text = f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}] n={interval.n}"
+    values = {"difference": interval.mean, "low": interval.low, "high": interval.high}
+    return values | {"interval": text, "df": interval.df}
+
+
+def units(n: int, unit: str = "seed") -> str:
+    return f"{n} {unit}{'s' if n > 1 else ''}"
+
+
+def machine_text(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Where and with which code records or cells were made: "NVIDIA H200, commit 0123abcd"; several of them each."""
+    return " and ".join(
+        dict.fromkeys(f"{one['device'] or 'unknown'}, commit {(one['commit'] or 'unknown')[:8]}" for one in entries)
+    )
+
+
+def protocol_text(protocol: Mapping[str, Any]) -> str:
+    """A protocol in one line; what does not apply (None) is left out."""
+    return ", ".join(f"{name} {value}" for name, value in protocol.items() if value is not None)

@@ -1,0 +1,167 @@
+"""What the protocol is worth: one network with fixed weights, scored under other protocols than the official one.
+
+The weights are fixed, so the unit is the image: the difference of a setting from the official protocol is taken picture
+by picture, and its interval is Student's over the pictures of a set. Where the setting draws routing noise, the pairs
+are of equal Gumbel seeds; where it draws none, the official score of a picture is its mean over the seeds. Holm's
+correction runs over the settings of one set. A set that is not whole has no mean and no interval.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.statistics import verdicts
+from reports.statistics.intervals import holm, mean_interval
+from reports.tables.paper import FULL_SETS, official_protocol
+from reports.tables.rows import interval_fields, machine_text, protocol_text
+from reports.tables.steps import network_key
+from results.evidence import Evidence
+
+NAME = "sensitivity"
+CAPTION = (
+    "What the protocol is worth: differences in PSNR from the official protocol (Gumbel routing, one sample, tiles of "
+    "about 200 pixels), the same weights, paired over the pictures of a set"
+)
+OFFICIAL = "Gumbel, tiles (official)"
+IDENTICAL = "identical"  # as whole images and tiles are where no picture is larger than a tile
+_ROUTING = {"gumbel": "Gumbel", "argmax": "argmax"}
+_LEFT_OUT = "seed"
+
+
+def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    """The rows of every network that was scored under the official protocol and under another one."""
+    records = evidence.evaluations
+    records = records[records["weights"].notna() & (records["weights"] != "none") & (records["labels"] == "learned")]
+    if records.empty:
+        return
+    records = records.assign(
+        network=[network_key(*pair) for pair in zip(records["model"], records["overrides"], strict=True)],
+        setting=[setting(*pair) for pair in zip(records["task"], records["protocol"], strict=True)],
+    )
+    images = dict(list(evidence.scores[evidence.scores["source"] == "evaluation"].groupby("hash")))
+    for (_, weights, task), own in records.groupby(["network", "weights", "task"], sort=True):
+        if set(own["setting"]) > {OFFICIAL}:
+            for dataset in sorted(own["dataset"].unique(), key=_natural):
+                yield from _dataset(own[own["dataset"] == dataset], images, f"weights {weights[:8]}", task, dataset)
+
+
+def known(evidence: Evidence) -> bool:
+    """Whether there is anything to show."""
+    return next(rows(evidence), None) is not None
+
+
+def setting(task: str, protocol: Mapping[str, Any]) -> str:
+    """A protocol's name: OFFICIAL, or routing and tiling where they differ, then what else does ("argmax, tiles")."""
+    official = official_protocol(task)
+    odd = {name: value for name, value in protocol.items() if name in official and value != official[name]}
+    if not odd:
+        return OFFICIAL
+    parts = []
+    if odd.keys() & {"routing", "samples", "tiling"}:
+        routing, samples = protocol["routing"], protocol["samples"]
+        parts.append(f"mean of {samples}" if samples != 1 else _ROUTING.get(routing, str(routing)))
+        tiling = {"official": "tiles", "none": "whole image"}
+        parts.append(tiling.get(str(protocol["tiling"]), f"tiles of {protocol['tiling']}"))
+    parts += [_other(name, value) for name, value in odd.items() if name not in ("routing", "samples", "tiling")]
+    return ", ".join(parts)
+
+
+def _other(name: str, value: Any) -> str:
+    makers = {"once": "LR rounded once", "pil": "LR by Pillow"}
+    words = {
+        "lr_route": makers.get(value, f"LR by {value}"),
+        "prompt_order": f"{value} prompts",
+        "precision": str(value),
+    }
+    return words.get(name, f"{name} {value}")
+
+
+def _natural(dataset: str) -> tuple[int, str]:
+    order = list(FULL_SETS)
+    return (order.index(dataset) if dataset in order else len(order), dataset)
+
+
+def _order(name: str, protocol: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The official protocol, then routing crossed with tiling, then the others one at a time."""
+    others = name != OFFICIAL and not name.endswith(("tiles", "whole image"))
+    routing = ("gumbel", "argmax").index(protocol["routing"]) if protocol["routing"] in _ROUTING else 2
+    return (name != OFFICIAL, others, routing, protocol["samples"], str(protocol["tiling"]) != "official", name)
+
+
+def _dataset(
+    own: pd.DataFrame, images: Mapping[str, pd.DataFrame], origin: str, task: str, dataset: str
+) -> Iterator[dict[str, Any]]:
+    """The rows of one network on one set: every setting, PSNR and SSIM."""
+    first = own.iloc[0]
+    full = FULL_SETS.get(dataset, first["expected"])
+    settings = {name: part for name, part in own.groupby("setting")}
+    settings = dict(sorted(settings.items(), key=lambda item: _order(item[0], item[1]["protocol"].iloc[0])))
+    for metric in ("psnr", "ssim"):
+        whole = {name: _whole(part, images, metric, full) for name, part in settings.items()}
+        base = whole.get(OFFICIAL, {})
+        intervals = {
+            name: mean_interval((_mean(seeds, pairs) - _mean(base, pairs)).tolist())
+            for name, seeds in whole.items()
+            if name != OFFICIAL and (pairs := _pairs(settings[name], seeds, base)) is not None
+        }
+        alike = {name for name, interval in intervals.items() if interval.mean == interval.error == 0}
+        tested = {name: p for name in intervals.keys() - alike if (p := intervals[name].p()) is not None}
+        p_values = holm(tested)
+        for name, part in settings.items():
+            protocol = {key: value for key, value in part["protocol"].iloc[0].items() if key != _LEFT_OUT}
+            row = {"kind": NAME, "method": name, "model": first["model"], "overrides": "", "task": task}
+            row |= {"budget": "", "study": "", "setting": origin, "dataset": dataset, "size": "", "metric": metric}
+            row["protocol"] = protocol_text(protocol)
+            seeds = whole[name]
+            if not seeds:
+                yield row | {"verdict": f"{max(part['images'])} of {full} images"}
+                continue
+            row["measured"] = float(pd.concat(seeds.values()).mean())
+            noise = f"Gumbel seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+            used = [one for one in part.to_dict("records") if one["protocol"]["seed"] in seeds]
+            noise = noise if protocol["routing"] == "gumbel" else "no noise"
+            row["evidence"] = f"{origin}, {noise}; {machine_text(used)}"
+            if protocol["samples"] != 1 and metric == "psnr":
+                row["note"] = f"single samples {_single(part, images, full):.3f} dB"
+            if name == OFFICIAL:
+                if len(seeds) > 1 and metric == "psnr":
+                    row["note"] = (
+                        f"sd {np.std([each.mean() for each in seeds.values()], ddof=1):.4f} dB between the seeds"
+                    )
+                yield row | {"verdict": verdicts.BASE}
+            elif name in intervals:
+                p, interval = p_values.get(name), intervals[name]
+                result = interval_fields(interval, metric, "image")
+                verdict = IDENTICAL if name in alike else verdicts.of_difference(interval.mean, p)
+                yield row | result | {"p": p, "verdict": verdict}
+            else:
+                yield row | {"verdict": "no whole set under the official protocol"}
+
+
+def _whole(part: pd.DataFrame, images: Mapping[str, pd.DataFrame], metric: str, full: int) -> dict[int, pd.Series]:
+    """Scores by image, per Gumbel seed whose set is whole and has no missing score."""
+    found = {}
+    for row in part.to_dict("records"):
+        scores = images.get(row["hash"])
+        if row["complete"] and row["images"] == full and scores is not None and scores[metric].notna().all():
+            found[row["protocol"]["seed"]] = scores.set_index("image")[metric].astype(float).sort_index()
+    return found
+
+
+def _single(part: pd.DataFrame, images: Mapping[str, pd.DataFrame], full: int) -> float:
+    """Mean PSNR of the single samples behind a mean of samples."""
+    return float(pd.concat(_whole(part, images, "psnr_single", full).values()).mean())
+
+
+def _pairs(part: pd.DataFrame, ours: dict[int, pd.Series], base: dict[int, pd.Series]) -> list[int] | None:
+    """The seeds that are compared: those that both have where the setting draws noise, else all; None for nothing."""
+    drawn = part["protocol"].iloc[0]["routing"] == "gumbel"
+    seeds = sorted(ours.keys() & base.keys()) if drawn else sorted(ours.keys() | base.keys())
+    return seeds if ours and base and seeds else None
+
+
+def _mean(scores: dict[int, pd.Series], seeds: list[int]) -> pd.Series:
+    """By image, over those of `seeds` that are there."""
+    return sum(chosen := [scores[seed] for seed in seeds if seed in scores]) / len(chosen)

@@ -1,0 +1,294 @@
+"""Rows of what was trained here: every variant against the base of its family, paired by seed.
+
+A family is what the store says (`Store.families`): one base and its variants at one budget. Cells that no family names
+stand together where their configurations differ in variant and seed only (how a variant routes and orders its prompts
+belongs to it, though the protocol says it too), and the variant called `base` is their base.
+
+Differences, pooled variance and Holm: `reports.statistics.intervals`; the verdict: `verdicts.of_difference`, on the
+published difference where the paper has the same two networks on the same whole set. Scores themselves are never
+compared with published ones."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.statistics import verdicts
+from reports.statistics.intervals import Difference, against_base, holm, mean_interval
+from reports.tables.paper import FULL_SETS
+from reports.tables.rows import interval_fields, machine_text, protocol_text, units
+from reports.tables.steps import Step, network_key
+from results import records
+from results.evidence import Evidence
+
+OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
+BASE = "base"
+UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
+NOISY = 1.5  # times the family's standard error: then the note gives the variant's own interval
+OUTSIDE = "no family of this store names it"
+Steps = Mapping[tuple[str, ...], Step]
+
+
+def rows(budget: str, evidence: Evidence, published: Steps) -> Iterator[dict[str, Any]]:
+    """The rows of all cells of `budget`, family by family, dataset by dataset, in the family's own order."""
+    groups = [*_families(budget, evidence), *_studies(budget, evidence)]
+    settings = _settings(groups)
+    for group, setting in zip(groups, settings, strict=True):
+        sets = dict.fromkeys(name for row in group.cells.to_dict("records") for name in row["test_sets"])
+        for dataset in sets:
+            yield from _dataset(group, setting, dataset, evidence, published)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is compared with one base. cells: of `Evidence.cells`, with `member`, its key here.
+
+    members: what each is called, in order. base: key of the base, None without one.
+    """
+
+    name: str
+    family: str
+    cells: pd.DataFrame
+    members: dict[str, str]
+    base: str | None
+    outside: bool = False
+
+
+def _families(budget: str, evidence: Evidence) -> Iterator[Group]:
+    frame = evidence.families[evidence.families["budget"] == budget]
+    for (suite, family, name), part in frame.groupby(["suite", "family", "comparison"], sort=True):
+        part = part.assign(
+            member=[f"{order} {label}" for order, label in zip(part["order"], part["label"], strict=True)]
+        )
+        cells = part[["hash", "member"]].dropna().merge(evidence.cells, on="hash")
+        if cells.empty:
+            continue
+        base = part[part["is_base"].astype(bool)]["member"]
+        title = family if family == suite else f"{suite}, {family}"
+        yield Group(name, title, cells, dict(zip(part["member"], part["label"], strict=True)), next(iter(base), None))
+
+
+def _studies(budget: str, evidence: Evidence) -> Iterator[Group]:
+    cells = evidence.cells[evidence.cells["budget"] == budget]
+    cells = cells.assign(study=cells["config"].map(_study), member=cells["config"].map(_variant))
+    named = set(evidence.families["hash"].dropna())
+    outside = ~cells["hash"].isin(named)
+    known = cells["study"].isin(cells[~outside]["study"])
+    for name, study in sorted(cells.groupby("study"), key=lambda item: (item[1]["task"].iloc[0], item[0])):
+        if not outside[study.index].any():
+            continue
+        study = study[outside[study.index] | (study["variant"] == BASE)]
+        keys = sorted(study["member"].unique(), key=_base_first)
+        labels = {key: json.loads(key)[0]["name"] for key in keys}
+        base = keys[0] if labels[keys[0]] == BASE else None
+        yield Group(name, "", study, labels, base, bool(known[study.index].any()))
+
+
+def _study(config: dict[str, Any]) -> str:
+    protocol = {**config["protocol"], **dict.fromkeys(OF_THE_VARIANT)}
+    shared = {name: value for name, value in config.items() if name not in ("variant", "seed")}
+    return records.key_of({**shared, "protocol": protocol})[:8]
+
+
+def _variant(config: dict[str, Any]) -> str:
+    return json.dumps([config["variant"], *(config["protocol"][name] for name in OF_THE_VARIANT)], sort_keys=True)
+
+
+def _base_first(key: str) -> tuple[Any, ...]:
+    variant, *_ = json.loads(key)
+    return (variant["name"] != BASE, len(variant["overrides"]), variant["labels"] != "learned", variant["name"])
+
+
+def _settings(groups: list[Group]) -> list[str]:
+    """Per group its family, and the fields in which it differs from others of its family and task: "batch 8"."""
+    fields = []
+    for group in groups:
+        config = group.cells["config"].iloc[0]
+        protocol = {key: value for key, value in config["protocol"].items() if key not in OF_THE_VARIANT}
+        protocol = {f"protocol {key}": value for key, value in protocol.items()}
+        sets = {"trained on": config["train_sets"], "scored on": config["test_sets"]}
+        fields.append({**config["budget"], **sets, **protocol})
+    kinds = [(group.family, group.cells["task"].iloc[0]) for group in groups]
+    result = []
+    for own, kind, group in zip(fields, kinds, groups, strict=True):
+        others = [other for other, its in zip(fields, kinds, strict=True) if its == kind]
+        differ = [key for key in own if any(own[key] != other.get(key) for other in others)]
+        texts = [group.family, *(f"{key} {_text(own[key])}" for key in differ)]
+        result.append(", ".join(filter(None, texts)))
+    return result
+
+
+def _text(value: Any) -> str:
+    return ("+".join(map(_text, value)) or "none") if isinstance(value, list) else str(value)
+
+
+def _dataset(
+    group: Group, setting: str, dataset: str, evidence: Evidence, published: Steps
+) -> Iterator[dict[str, Any]]:
+    """The rows of one group on one dataset: parameters, PSNR and SSIM of every member."""
+    means = evidence.means
+    joined = group.cells.merge(means[means["dataset"] == dataset], on="hash", how="left")
+    parts = {key: joined[joined["member"] == key] for key in group.members}
+    scores = {
+        metric: {key: values for key, part in parts.items() if (values := _by_seed(part, metric))}
+        for metric in ("psnr", "ssim")
+    }
+    verdicts_of = {metric: _against(group, dataset, metric, scores[metric], parts, published) for metric in scores}
+    for key, part in parts.items():
+        common = {"kind": "trained", "method": group.members[key], "study": group.name, "setting": setting}
+        if part.empty:
+            first = group.cells.iloc[0]
+            common |= {"task": first["task"], "budget": first["budget"], "dataset": dataset, "model": ""}
+            common |= {"overrides": "", "protocol": "", "note": "not one of its cells is stored"}
+            yield from (common | {"metric": metric, "verdict": "not run"} for metric in ("params", "psnr", "ssim"))
+            continue
+        common |= _common(part, dataset, group.outside and part["variant"].iloc[0] != BASE)
+        yield common | {"metric": "params"} | _parameters(part, evidence)
+        for metric in ("psnr", "ssim"):
+            row = common | {"metric": metric}
+            if key not in scores[metric]:
+                yield row | {"verdict": _absence(part)}
+                continue
+            values = verdicts_of[metric][key]
+            note = "; ".join(filter(None, (common["note"], values.get("note"))))
+            yield row | _score(scores[metric][key], part) | values | {"note": note}
+
+
+def _by_seed(part: pd.DataFrame, metric: str) -> dict[int, float]:
+    return {row["seed"]: row[metric] for row in part.to_dict("records") if not pd.isna(row[metric])}
+
+
+def _common(part: pd.DataFrame, dataset: str, outside: bool) -> dict[str, Any]:
+    first = part.iloc[0]
+    notes = (OUTSIDE if outside else "", _untrained(first["overrides"]), _missing(part))
+    return {
+        "model": first["model"],
+        "overrides": " ".join(
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in sorted(first["overrides"].items())
+        ),
+        "task": first["task"],
+        "budget": first["budget"],
+        "dataset": dataset,
+        "protocol": protocol_text(first["protocol"]),
+        "note": "; ".join(filter(None, notes)),
+    }
+
+
+def _untrained(overrides: dict[str, Any]) -> str:
+    """The label of a network with SGN but without ASE; empty for others."""
+    return UNTRAINED if overrides.get("ase") == "off" and overrides.get("sgn") != "off" else ""
+
+
+def _parameters(part: pd.DataFrame, evidence: Evidence) -> dict[str, Any]:
+    for name in part[part["state"] == "done"]["hash"]:
+        count = evidence.parameters(name)
+        if count is not None:  # else another seed has as many
+            return {"measured": count, "interval": "exact", "evidence": "counted in the trained weights"}
+    return {"verdict": _absence(part)}
+
+
+def _score(values: dict[int, float], part: pd.DataFrame) -> dict[str, Any]:
+    """Mean over seeds."""
+    iterations, budget = part[["iterations", "budget"]].iloc[0]
+    scored = part.dropna(subset="dataset").iloc[0]
+    images, full = scored["images"], FULL_SETS.get(scored["dataset"])
+    partly = f", on {images} of its {full} images" if full not in (None, images) else ""
+    return {
+        "measured": mean_interval(list(values.values())).mean,
+        "interval": units(len(values)),
+        "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}{partly}; "
+        + machine_text(part[part["seed"].isin(values)].to_dict("records")),
+    }
+
+
+def _against(
+    group: Group,
+    dataset: str,
+    metric: str,
+    scores: dict[str, dict[int, float]],
+    parts: dict[str, pd.DataFrame],
+    published: Steps,
+) -> dict[str, dict[str, Any]]:
+    """For every member with scores: its difference from the base, its interval, p, MDE and verdict."""
+    if group.base not in scores:
+        return {key: {"verdict": "no base"} for key in scores}
+    differences = against_base(scores, group.base)
+    steps = {
+        key: step
+        for key in differences
+        if (step := _step(parts[key], parts[group.base], dataset, metric, published)) is not None
+    }
+    p_zero = holm({key: p for key, difference in differences.items() if (p := difference.interval.p()) is not None})
+    p_size = holm(
+        {
+            key: p
+            for key, step in steps.items()
+            if (p := differences[key].interval.p(step.value - step.resolution, step.value + step.resolution))
+            is not None
+        }
+    )
+    result = {group.base: {"verdict": verdicts.BASE}}
+    for key in scores.keys() - {group.base}:
+        if key in differences:
+            step = steps.get(key)
+            values = _difference(differences[key], metric, p_zero.get(key), p_size.get(key), step)
+            if values["verdict"] == verdicts.INCONCLUSIVE:
+                values["mde"] = differences[key].detectable(len(differences))
+                if step is not None and (needed := differences[key].seeds_for(step.value, len(differences))):
+                    needs = f"{units(needed)} would find the published {step.text}"
+                    values["note"] = "; ".join(filter(None, (values.get("note"), needs)))
+            result[key] = values
+        else:
+            result[key] = {"verdict": "no seed in common with the base"}
+    return result
+
+
+def _difference(
+    difference: Difference, metric: str, p: float | None, p_size: float | None, step: Step | None
+) -> dict[str, Any]:
+    mean = difference.interval.mean
+    verdict = verdicts.of_difference(mean, p, step and step.value, p_size)
+    result = interval_fields(difference.interval, metric) | {"p": p, "verdict": verdict}
+    own, shared = difference.own, difference.interval
+    result |= {"own_low": own.low, "own_high": own.high}
+    if own.error is not None and shared.error is not None and own.error > NOISY * shared.error:
+        bounds = interval_fields(own, metric)["interval"]
+        result["note"] = f"scatters over {NOISY} times as much as its family, by itself {bounds}"
+    if step is not None:
+        result |= {"published": step.text, "provenance": step.provenance, "source": step.source}
+    return result
+
+
+def _step(ours: pd.DataFrame, base: pd.DataFrame, dataset: str, metric: str, published: Steps) -> Step | None:
+    """The published difference of the same two networks, tested alike, on the same whole set."""
+    if set(ours["labels"]) | set(base["labels"]) != {"learned"}:
+        return None
+    if not (pd.concat([ours["images"], base["images"]]).dropna() == FULL_SETS.get(dataset)).all():
+        return None
+    tested = [[part["protocol"].iloc[0][name] for name in OF_THE_VARIANT] for part in (ours, base)]
+    keys = [network_key(part["model"].iloc[0], part["overrides"].iloc[0]) for part in (ours, base)]
+    if tested[0] != tested[1] or keys[0] == keys[1]:
+        return None
+    return published.get((*keys, ours["task"].iloc[0], dataset, metric))
+
+
+def _absence(part: pd.DataFrame) -> str:
+    """Why there is no number of these cells, in a word or two; `note` has the reasons."""
+    if "coverage" in part and part["coverage"].notna().any():
+        return part["coverage"].dropna().iloc[0]
+    if (part["state"] == "done").any():
+        return "cannot be read"
+    return "failed" if part["state"].isin(("failed", None)).any() else "not run"
+
+
+def _missing(part: pd.DataFrame) -> str:
+    """How many seeds are missing and why; empty when all are done."""
+    missing = part[part["state"] != "done"]
+    reasons = dict.fromkeys(
+        f"{row['state'] or 'damaged'}: {row['reason'] or row['problem'] or 'not started'}"
+        for row in missing.to_dict("records")
+    )
+    return f"{len(missing)} of {units(len(part))} missing ({'; '.join(reasons)})" if reasons else ""

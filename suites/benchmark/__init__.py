@@ -1,0 +1,1 @@
+"""What networks and kernels cost: time, memory, multiply-adds."""

@@ -1,0 +1,121 @@
+"""Where the time of a network goes: the GPU's kernels within one call, by torch.profiler.
+
+    python -m suites.benchmark.breakdown FILE [--only mambairv2-light/training/bf16,...] [--calls 5] [--device cuda]
+
+What is taken apart is what `runner.py profile --preset goals` times as CUDA graphs, each checked as there before its
+kernels are counted. It is a command of its own because a profiler that was once at work slows down what is timed after
+it. FILE gets a row per network, mode and precision as soon as it is known.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from results import records
+from suites import environment
+from suites.benchmark import presets
+from suites.benchmark.comparison import Candidate, Comparison, Plan, Point
+from suites.benchmark.profiling import circumstances
+from suites.benchmark.timing import StopWatch
+from suites.commandline import guard
+from suites.spec import SpecError
+
+LONGEST_NAME = 80  # of a kernel: templates of libraries fill pages
+
+
+def kernels(call: Callable[[], object], device: torch.device, calls: int) -> list[dict[str, Any]]:
+    """[{"kernel", "launches", "ms"}] of one call, a mean over `calls`: most time first. Copies and fills count too.
+
+    One call goes before: what is compiled and recorded once does not count.
+    """
+    call()
+    torch.cuda.synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize(device)
+    found = [
+        {
+            "kernel": event.key[:LONGEST_NAME],
+            "launches": event.count / calls,
+            "ms": event.self_device_time_total / 1e3 / calls,
+        }
+        for event in profiler.key_averages()
+        if event.self_device_time_total > 0
+    ]
+    return sorted(found, key=lambda each: -each["ms"])
+
+
+def plans(device: torch.device) -> Iterator[tuple[str, Plan]]:
+    """(name, plan of one candidate) of every network of the goals that is launched as a graph."""
+    for plan in presets.plans("goals", str(device), rounds=1):
+        if isinstance(plan, Plan):
+            for candidate in (each for each in plan.candidates if each.launch == "graph"):
+                (point,) = plan.points
+                one = Plan((candidate,), plan.points, plan.task, plan.routing, 1, device)
+                yield f"{candidate.model}/{point.mode}/{candidate.precision}", one
+
+
+def row(plan: Plan, watch: StopWatch, calls: int) -> dict[str, Any]:
+    (candidate,), (point,) = plan.candidates, plan.points
+    with circumstances(plan, point):
+        comparison = Comparison(plan, point, watch)
+        (entry,) = comparison.entries
+        comparison.prepare(entry)
+        found = comparison.guarded(entry, lambda: taken_apart(comparison, candidate, calls))
+    return described(candidate, point, plan.task.name) | {
+        "status": entry.status,
+        "reason": entry.reason,
+        "check": entry.check,
+        "kernels": found,
+    }
+
+
+def taken_apart(comparison: Comparison, candidate: Candidate, calls: int) -> list[dict[str, Any]]:
+    subject = comparison.subject(candidate)
+    return kernels(lambda: subject.call(*candidate.how), comparison.plan.device, calls)
+
+
+def described(candidate: Candidate, point: Point, task: str) -> dict[str, Any]:
+    height, width = point.size
+    where = {"model": candidate.model, "task": task, "mode": point.mode, "batch": point.batch}
+    where |= {"height": height, "width": width, "precision": candidate.precision}
+    return where | {"backend": candidate.backend, "launch": candidate.launch}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m suites.benchmark.breakdown", description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--only", help="MODEL/MODE/PRECISION, several by commas; all that have a goal")
+    parser.add_argument("--calls", type=int, default=5, help="that the times are a mean of")
+    parser.add_argument("--device")
+    options = parser.parse_args()
+    device = torch.device(environment.choose_device(options.device))
+    if device.type != "cuda":
+        raise SpecError(f"kernels are counted on a GPU, not on {device.type}")
+    chosen = dict(plans(device))
+    names = options.only.split(",") if options.only else list(chosen)
+    if unknown := [name for name in names if name not in chosen]:
+        raise SpecError(f"unknown {', '.join(unknown)}: choose from {', '.join(chosen)}")
+    record = environment.describe(str(device), "triton") | {
+        "command": environment.command(),
+        "started": records.now(),
+        "calls": options.calls,
+    }
+    watch, rows = StopWatch(device), []
+    for name in names:
+        rows.append(row(chosen[name], watch, options.calls))
+        records.write_json(options.file, {"rows": rows, "environment": record})
+        total = sum(each["ms"] for each in rows[-1]["kernels"] or ())
+        told = filter(None, (f"{rows[-1]['status']}, {total:.2f} ms in kernels", rows[-1]["reason"]))
+        print(f"{name}: {'; '.join(told)}", flush=True)
+    return int(any(each["status"] != "ok" for each in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,286 @@
+"""What a network costs on paper: parameters, and multiply-adds (MACs) counted in two ways by two counters.
+
+`macs_paper` is the convention behind the paper's printed digits: fvcore's rules (1 per multiply-add of convolutions and
+matrix products, 5 per element of a LayerNorm, elementwise operations free) plus 9 B L D N + B D L for a selective scan,
+D channels of all directions. It mixes units. `macs` is clean: multiply-adds only, of convolutions and matrix products;
+the scan's floating-point operations stand apart in `scan_flops`.
+
+Both are counted on the reference path: plain attention, and prompts as the product onehot @ (M N) that the official
+code computes (a lookup would be free). fvcore traces a real forward pass, which at full size takes minutes, so it
+counts two small padded sizes: every cost is affine in the number of padded pixels, and the line through both
+is extended. PyTorch's FlopCounterMode counts the full size itself, on fake tensors that have shapes only.
+
+`python -m suites.benchmark.cost` counts every network and size of the published tables again, for
+`results/measured/counted/`."""
+
+import csv
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from results import measured, published, records
+from suites import environment
+from suites.spec import SpecError, Task
+
+TOLERANCE = 1e-4  # relative: within it the two counters agree
+UNIT = 4  # side of the small image that is traced, where the network has no windows
+SCAN = "mambair_bench::attentive_scan"
+NOT_MULTIPLY_ADDS = ("layer_norm", "adaptive_avg_pool2d", SCAN)  # what fvcore's total holds beside multiply-adds
+
+# What the published tables need: a model with overrides, tasks, output sizes.
+SIZES = ((256, 256), (512, 512), (720, 1280), (1024, 1024))
+SCALES = ("sr-x2", "sr-x3", "sr-x4")
+GRID = (
+    *((variant, SCALES, SIZES) for variant in ("mambairv2-light", "mambairv2-light ffn=conv")),
+    *((variant, SCALES, SIZES) for variant in ("mambairv2-small", "mambairv2-base", "mambairv2-large")),
+    ("mambairv2-base", ("denoise-15", "jpeg-40"), ((128, 128), (720, 1280))),
+    *((variant, SCALES, ((720, 1280),)) for variant in ("mambair-light", "mambair")),
+)
+
+# Component of a module or parameter, by a part of its official name; the first that fits decides.
+COMPONENTS = (
+    ("norm", ("norm", "ln_1", "ln_2")),
+    ("head", ("conv_before_upsample", "upsample", "conv_last")),
+    ("window attention", ("wqkv", "win_mhsa")),
+    ("feed-forward", ("convffn1", "convffn2")),
+    ("prompt", ("route", "embeddingA", "embeddingB", "shared")),
+    ("scan", ("A_logs", "Ds", "dt_projs_bias")),
+    ("scan projections", ("assm", "self_attention")),
+    ("scales", ("scale1", "scale2", "skip_scale", "skip_scale2")),
+)
+REST = "convolution"
+
+
+def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **overrides: Any) -> dict[str, Any]:
+    """Counts of the catalogue model `name`, changed by `overrides`, when it makes an image of `output` (height, width).
+
+    The input is output // scale, which the network pads to a multiple of its window (MambaIR does not pad).
+    Integers: params, macs_paper, macs, scan_flops (by the operator's own formula: 7 per state update, 6 per channel and
+    pixel). `breakdown`: component -> macs (clean; they sum to `macs`) and params (they sum to `params`).
+    `counters`: multiply-adds by `fvcore` and by `flop_counter_mode`, their relative `difference`, and whether they
+    `agree` (within 1e-4). `how` says in words what was done.
+
+    Raises SpecError for an output without a pixel of input, ModelError or TypeError for what no catalogue model is.
+    """
+    height, width = (side // task.scale for side in output)
+    if height < 1 or width < 1:
+        raise SpecError(f"an output of {output[0]}x{output[1]} has no input pixel at {task.name}")
+    network = _build(name, {**task.network, **overrides})
+    window = getattr(network.config, "window_size", 1)
+    padded = tuple(-(-side // window) * window for side in (height, width))
+
+    paper, by_fvcore, traced = _fvcore(network, task.channels, window if window > 1 else UNIT, prod(padded))
+    macs, scan_flops, by_component = _flop_counter_mode(network, task.channels, height, width, prod(padded))
+    params = _parameters(network)
+    difference = abs(by_fvcore - macs) / macs
+    return {
+        "model": name,
+        "task": task.name,
+        "output": list(output),
+        "input": [height, width],
+        "padded": list(padded),
+        "params": sum(params.values()),
+        "macs_paper": paper,
+        "macs": macs,
+        "scan_flops": scan_flops,
+        "breakdown": {
+            component: {"macs": by_component.get(component, 0), "params": params.get(component, 0)}
+            for component in dict.fromkeys((*[label for label, _ in COMPONENTS], REST))
+            if component in params or component in by_component
+        },
+        "counters": {
+            "fvcore": by_fvcore,
+            "flop_counter_mode": macs,
+            "difference": difference,
+            "agree": difference <= TOLERANCE,
+        },
+        "how": (
+            f"macs_paper: fvcore on inputs of {' and '.join(f'{h}x{w}' for h, w in traced)}, the line through both "
+            f"extended to {padded[0]}x{padded[1]}; macs: FlopCounterMode at full size; both on the reference path"
+        ),
+    }
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"720x1280"` as (height, width). Raises SpecError for anything else."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise SpecError(f"{text!r} is no size: give HEIGHTxWIDTH, for example 720x1280")
+    return int(height), int(width)
+
+
+def lines(counted: dict[str, Any]) -> list[str]:
+    """What `complexity` prints of its result."""
+    counters = counted["counters"]
+    verdict = "agree" if counters["agree"] else "DISAGREE"
+    (height, width), padded = counted["output"], counted["padded"]
+    return [
+        f"{counted['model']}, {counted['task']}, output {height}x{width}, padded input {padded[0]}x{padded[1]}",
+        f"parameters          {counted['params']:,}",
+        f"MACs, as the paper  {_scaled(counted['macs_paper'])} (LayerNorm 5 per element, scan 9 per state update)",
+        f"MACs, multiply-adds {_scaled(counted['macs'])}",
+        f"scan                {_scaled(counted['scan_flops'])} FLOPs beside them",
+        "",
+        f"{'component':<18}{'MACs':>12}{'parameters':>14}",
+        *(f"{name:<18}{_scaled(row['macs']):>12}{row['params']:>14,}" for name, row in counted["breakdown"].items()),
+        "",
+        f"fvcore {counters['fvcore']:,} and FlopCounterMode {counters['flop_counter_mode']:,} multiply-adds {verdict}"
+        f" (relative difference {counters['difference']:.1e})",
+        counted["how"],
+    ]
+
+
+def _scaled(count: int) -> str:
+    return f"{count / 1e9:,.2f}G" if count >= 1e9 else f"{count / 1e6:,.2f}M"
+
+
+def _build(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """The network with zeros for values: no count depends on them, and drawing them would take longer than counting.
+
+    Routed by argmax, for whichever class a pixel has, it costs the same.
+    """
+    with torch.device("meta"):
+        network = models.build(name, **{**arguments, "routing": "argmax", "backend": "reference"})
+    network = network.to_empty(device="cpu").eval().requires_grad_(False)
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.zero_()
+    return network
+
+
+def _fvcore(network: nn.Module, channels: int, side: int, pixels: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """(paper's MACs, multiply-adds, sizes traced): fvcore's counts at side x side and side x 2 side, extended."""
+    sizes = [(side, side), (side, 2 * side)]
+    small, large = (_trace(network, torch.zeros(1, channels, *size)) for size in sizes)
+
+    def at_full_size(operators: Iterable[str]) -> int:
+        low, high = (sum(counts.get(name, 0) for name in operators) for counts in (small, large))
+        return round(low + Fraction(high - low, side * side) * (pixels - side * side))
+
+    everything = small.keys() | large.keys()
+    return at_full_size(everything), at_full_size(everything - set(NOT_MULTIPLY_ADDS)), sizes
+
+
+def _trace(network: nn.Module, image: torch.Tensor) -> dict[str, int]:
+    """fvcore's count per operator, the scan by the paper's rule."""
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it lists every elementwise operation that it counts as free
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are small: on busy cores, waiting for each other takes longer than the work
+    try:
+        analysis = FlopCountAnalysis(network, image).set_op_handle(SCAN, _scan_by_the_paper)
+        analysis.tracer_warnings("none").uncalled_modules_warnings(False).unsupported_ops_warnings(False)
+        return {operator: int(count) for operator, count in analysis.by_operator().items()}
+    finally:
+        logger.setLevel(level)
+        torch.set_num_threads(threads)
+
+
+def _scan_by_the_paper(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
+    """9 B L D N + B D L of a traced scan; it has u [B, L, E], delta [B, K, L, E], A [K, E, N], ...; D = K E."""
+    batch, directions, length, channels = inputs[1].type().sizes()
+    states = inputs[2].type().sizes()[2]
+    return {SCAN: batch * directions * length * channels * (9 * states + 1)}
+
+
+def _flop_counter_mode(
+    network: nn.Module, channels: int, height: int, width: int, pixels: int
+) -> tuple[int, int, dict[str, int]]:
+    """(multiply-adds, FLOPs of the scan, multiply-adds by component) of one image of height x width."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
+        network(torch.empty(1, channels, height, width))
+    inclusive = counter.get_flop_counts()  # a module's counts include those of the modules inside it
+    scan_flops = sum(count for operator, count in inclusive["Global"].items() if _is_scan(operator))
+    root = type(network).__name__
+    by_module = {
+        name.removeprefix(root).lstrip("."): sum(count for operator, count in counts.items() if not _is_scan(operator))
+        for name, counts in inclusive.items()
+        if name != "Global"
+    }
+    flops: dict[str, int] = defaultdict(int)
+    for name, count in by_module.items():
+        prompt = _prompt_flops(network.get_submodule(name), pixels)
+        flops["prompt"] += prompt
+        flops[component(name)] += count - prompt
+        if (parent := _parent(name, by_module)) is not None:
+            flops[component(parent)] -= count
+    macs = {label: count // 2 for label, count in flops.items() if count}
+    return sum(macs.values()), scan_flops, macs
+
+
+def _is_scan(operator: Any) -> bool:
+    return str(operator).replace(".", "::").startswith(SCAN)
+
+
+def _parent(name: str, names: Iterable[str]) -> str | None:
+    """The nearest enclosing module of `name` among `names`; "" is the network."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in names:
+            return name
+    return None
+
+
+def _prompt_flops(module: nn.Module, pixels: int) -> int:
+    """FLOPs of onehot @ (M N), which an ASSM computes itself, outside any module of its own."""
+    if not hasattr(module, "embeddingB"):
+        return 0
+    (classes, rank), dim = module.embeddingB.weight.shape, module.config.prompt_dim
+    factored = module.config.inner_rank is not None
+    return 2 * classes * dim * (pixels + (rank if factored else 0))
+
+
+def _parameters(network: nn.Module) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for name, parameter in network.named_parameters():
+        counts[component(name)] += parameter.numel()
+    return dict(counts)
+
+
+def component(name: str) -> str:
+    """The component that a module or parameter of this official name belongs to."""
+    parts = name.split(".")
+    for label, keys in COMPONENTS:
+        if any(part in keys or (label == "norm" and part.startswith("norm")) for part in parts):
+            return label
+    return REST
+
+
+def count_grid() -> None:
+    """Writes `results/measured/counted/`: a row per network, task and size of GRID, and what they were counted with."""
+    rows = []
+    for variant, tasks, sizes in GRID:
+        name, _, overrides = variant.partition(" ")
+        for task, size in ((task, size) for task in tasks for size in sizes):
+            counted = complexity(name, Task.parse(task), size, **published.parse_overrides(overrides))
+            counters = counted["counters"]
+            verdict = "agree" if counters["agree"] else f"differ by {counters['difference']:.1e}"
+            row = {"model": name, "overrides": overrides, "task": task, "size": f"{size[0]}x{size[1]}"}
+            row |= {key: counted[key] for key in ("params", "macs_paper", "macs", "scan_flops")}
+            rows.append(row | {"counters": f"the two counters {verdict}"})
+            print(*rows[-1].values(), sep=", ", flush=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, measured.COMPLEXITY_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    records.write_bytes(measured.COMPLEXITY, text.getvalue().encode())
+    record = {"command": "python -m suites.benchmark.cost", "date": datetime.now(UTC).date().isoformat()}
+    record |= environment.describe("cpu", "reference")
+    records.write_json(measured.COMPLEXITY.with_name("environment.json"), record)
+
+
+if __name__ == "__main__":
+    count_grid()

@@ -1,0 +1,83 @@
+"""What `profile --preset goals` measures: everything that docs/performance.md holds against a goal, most wanted first.
+
+On a GPU: a training step of light x2 as it is trained, inference at 360x640, and the scan alone, in the precisions
+that have a goal, started kernel by kernel and as a graph, the peer's scan beside ours. On a CPU: the scan alone, and
+light x2 at 64x64 beside the plain network with the scan as a loop. What the goals are is `results/goals.json`.
+"""
+
+import torch
+
+from suites.benchmark import kernels
+from suites.benchmark.comparison import Candidate, Plan, Point
+from suites.benchmark.kernels import Case, Way
+from suites.benchmark.profiling import plan, use_peers
+from suites.spec import SpecError, Task
+
+PRESETS = ("goals",)
+SR2 = Task("sr", 2)
+IMAGE = (360, 640)
+EXACT = ("tf32x3", "bf16", "fp32")
+SCANS = (
+    Case("forward", 1, 48, 8, 230400),
+    Case("forward+backward", 32, 48, 8, 4096),
+    Case("forward", 1, 348, 16, 230400),
+    Case("forward+backward", 1, 48, 8, 230400),
+    Case("forward", 32, 48, 8, 4096),
+    Case("forward+backward", 1, 348, 16, 230400),
+)
+CPU_SCANS = (Case("forward+backward", 1, 48, 8, 4096), Case("forward", 1, 48, 8, 4096))
+
+
+def choose(
+    preset: str | None, models: str | None, task: str | None, *, rounds: int, device: str, **lists: str | None
+) -> list[Plan | kernels.Plan]:
+    """The plans of a preset, or one of what was typed; None stands for the default of `plan`.
+
+    Raises SpecError where a preset, which fixes all lists, comes with one of them, and as `plan` does.
+    """
+    typed = {name: value for name, value in {"models": models, "task": task, **lists}.items() if value is not None}
+    if preset is not None:
+        if typed:
+            raise SpecError(f"--preset fixes {', '.join(typed)}: leave these out, or the preset")
+        return plans(preset, device, rounds)
+    chosen = {name: value for name, value in typed.items() if name in lists}
+    variants, parsed = models or "mambairv2-light", Task.parse(task or "sr-x2")
+    return [plan(variants, parsed, rounds=rounds, device=device, **chosen)]
+
+
+def plans(preset: str, device: str, rounds: int) -> list[Plan | kernels.Plan]:
+    """What is measured, in order. Raises SpecError for an unknown preset and for fewer rounds than one."""
+    if preset not in PRESETS:
+        raise SpecError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    if rounds < 1:
+        raise SpecError(f"--rounds is {rounds}: at least 1 is needed")
+    use_peers()
+    where = torch.device(device)
+    return on_gpu(where, rounds) if where.type == "cuda" else on_cpu(where, rounds)
+
+
+def network(model: str, hows: list[tuple[str, str, str]], point: Point, rounds: int, device: torch.device) -> Plan:
+    """hows: (precision, backend, launch) of each candidate."""
+    candidates = tuple(Candidate(model, *how) for how in hows)
+    return Plan(candidates, (point,), SR2, "gumbel", rounds, device)
+
+
+def on_gpu(device: torch.device, rounds: int) -> list[Plan | kernels.Plan]:
+    inference = [(precision, "triton", launch) for precision in EXACT for launch in ("graph", "eager")]
+    training = [(precision, "triton", "graph") for precision in ("tf32x3", "bf16", "tf32")]
+    training += [("tf32x3", "triton", "eager"), ("fp32", "triton", "graph")]
+    ways = (Way("triton", "graph"), Way("triton", "eager"), Way("mamba_ssm", "eager"))
+    return [
+        network("mambairv2-light", training, Point("training", (64, 64), 32), rounds, device),
+        network("mambairv2-light", inference, Point("inference", IMAGE, 1), rounds, device),
+        kernels.Plan(SCANS, ways, rounds, device),
+        network("mambairv2-base", inference, Point("inference", IMAGE, 1), rounds, device),
+    ]
+
+
+def on_cpu(device: torch.device, rounds: int) -> list[Plan | kernels.Plan]:
+    hows = [("fp32", backend, "eager") for backend in ("reference", "cpu")]
+    return [
+        kernels.Plan(CPU_SCANS, (Way("chunked", "eager"), Way("cpu", "eager")), rounds, device),
+        network("mambairv2-light", hows, Point("inference", (64, 64), 1), rounds, device),
+    ]

@@ -1,0 +1,230 @@
+"""A network under measurement: what is called and timed, and whether the result is right.
+
+Weights are random, for no time depends on their values, but larger than initial ones, so that a wrong scan, prompt or
+attention shows in the output. Routers keep their small initial weights: the given Gumbel noise decides the classes,
+and rounding hardly ever moves one.
+
+A result counts as right when it agrees with the plain network in float32 (matrix products and softmax, PyTorch's sort,
+prompts as products, the scan in chunks), run on the same input, noise and weights. Between two classes that nearly tie,
+correct networks may choose differently, and one such pixel shifts the prompts of all that are sorted after it. So there
+are two comparisons: with the order given (`labels`), where such a pixel stays alone, and a coarse one of the very call
+that is timed. The share of values that differ by at most a tolerance, in units of the tensor's root mean square,
+decides. In training the values are the gradients of all parameters.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models
+from models.ops import scan
+from models.ops.noise import PhiloxGumbel, noise_key
+from suites.benchmark.launch_modes import Recorded
+from suites.data.pool import Batch
+from suites.spec import Budget, Cell, Protocol, Task, Variant
+from suites.training import trainer
+
+LIVELY = 4.0  # times the initial weights of matrix products
+LIVELY_BIAS = 25.0  # of tables of position bias: the scores that they are added to are of order one
+PART = 2**14  # pixels that the reference takes at a time, or one image
+LIVELY_PROMPT = 8.0  # of both factors of the prompts
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Tolerances with the order given and not, the share of values that must keep within each."""
+
+    given: float
+    free: float
+    given_share: float = 0.999
+    free_share: float = 0.99
+
+    def of(self, given: bool) -> tuple[float, float]:
+        """(tolerance, share needed) with the order given or not."""
+        return (self.given, self.given_share) if given else (self.free, self.free_share)
+
+
+LIMITS = {
+    ("inference", "fp32"): Limits(1e-4, 1e-2),
+    ("inference", "tf32x3"): Limits(1e-4, 1e-2),
+    ("inference", "tf32"): Limits(1e-2, 2e-2),
+    ("inference", "bf16"): Limits(5e-2, 5e-2, 0.99),
+    ("training", "fp32"): Limits(1e-3, 1e-1),
+    ("training", "tf32x3"): Limits(1e-3, 1e-1),
+    ("training", "tf32"): Limits(1e-1, 2e-1, 0.99, 0.95),
+    ("training", "bf16"): Limits(5e-1, 5e-1, 0.99, 0.95),
+}
+
+
+class Subject:
+    """A catalogue model with an input of one size and batch, in one mode, on one device.
+
+    name, overrides: as in `models.build`. mode: "inference" (no gradients, evaluation) or "training" (a step of
+    suites.training.trainer.optimise at learning rate 0, which costs what any other does and leaves the weights as they
+    are). size: (height, width) of the network's input. Raises ModelError or TypeError as `models.build` does."""
+
+    def __init__(
+        self,
+        name: str,
+        overrides: dict[str, Any],
+        task: Task,
+        mode: str,
+        size: tuple[int, int],
+        batch: int,
+        device: torch.device,
+    ) -> None:
+        self.mode, self.device = mode, device
+        self.network = models.build(name, **{**task.network, **overrides})
+        enliven(self.network)
+        self.network.to(device).train(mode == "training")
+        draw = torch.Generator().manual_seed(0)
+        shapes = [(batch, task.channels, *size), (batch, task.channels, *(side * task.scale for side in size))]
+        images, targets = (torch.rand(shape, generator=draw).to(device) for shape in shapes)
+        lq, gt = (x.contiguous(memory_format=torch.channels_last) for x in (images, targets))
+        keys = [noise_key("profile", index) for index in range(batch)]
+        keys = torch.tensor([(key + 2**63) % 2**64 - 2**63 for key in keys], dtype=torch.int64, device=device)
+        self.batch = Batch(lq, gt, keys, None)
+        config = self.network.config
+        self.labels = None
+        if getattr(config, "sgn", "off") == "on" and config.scans > 0:
+            self.labels = torch.randint(config.num_tokens, (batch, *size), generator=draw).to(device)
+        variant, budget = Variant("own", name, overrides), Budget("reduced", 1, batch=batch, patch=min(size))
+        self.cell = Cell(variant, task, 0, budget, (), (), Protocol.official(task))
+        self.optimizer = None
+        self.graphs: dict[tuple, Recorded] = {}  # by precision, backend and whether the order is given
+        self.initial = [p.detach().cpu().clone() for p in self.network.parameters()]
+        if mode == "training":  # as suites.training.trainer.Run makes it
+            on_gpu = device.type == "cuda"
+            rate = torch.zeros((), device=device) if on_gpu else 0.0
+            options = {"betas": budget.betas, "fused": True, "capturable": on_gpu}
+            self.optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, **options)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws from a generator whose numbers depend on the device (stochastic depth)."""
+        return self.mode == "training" and getattr(self.network.config, "drop_path_rate", 0) > 0
+
+    def call(self, precision: str, backend: str, launch: str, labels: Tensor | None = None, parts: int = 1) -> Tensor:
+        """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run so.
+
+        launch: "eager", "compiled" (models.compilation) or "graph": recorded by the first call, replayed by all others.
+        parts: equal parts of the batch that are taken one after the other, for the same result in less memory.
+        """
+        self.network.backend = backend
+        if hasattr(self.network, "compiled"):
+            self.network.compiled = launch == "compiled"
+        elif launch == "compiled":
+            raise models.ModelError("this network has no layers to compile")
+        batch = replace(self.batch, labels=labels)
+        if launch != "graph":
+            return self.work(batch, precision, parts)
+        if self.draws:
+            raise models.ModelError("this network draws at random in training, which no CUDA graph can repeat")
+        key = precision, backend, labels is not None
+        if key not in self.graphs:
+            self.graphs[key] = Recorded(
+                lambda given: self.work(given, precision, parts), batch, self.bytes, list(self.network.parameters())
+            )
+        return self.graphs[key](batch)
+
+    def work(self, batch: Batch, precision: str, parts: int) -> Tensor:
+        """The output, or the loss of a step, by the backend that the network has now."""
+        if self.mode == "training":
+            budget = replace(self.cell.budget, precision=precision, accumulate=parts)
+            return trainer.optimise(self.network, self.optimizer, batch, replace(self.cell, budget=budget), 1)
+        with torch.no_grad(), models.precision(precision, self.device):
+            outputs = [self.restored(part) for part in batch.parts(parts)]
+        return torch.cat(outputs) if parts > 1 else outputs[0]
+
+    def restored(self, batch: Batch) -> Tensor:
+        self.network.noise = PhiloxGumbel(batch.keys)
+        return self.network(batch.lq) if batch.labels is None else self.network(batch.lq, batch.labels)
+
+    def result(self, precision: str, backend: str, launch: str, given: bool = False, parts: int = 1) -> list[Tensor]:
+        """float32 tensors on the host to be compared: the output, or the gradient of every parameter."""
+        labels = self.labels if given else None
+        output = self.call(precision, backend, launch, labels, parts)
+        key = precision, backend, labels is not None
+        graph = self.graphs[key] if launch == "graph" else None
+        if self.mode == "inference":
+            found = [output.float().cpu()]
+        else:
+            gradients = graph.gradients if graph else [p.grad for p in self.network.parameters()]
+            found = [x.float().cpu() for x in gradients if x is not None]
+            self.mend()
+        if graph and labels is not None:
+            del self.graphs[key]  # nobody times it
+        return found
+
+    @torch.no_grad()
+    def mend(self) -> None:
+        """Puts the weights back after a step whose gradients were not finite: 0 times those is no number either."""
+        if self.optimizer and not all(p.isfinite().all() for p in self.network.parameters()):
+            for parameter, value in zip(self.network.parameters(), self.initial, strict=True):
+                parameter.copy_(value)
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()  # in place, where recorded steps find it
+
+    def reference(self, given: bool) -> list[Tensor]:
+        """The same of the plain network in float32, a few images at a time. Raises as it does, also for memory."""
+        batch, _, height, width = self.batch.lq.shape
+        fitting = (n for n in range(1, batch) if batch % n == 0 and batch * height * width <= n * PART)
+        parts = 1 if self.draws else next(fitting, batch)
+        with plain_scan_in_chunks():
+            return self.result("fp32", "reference", "eager", given and self.labels is not None, parts)
+
+    def bytes(self) -> int:
+        """Of all tensors that it keeps on its device between two calls."""
+        kept = [
+            *self.network.parameters(),
+            *self.network.buffers(),
+            *filter(torch.is_tensor, vars(self.batch).values()),
+        ]
+        kept += [p.grad for p in self.network.parameters() if p.grad is not None]
+        kept += [] if self.labels is None else [self.labels]
+        if self.optimizer:
+            kept += [x for state in self.optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
+        return sum(x.untyped_storage().nbytes() for x in kept)
+
+
+@torch.no_grad()
+def enliven(network: nn.Module) -> None:
+    """Enlarges initial weights so that every part of the network shows in its output; see the head of this module."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and ".route" not in name:
+            module.weight.mul_(LIVELY)
+        elif isinstance(module, nn.Embedding):
+            module.weight.mul_(LIVELY_PROMPT)
+    for name, parameter in network.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            parameter.mul_(LIVELY_BIAS)
+
+
+@contextmanager
+def plain_scan_in_chunks() -> Iterator[None]:
+    """Lets the backend "reference", which means the plain network, scan in chunks: step by step it takes minutes."""
+    before = scan.BACKENDS["reference"]
+    scan.BACKENDS["reference"] = scan.BACKENDS["chunked"]
+    try:
+        yield
+    finally:
+        scan.BACKENDS["reference"] = before
+
+
+def agreement(found: list[Tensor], expected: list[Tensor], tolerance: float) -> float:
+    """Share of all values of `found` within tolerance times the root mean square of their tensor of `expected`.
+
+    0 where a value is not finite: then no other matters.
+    """
+    if not all(x.isfinite().all() for x in found):
+        return 0.0
+    within = total = 0
+    for a, b in zip(found, expected, strict=True):
+        within += int(((a - b).abs() <= tolerance * b.square().mean().sqrt()).sum())
+        total += b.numel()
+    return within / total

@@ -1,0 +1,1 @@
+"""From a picture to its score: degradation, tiles, metrics, records of weights."""

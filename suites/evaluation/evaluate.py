@@ -1,0 +1,285 @@
+"""Scores of a network, or of a baseline, on a set of images under a protocol: one row per image.
+
+A score does not depend on the order of the images, nor on which others are scored with it: the routing noise is a
+function of (seed, sample, image stem, tile), and nothing runs on from one image to the next.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+
+from models.ops.common.precision import precision
+from models.ops.noise import PhiloxGumbel, noise_key
+from suites.data import DataError, Dataset
+from suites.data import sort_keys as labelling
+from suites.data.degradations import degrade
+from suites.data.resize import imresize
+from suites.evaluation import metrics, tiling
+from suites.spec import Protocol, SpecError, Task, check_choice
+
+COLUMNS = ("dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
+BASELINES = ("bicubic", "identity")
+
+
+class EvaluationError(RuntimeError):
+    """A network that cannot be scored: it does not fit the task, or it gave no finite picture."""
+
+
+def evaluate(
+    model: nn.Module | str,
+    task: Task,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    device: str | torch.device = "cpu",
+    labels: str = "learned",
+    pattern: str | None = None,
+    save: Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> pd.DataFrame:
+    """Degrades, restores and scores every image of `dataset` (of those whose stem matches the glob `pattern`).
+
+    model: a network built for `task`, moved to `device`, or a baseline: "bicubic" (super-resolution) or "identity"
+    (denoising, JPEG). labels: "learned", or who makes the sort key instead ("kmeans", "slic").
+    save: folder that gets `<dataset>/<stem>.png` for every restored image (a baseline's luma is a gray picture).
+    progress: called after each image with (done, total, stem).
+
+    Returns the columns of COLUMNS: `pixels` is the SHA-256 of the ground truth's decoded pixels; `psnr` and `ssim` are
+    of the mean of the samples, missing (NaN) where the images are identical or smaller than SSIM's window;
+    `psnr_single` is the mean PSNR of the single samples, missing when one of them is identical; `seconds` is the wall
+    time of restoring, all samples together. Raises SpecError, DataError, MetricError, ModelError or
+    EvaluationError.
+    """
+    rows: list[dict[str, Any]] = []
+    for row in scored(model, task, dataset, protocol, device=device, labels=labels, pattern=pattern, save=save):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows), len(dataset.stems(pattern)), row["image"])
+    return frame_of(rows)
+
+
+def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The frame of `evaluate` from rows of `scored`."""
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"psnr": float, "ssim": float, "psnr_single": float})
+
+
+def scored(
+    model: nn.Module | str,
+    task: Task,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    device: str | torch.device = "cpu",
+    labels: str = "learned",
+    pattern: str | None = None,
+    save: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of `evaluate`, each as soon as its image is scored."""
+    if isinstance(model, str):
+        _check_baseline(model, task, protocol)
+    for picture in dataset.images(pattern):
+        name = f"{dataset.name}/{picture.stem}"
+        try:
+            lq, truth = degrade(task, picture.pixels, protocol.lr_route)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        start = time.perf_counter()
+        if isinstance(model, str):
+            outputs = [lq]
+        else:
+            outputs = list(samples(model, lq, protocol, picture.stem, device=device, labels=labels))
+            _check_size(name, outputs[0], lq, task)
+        seconds = time.perf_counter() - start
+        output = mean(outputs)
+        try:
+            psnr, ssim = metrics.score(output, truth, protocol)
+            single = [psnr] if len(outputs) == 1 else [metrics.score_psnr(one, truth, protocol) for one in outputs]
+        except metrics.MetricError as error:
+            raise metrics.MetricError(f"{name}: {error}") from None
+        if save is not None:
+            save_picture(metrics.quantise(output), Path(save) / dataset.name / f"{picture.stem}.png")
+        psnr_single = None if None in single else float(np.mean(single))
+        values = dataset.name, picture.stem, picture.sha256, psnr, ssim, psnr_single, seconds
+        yield dict(zip(COLUMNS, values, strict=True))
+
+
+def samples(
+    model: nn.Module,
+    lq: np.ndarray,
+    protocol: Protocol,
+    stem: str,
+    *,
+    device: str | torch.device = "cpu",
+    labels: str = "learned",
+) -> Iterator[np.ndarray]:
+    """The restored image float32 [sH, sW, C], once per sample of the routing noise, of `lq` float32 [H, W, C] in 0..1.
+
+    The noise of sample k and tile t has the key noise_key(protocol.seed, k, stem, t). Without noise (other routing than
+    "gumbel", or a network that takes none) all samples would be equal, so there is one. The model's own noise source
+    and mode are put back afterwards. Raises SpecError when the model routes or prompts in another way than the protocol
+    says, or has no use for labels; EvaluationError when memory runs out, or for an output that is not finite or does
+    not fit.
+    """
+    _check_agreement(model, protocol)
+    device = torch.device(device)
+    x = rearrange(torch.from_numpy(np.ascontiguousarray(lq, dtype=np.float32)), "h w c -> 1 c h w").to(device)
+    sort_key = _sort_key(model, lq, labels, device)
+    sampled = protocol.routing == "gumbel" and hasattr(model, "noise")
+    for sample in range(protocol.samples if sampled else 1):
+
+        def network(part: Tensor, part_labels: Tensor | None, tile: tiling.Tile, sample: int = sample) -> Tensor:
+            if sampled:
+                model.noise = PhiloxGumbel([noise_key(protocol.seed, sample, stem, tile.index)])
+            return model(part) if part_labels is None else model(part, part_labels)
+
+        try:
+            with _inference(model, device, protocol.precision):
+                output = tiling.run(network, x, sort_key, protocol.tiling)
+                output = rearrange(output, "1 c h w -> h w c").float().cpu().numpy()
+        except tiling.TilingError as error:
+            raise EvaluationError(f"{stem}: {error}") from None
+        except torch.OutOfMemoryError:
+            raise EvaluationError(
+                f"{stem}: {lq.shape[0]}x{lq.shape[1]} pixels do not fit into the memory of {device} with tiling "
+                f"{protocol.tiling}: use smaller tiles"
+            ) from None
+        if not np.isfinite(output).all():
+            raise EvaluationError(f"{stem}: the network gave values that are not finite (in {protocol.precision})")
+        yield np.ascontiguousarray(output)
+
+
+def mean(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of float32 images, taken in float64; a single one comes back as it is."""
+    return np.mean(outputs, axis=0, dtype=np.float64).astype(np.float32)
+
+
+def restore(
+    model: nn.Module,
+    lq: np.ndarray,
+    protocol: Protocol,
+    stem: str,
+    *,
+    device: str | torch.device = "cpu",
+    labels: str = "learned",
+) -> np.ndarray:
+    """The mean of `samples`: float32 [sH, sW, C], neither clipped nor rounded."""
+    return mean(list(samples(model, lq, protocol, stem, device=device, labels=labels)))
+
+
+def restore_picture(
+    model: nn.Module,
+    picture: np.ndarray,
+    task: Task,
+    protocol: Protocol,
+    *,
+    stem: str = "",
+    device: str | torch.device = "cpu",
+) -> np.ndarray:
+    """A user's own picture, taken as the degraded image itself: uint8 in, uint8 of the same kind and sH x sW out.
+
+    picture: gray [H, W], gray and alpha [H, W, 2], RGB [H, W, 3] or RGBA [H, W, 4]. A network of three channels gets a
+    gray picture repeated, and the mean of its three channels is the gray result. Alpha never enters the network: it is
+    enlarged by bicubic interpolation and attached again. Raises DataError for colour given to a network of one channel,
+    and for anything that is not such a picture; otherwise as `samples`.
+    """
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.size == 0:
+        raise DataError(f"a picture must be uint8 [H, W] or [H, W, channels], not {picture.dtype} {picture.shape}")
+    pixels = picture[..., None] if picture.ndim == 2 else picture  # [H, W, 1..4]
+    if pixels.shape[2] > 4:
+        raise DataError(f"a picture has 1 to 4 channels (gray or RGB, with or without alpha), not {pixels.shape[2]}")
+    colours = 1 if pixels.shape[2] < 3 else 3
+    if colours > task.channels:
+        raise DataError(f"{task.name} restores gray pictures and this one is in colour: convert it to gray first")
+    lq = np.repeat(pixels[..., :colours], task.channels // colours, axis=2).astype(np.float32) / 255
+    output = restore(model, lq, protocol, stem, device=device)  # [sH, sW, task.channels]
+    _check_size(stem, output, lq, task)
+    if colours < task.channels:
+        output = output.mean(axis=2, keepdims=True)
+    parts = [metrics.quantise(output)]
+    if pixels.shape[2] > colours:
+        alpha = pixels[..., -1:]
+        parts.append(imresize(alpha, task.scale) if task.scale > 1 else alpha)
+    restored = np.concatenate(parts, axis=2)
+    return restored[..., 0] if picture.ndim == 2 else restored
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Writes a uint8 picture [H, W] or [H, W, C] as PNG, atomically; its folder is made when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[..., 0]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        Image.fromarray(picture).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sort_key(model: nn.Module, lq: np.ndarray, labels: str, device: torch.device) -> Tensor | None:
+    """Labels int64 [1, H, W] of the whole LR image, or None where the network sorts by its own."""
+    if labels == "learned":
+        return None
+    tokens = getattr(model, "configuration", {}).get("num_tokens")
+    if tokens is None:
+        raise SpecError(f"labels by {labels} replace the sort key of MambaIRv2, which this network does not have")
+    return torch.from_numpy(labelling.make(labels, lq, tokens))[None].to(device)
+
+
+@contextmanager
+def _inference(model: nn.Module, device: torch.device, name: str) -> Iterator[None]:
+    """The model on `device`, in evaluation mode, without gradients, in a precision; mode and noise are put back.
+
+    Not torch.inference_mode: what a network caches in it could not be used in training afterwards.
+    """
+    noise, training = getattr(model, "noise", None), model.training
+    model.to(device).eval()
+    try:
+        current = torch.cuda.device(device if device.type == "cuda" else -1)  # where kernels run
+        with current, torch.no_grad(), precision(name, device):
+            yield
+    finally:
+        model.train(training)
+        if hasattr(model, "noise"):
+            model.noise = noise
+
+
+def _check_size(name: str, output: np.ndarray, lq: np.ndarray, task: Task) -> None:
+    """Raises EvaluationError when a network's output is not `task.scale` times as high and wide as its input."""
+    expected = task.scale * lq.shape[0], task.scale * lq.shape[1]
+    if output.shape[:2] != expected:
+        raise EvaluationError(
+            f"{name}: the network makes {output.shape[0]}x{output.shape[1]} pixels of {lq.shape[0]}x{lq.shape[1]}, "
+            f"{task.name} needs {expected[0]}x{expected[1]}: build it for this task"
+        )
+
+
+def _check_agreement(model: nn.Module, protocol: Protocol) -> None:
+    """Raises SpecError when the model would compute something else than the protocol states."""
+    for name in ("routing", "prompt_order"):
+        own = getattr(model, name, None)
+        if own is not None and own != getattr(protocol, name):
+            raise SpecError(
+                f"the protocol says {name} {getattr(protocol, name)!r}, the model is set to {own!r}: give both the same"
+            )
+
+
+def _check_baseline(name: str, task: Task, protocol: Protocol) -> None:
+    """Raises SpecError for a baseline that does not exist, does not fit the task, or another protocol than its own."""
+    check_choice("baseline", name, BASELINES)
+    if (name == "bicubic") != (task.kind == "sr"):
+        raise SpecError(
+            f"{name} is no baseline of {task.name}: bicubic is for super-resolution, identity for the others"
+        )
+    if protocol != Protocol.baseline(task):
+        raise SpecError(f"{name} is measured under its own protocol only: {Protocol.baseline(task).to_dict()}")

@@ -1,0 +1,221 @@
+"""From a model's name and a file of weights to filed scores: what `evaluate` does, for use from Python as well."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch import nn
+
+import models
+from models.ops.scan import resolve
+from results import records
+from results.store import Store, StoreError
+from suites import environment
+from suites.data import Dataset, find
+from suites.evaluation.evaluate import BASELINES, frame_of, scored
+from suites.spec import Protocol, SpecError, Task
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores of one model: a mean per dataset, a row per image, and what they were measured on.
+
+    `refused` says which datasets the store did not take, for example because it holds other scores of their images;
+    `notes` what a reader must know, such as pictures that are not those of the standard set. `stopped` is what ended
+    the scoring early; the images before it are here and in the store.
+    """
+
+    rows: list[dict[str, Any]]
+    images: pd.DataFrame
+    environment: dict[str, Any]
+    refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stopped: BaseException | None = None
+
+    def lines(self) -> list[str]:
+        """What `evaluate` prints: scores with their protocol, and what they were measured on."""
+        lines = []
+        for row in self.rows:
+            count = "all" if row["images"] == row["expected"] else f"{row['images']} of"
+            psnr, ssim = ("-" if row[n] is None else f"{row[n]:.{d}f}" for n, d in (("psnr", 3), ("ssim", 4)))
+            single = "" if row["psnr_single"] is None else f" (single samples {row['psnr_single']:.3f})"
+            lines.append(f"{row['dataset']:10} {psnr} dB{single}  {ssim}  {count} {row['expected']} images")
+            if row["images"] != row["expected"]:
+                part = self.images[self.images["dataset"] == row["dataset"]]
+                lines += [f"  {image.image:20} {image.psnr:.3f} dB  {image.ssim:.4f}" for image in part.itertuples()]
+        protocol = self.rows[0]["protocol"] if self.rows else {}
+        backend = "" if self.environment["backend"] == "none" else f", backend {self.environment['backend']}"
+        return [
+            *lines,
+            *(f"note: {note}" for note in self.notes),
+            "protocol: " + ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None),
+            f"measured on {self.environment['device']}{backend}, {self.environment['threads']} threads, PyTorch "
+            f"{self.environment['versions']['torch']}, commit {self.environment['commit']}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `evaluate`; a PSNR of identical images is null."""
+        columns = ["dataset", "image", "psnr", "ssim", "psnr_single"]
+        images = [
+            {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+            for row in self.images[columns].to_dict("records")
+        ]
+        return {"rows": self.rows, "images": images, "environment": self.environment}
+
+
+def read_network(path: Path) -> dict[str, Any]:
+    """The `network_g` block of an official option file. Raises SpecError when there is none."""
+    try:
+        options = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
+    block = options.get("network_g") if isinstance(options, dict) else None
+    if not isinstance(block, dict):
+        raise SpecError(f"{path} has no network_g block: give an official option file (.yml)")
+    return block
+
+
+def load_model(
+    name: str,
+    task: Task,
+    weights: Path | None,
+    protocol: Protocol,
+    *,
+    network: Path | None = None,
+    backend: str = "auto",
+    device: str = "cpu",
+) -> tuple[nn.Module, Protocol]:
+    """A network with weights, on `device`, set to the protocol; and the protocol, less what the network does not have.
+
+    name: of the catalogue, built for `task`; with `network`, an official option file, that network is built instead.
+    MambaIR has no routing and no prompts, so its protocol has none. Raises SpecError without weights, ModelError for
+    weights or options that do not fit.
+    """
+    if weights is None:
+        raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
+    if network is not None:
+        try:
+            model = models.from_official(read_network(network), backend=backend)
+        except TypeError as error:
+            raise SpecError(f"{network}: {error}") from None
+    else:
+        model = models.build(name, **task.network, backend=backend)
+    models.load_weights(model, weights)
+    if hasattr(model, "routing"):
+        model.routing, model.prompt_order = protocol.routing, protocol.prompt_order
+    else:
+        protocol = replace(protocol, routing=None, prompt_order=None, samples=1)
+    return model.to(device).eval(), protocol
+
+
+def summarise(model: str, task: Task, dataset: str, rows: pd.DataFrame, expected: int, protocol: Protocol) -> dict:
+    """One row of `evaluate`: means over the set, null unless every image of it was scored."""
+    complete = len(rows) == expected
+    columns = ("psnr", "ssim", "psnr_single") if protocol.samples > 1 else ("psnr", "ssim")
+    mean = {name: float(rows[name].mean(skipna=False)) if complete else math.nan for name in columns}
+    return {
+        "model": model,
+        "task": task.name,
+        "dataset": dataset,
+        "psnr_single": None,
+        **{name: None if math.isnan(value) else value for name, value in mean.items()},
+        "images": len(rows),
+        "expected": expected,
+        "protocol": protocol.to_dict(),
+    }
+
+
+def nonstandard(dataset: Dataset, rows: pd.DataFrame) -> list[str]:
+    """A note when pixels of scored pictures are not those of the set's manifest, else nothing."""
+    entries = ((row.image, row.pixels, dataset.entries.get(row.image)) for row in rows.itertuples())
+    odd = [stem for stem, pixels, entry in entries if entry is not None and entry.sha256 != pixels]
+    names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+    return (
+        [f"{len(odd)} pictures are not those of the standard {dataset.name} ({names}): see `data check`"] if odd else []
+    )
+
+
+def protocol_for(name: str, task: Task, **choices: Any) -> Protocol:
+    """The official protocol with the choices that are not None. Raises SpecError for a choice of a baseline's."""
+    given = {key: value for key, value in choices.items() if value is not None}
+    if name not in BASELINES:
+        return Protocol.official(task, **given)
+    if given:
+        raise SpecError(f"{name} is no network and has a protocol of its own: leave out {', '.join(given)}")
+    return Protocol.baseline(task)
+
+
+def score(
+    name: str,
+    task: Task,
+    sets: Sequence[str],
+    protocol: Protocol,
+    *,
+    weights: Path | None = None,
+    network: Path | None = None,
+    data: Path | None = None,
+    images: str | None = None,
+    save: Path | None = None,
+    store: Store | None = None,
+    backend: str = "auto",
+    device: str = "cpu",
+    progress: Callable[[str, int, int, str], None] | None = None,
+) -> Scoring:
+    """Scores `name` (a catalogue model, or a baseline) on every set, filing each set in `store` as soon as it ends.
+
+    What ends it early (a damaged picture, Ctrl-C) is in `Scoring.stopped`, with all images scored before it filed.
+
+    images: glob of stems; parts of a set are parts of one record. progress: (dataset, done, total, stem).
+    Raises SpecError, DataError, ModelError, BackendError or EvaluationError when nothing could be scored.
+    """
+    names = list(dict.fromkeys(each.strip() for each in sets if each.strip()))
+    if not names:
+        raise SpecError("no dataset was named: --sets Set5,Set14")
+    datasets = [find(each, data) for each in names]
+    for dataset in datasets:
+        dataset.stems(images)  # a glob that fits nothing is said before the first image
+    key: dict[str, Any] = {"model": name, "weights": "none"}
+    if name in BASELINES:
+        if weights or network:
+            raise SpecError(f"{name} is no network: leave out --weights and --network")
+        model, used = name, "none"
+    else:
+        model, protocol = load_model(name, task, weights, protocol, network=network, backend=backend, device=device)
+        used = resolve(backend, torch.device(device))
+        overrides = {"network_g": read_network(network)} if network else task.network
+        key |= {"weights": models.weights_hash(model), "overrides": overrides}
+    key |= {"task": task.name, "protocol": protocol.to_dict()}
+    measured_on = environment.describe(device, used) | {"command": environment.command()}
+    rows, frames, refused, notes, stopped = [], [], [], [], None
+    for dataset in datasets:
+        done: list[dict[str, Any]] = []
+        try:
+            for row in scored(model, task, dataset, protocol, device=device, pattern=images, save=save):
+                done.append(row)
+                if progress is not None:
+                    progress(dataset.name, len(done), len(dataset.stems(images)), row["image"])
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = error
+        if done:
+            frame, expected = frame_of(done), len(dataset)
+            notes += nonstandard(dataset, frame)
+            whole = frame
+            if store is not None:
+                try:
+                    record = Store.evaluation_key(**key, dataset=dataset.name)
+                    told = measured_on | {"finished": records.now()}
+                    whole = store.add_evaluation(record, frame, told, expected=expected)
+                except StoreError as error:
+                    refused.append(str(error))
+            rows.append(summarise(name, task, dataset.name, whole, expected, protocol))
+            frames.append(frame)
+        if stopped is not None:
+            break
+    if stopped is not None and not rows:
+        raise stopped
+    return Scoring(rows, pd.concat(frames, ignore_index=True), measured_on, refused, notes, stopped)

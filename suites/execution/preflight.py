@@ -1,0 +1,61 @@
+"""Before the first cell starts: can these cells run at all, and here?"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import models
+from models.ops.scan import BackendError, resolve
+from suites.data import DataError, find, find_training
+from suites.execution import worker
+from suites.spec import Cell, SpecError
+
+
+def check_data(cells: Sequence[Cell], data: Path | None) -> None:
+    """Looks for every dataset before the first cell starts. Raises DataError for one that is missing."""
+    for name in sorted({name for cell in cells for name in cell.test_sets}):
+        find(name, data)
+    for name in sorted({name for cell in cells for name in cell.train_sets}):
+        find_training(name, data)
+
+
+def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
+    """Builds every distinct network without memory, and looks for the scan backend and the precisions on `device`
+    ("meta": on none in particular). Raises ModelError, BackendError or SpecError for what no process could run."""
+    for cell in cells:
+        if not cell.train_sets or not cell.test_sets:
+            raise SpecError(f"{cell.name}: train_sets or test_sets names no dataset, and a run needs both")
+    with warnings.catch_warnings():  # the cells say it
+        warnings.simplefilter("ignore")
+        resolve(backend, torch.device(device))
+    if device != "meta":
+        for name in sorted({name for cell in cells for name in (cell.budget.precision, cell.protocol.precision)}):
+            if (reason := models.unsupported(name, device)) is not None:
+                raise models.ModelError(f"{reason} (--set precision=NAME)")
+    seen = []
+    for cell in cells:
+        variant = cell.variant
+        if (variant, cell.task, cell.protocol) in seen:
+            continue
+        seen.append((variant, cell.task, cell.protocol))
+        with torch.device("meta"):
+            worker.scored_network(cell, backend)
+            if cell.protocol.routing is not None:  # then it trains with another
+                models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
+
+
+def obstacles(cells: Sequence[Cell], backend: str, device: str, data: Path | None) -> list[str]:
+    """Why these cells, which could be planned for another machine, cannot run here: lines, or none.
+
+    Raises what `check_cells` does for what could not run anywhere.
+    """
+    check_cells(cells, backend, "meta")
+    found = []
+    for check in (lambda: check_cells(cells, backend, device), lambda: check_data(cells, data)):
+        try:
+            check()
+        except (models.ModelError, BackendError, DataError) as error:
+            found.append(f"cannot run here: {error}")
+    return found

@@ -1,0 +1,1 @@
+"""What a suite costs and can detect, before it runs."""

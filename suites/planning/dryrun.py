@@ -1,0 +1,148 @@
+"""What `run --dry-run` prints: how every cell stands, the schedules, what the rest will cost, what it can detect."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+
+from results.evidence import Evidence
+from results.power import minimum_detectable_effect
+from results.store import Store
+from suites.execution import engine
+from suites.planning import rates, scatter
+from suites.progress import counted
+from suites.spec import Cell, Family, Suite
+
+ALPHA, POWER = 0.05, 0.8
+WIDTH = 100
+
+
+def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[str] = ()) -> list[str]:
+    """The lines of a dry run, `notes` last; nothing is written and nothing runs. Raises as `engine.plan` does."""
+    planned, evidence = engine.plan(suite, store), Evidence(store)
+    counts = Counter(state for _, state, _ in planned)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    lines = [f"{suite.name}: {counted(len(planned), 'cell')} ({states})"]
+    lines += _cells(planned, store)
+    rest = [cell for cell, state, _ in planned if state != "done"]
+    lines += [*_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence), *notes]
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def _cells(planned: Sequence[engine.Planned], store: Store) -> list[str]:
+    """A line per cell with its folder; seeds of one network that stand alike share a line without."""
+    alike: dict[tuple, list[Cell]] = {}
+    for cell, state, reason in planned:
+        alike.setdefault((cell.variant.name, cell.task.name, state, reason), []).append(cell)
+    lines = []
+    for (variant, task, state, reason), cells in alike.items():
+        seeds = ",".join(str(cell.seed) for cell in cells)
+        folder = store.cell_folder(cells[0].config()).name if len(cells) == 1 else counted(len(cells), "cell")
+        name = f"{variant}/{task}/seed-{seeds}"
+        lines.append(f"  {folder:16}  {name:32} {state}{f' ({reason})' if reason else ''}")
+    return lines
+
+
+def _wrapped(line: str) -> list[str]:
+    """At most WIDTH columns, what follows the first of them indented further."""
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    whole = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
+    return [line] if len(line) <= WIDTH else textwrap.wrap(line, WIDTH, subsequent_indent=indent, **whole)
+
+
+def _schedules(cells: Sequence[Cell]) -> list[str]:
+    """Every budget and what is trained and scored with it, for the tasks that share them."""
+    tasks: dict[tuple, dict[str, None]] = {}
+    for cell in cells:
+        tasks.setdefault((cell.budget, cell.train_sets, cell.test_sets), {})[cell.task.name] = None
+    lines = []
+    for (budget, train_sets, test_sets), names in tasks.items():
+        fields = " ".join(f"{key}={_plain(value)}" for key, value in asdict(budget).items() if key != "name")
+        lines += [
+            f"budget {budget.name}, {', '.join(names)}: {fields}",
+            f"  trained on {_plain(train_sets)}, scored on {_plain(test_sets)}",
+        ]
+    return lines
+
+
+def _cost(rest: Sequence[Cell], evidence: Evidence, device: str) -> list[str]:
+    """Lines on the training of `rest`, variants of one rate together, and where the rates come from."""
+    if not rest:
+        return ["nothing is left to run"]
+    costs = rates.estimate(rest, evidence, device)
+    costs["each"] = costs["iterations"] // costs["cells"]
+    alike = ["task", "budget", "each", "seconds_per_iteration", "machine", "source", "note"]
+    parts = list(costs.groupby(alike, sort=False, dropna=False))
+    shared = Counter(source for (*_, source, _), _ in parts)
+    numbers = {source: number for number, source in enumerate((s for s, n in shared.items() if n > 1), 1)}
+    lines = ["cost of training what is not done (starting and scoring come on top):"]
+    for (task, _, each, seconds, machine, source, note), part in parts:
+        head = f"  {task}, {part['cells'].sum()} x {each:,} iterations"
+        origin = "; ".join(filter(None, (str(numbers.get(source, source)), note)))
+        if pd.isna(seconds):
+            lines.append(f"{head} [{origin}]")
+        else:
+            time = f"{1000 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+            lines.append(f"{head}, {time} each, {rates.hours(part['hours'].sum())} on {machine} [{origin}]")
+        lines.append(f"    {', '.join(part['variant'])}")
+    lines += [f"  [{number}] {source}" for source, number in numbers.items()]
+    return [*lines, f"in all: {rates.summary(costs)}"]
+
+
+def detectable(suite: Suite, evidence: Evidence) -> list[str]:
+    """Lines on the smallest differences from the base that the suite's seeds can tell from zero; none for a suite that
+    compares nothing.
+
+    Two numbers a family and dataset: for one difference, and for the first step of Holm's procedure in the family. The
+    variance is pooled over the family: k differences from a shared base at n seeds leave k (n - 1) degrees of freedom
+    (two-way layout, variant by seed).
+    """
+    families = suite.compared()
+    if not families:
+        return []
+    known, rows, sources = scatter.measured(evidence) + list(scatter.PUBLISHED), [], {}
+    for family in families:
+        seeds, variants = _seeds(suite, family), len(family.members) - 1
+        task, budget = family.base.task.name, family.base.budget.name
+        effects = []
+        for dataset in family.base.test_sets:
+            found = scatter.of(task, budget, dataset, known)
+            if found and seeds > 1:
+                sources[task, found] = None
+                one, holm = (
+                    minimum_detectable_effect(found.sd, seeds, alpha, POWER, df=variants * (seeds - 1))
+                    for alpha in (ALPHA, ALPHA / variants)
+                )
+                effects.append(f"{dataset} {one:.3f} ({holm:.3f})")
+        unknown = "scatter not known yet: the first two seeds tell" if seeds > 1 else "give two or more --seeds"
+        head = f"{family.name}, {task}"
+        compared = f"{variants} against {family.base.variant.name}, {counted(seeds, 'seed')}"
+        rows.append(f"  {head:26} {compared:31} {', '.join(effects) or unknown}")
+    title = (
+        f"smallest difference from the base, in dB, found with a probability of {POWER:.0%} (two-sided {ALPHA:.0%}, "
+        "paired by seed, variance pooled over the family; in brackets at Holm's first step):"
+    )
+    assumed = [
+        "  {}, {}: sd {:.3f} dB of a paired difference, 95% {:.3f} to {:.3f} ({} of freedom) [{}]".format(
+            task, one.dataset, one.sd, *one.interval(), counted(one.df, "degree"), one.source
+        )
+        for task, one in sources
+    ]
+    return [
+        title,
+        *rows,
+        *(["assumed scatter, which the differences above are proportional to:", *assumed] if assumed else []),
+    ]
+
+
+def _seeds(suite: Suite, family: Family) -> int:
+    """Seeds that the base has in the suite."""
+    base = family.base
+    own = {cell.seed for cell in suite.cells if (cell.variant, cell.task) == (base.variant, base.task)}
+    return len(own or {cell.seed for cell in suite.cells})
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,176 @@
+"""docs/performance.md: its tables are those of the committed measurements, and its floors those of the formulas."""
+
+import json
+
+import pytest
+
+from reports.pages import performance
+from results import measured, profiles
+from results.records import StoreError
+
+RATES = profiles.goals()["machines"]["NVIDIA H200"]["rates"]
+ENVIRONMENT = {
+    **{"command": "runner.py profile --preset goals", "commit": "0123456789abcdef", "device": "NVIDIA H200"},
+    **{"device_type": "cuda", "threads": 2, "started": "2026-11-23T12:00:00+00:00", "versions": {"torch": "2.13.0"}},
+}
+
+
+def scan_row(**more):
+    row = {"operator": "scan", "mode": "forward", "batch": 1, "channels": 48, "states": 8, "length": 230400}
+    row |= {"precision": "fp32", "backend": "triton", "launch": "graph", "status": "ok", "reason": None, "ratio": 1.0}
+    row |= {"median_ms": 0.09, "p10_ms": 0.08, "p90_ms": 0.1, "peak_mib": 200.0, "pool_mib": 60.0, "first_call_s": 2.0}
+    return row | {"ratio_low": None, "ratio_high": None, "check": {"error": 3e-7, "tolerance": 2e-5}} | more
+
+
+def network_row(**more):
+    row = {"model": "mambairv2-light", "overrides": {}, "task": "sr-x2", "mode": "training", "batch": 32}
+    row |= {"height": 64, "width": 64, "precision": "bf16", "backend": "triton", "launch": "graph", "status": "ok"}
+    row |= {"median_ms": 50.0, "p10_ms": 49.0, "p90_ms": 51.0, "peak_mib": 12288.0, "pool_mib": 13312.0}
+    row |= {"first_call_s": 9.0, "macs": None, "ratio": 1.0, "ratio_low": None, "ratio_high": None, "reason": None}
+    return row | {"check": {"share_given": 0.9999, "limits": {"given": 0.5}}} | more
+
+
+def profile(rows=(), operators=(), file="h200/profile-goals.json", **more):
+    return {"file": file, "rows": rows, "operators": operators, "environment": ENVIRONMENT | more}
+
+
+def test_the_document_holds_the_tables_of_what_is_committed():
+    text = performance.DOCUMENT.read_text()
+    names = [match[2] for match in performance.BLOCK.finditer(text)]
+    assert sorted(names) == ["cpu", "curve", "first-calls", "kernels", "memory", "precision", "times"]
+    assert performance.filled(text) == text, "python -m reports.pages.performance writes the tables anew"
+
+
+def test_committed_profiles_are_whole():
+    for found in profiles.load():
+        assert found["rows"] or found["operators"]
+
+
+def test_the_floor_of_a_scan_is_what_it_moves_or_its_exponentials():
+    # 0.034 ms at 4.3 TB/s and 0.31 ms of exponentials: the official measurements' own figures for these two
+    assert performance.scan_floor_ms(scan_row(), RATES) == pytest.approx(0.0343 * 4.3 / 4.1538, rel=0.01)
+    wide = scan_row(channels=348, states=16)
+    assert performance.scan_floor_ms(wide, RATES) == pytest.approx(0.31, rel=0.02)
+    both = scan_row(mode="forward+backward", batch=32, length=4096)
+    moved = 4 * 32 * 4096 * (8 * 48 + 6 * 8)
+    assert performance.scan_floor_ms(both, RATES) == pytest.approx(1e3 * moved / RATES["bytes_per_s"])
+
+
+def test_the_floor_of_a_network_is_its_products():
+    assert performance.network_floor_ms(network_row(precision="fp32", mode="inference", batch=1), 286e9, RATES) == (
+        pytest.approx(11.3, rel=0.01)
+    )
+    step = performance.network_floor_ms(network_row(precision="fp32"), 10**9, RATES)
+    assert step == pytest.approx(3 * 32 * 2e9 / RATES["fp32"] * 1e3)
+    assert performance.network_floor_ms(network_row(), 10**9, RATES) == pytest.approx(step * RATES["fp32"] / 7.97552e14)
+
+
+def test_the_multiply_adds_of_the_goals_are_those_counted():
+    counted = measured.complexity()
+    for goal in (goal for goal in profiles.goals()["goals"] if (goal.get("height"), goal.get("width")) == (360, 640)):
+        found = counted[(counted["model"] == goal["model"]) & (counted["size"] == "720x1280")]
+        found = found[(found["task"] == goal["task"]) & (found["overrides"] == "")]
+        assert found["macs"].tolist() == [goal["macs"]]
+
+
+def cells(table: str, *words: str) -> list[str]:
+    """The cells of the one line that holds all words."""
+    (line,) = [line for line in table.splitlines() if line.startswith("|") and all(word in line for word in words)]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_times_stand_beside_their_goal():
+    peer = scan_row(backend="mamba_ssm", launch="eager", median_ms=2.0)
+    failed = scan_row(launch="eager", status="unavailable", reason="no GPU", median_ms=None)
+    slow = network_row(precision="tf32x3", median_ms=99.0)
+    table = performance.times([profile([network_row(), slow], [scan_row(), peer, failed])])
+    assert cells(table, "fp32 graph", "L230400") == [
+        *("scan forward, B1 D48 N8 L230400", "fp32 graph", "1.529", "0.1", "0.08", "0.09000"),
+        *("0.0800, 0.100", "0.0355", "2.5", "goal"),
+    ]
+    assert cells(table, "mamba_ssm")[-1] == "" and cells(table, "mamba_ssm")[3:5] == ["", ""]
+    assert "cannot run" in cells(table, "fp32 eager")
+    assert cells(table, "bf16 graph")[-1] == "goal" and cells(table, "bf16 graph")[2] == ""
+    assert cells(table, "tf32x3 graph")[-1] == "no, 1.10 times it"
+    assert "commit 0123456789, NVIDIA H200" in table
+    assert performance.times([profile([network_row()], device="NVIDIA A100")]) == performance.NOTHING
+
+
+def test_every_machine_is_held_against_its_own_official_figures():
+    there = profile([network_row(precision="tf32")], file="h100/profile-goals.json", device="NVIDIA H100 80GB HBM3")
+    first, second = performance.times([profile([network_row(precision="tf32")]), there]).split("One NVIDIA H100")
+    assert "which the goals are for" in first and "which the goals are for" not in second
+    assert [cells(part, "tf32 graph")[2] for part in (first, second)] == ["250.1", "318.3"]
+    assert "h100/profile-goals.json" in second and "h100/profile-goals.json" not in first
+
+
+def test_every_goal_has_official_figures_on_every_machine():
+    goals = profiles.goals()
+    assert goals["goals_for"] in goals["machines"]
+    for machine in goals["machines"].values():
+        assert set(machine["official"]) == {goal["what"] for goal in goals["goals"]}
+
+
+def test_the_latest_measurement_counts():
+    old, new = profile([network_row()]), profile([network_row(median_ms=30.0)], file="h200/profile-later.json")
+    table = performance.times([old, new])
+    assert cells(table, "bf16")[-1] == "stretch" and "profile-later" in table and "profile-goals" not in table
+
+
+def test_memory_has_its_goal():
+    assert cells(performance.memory([profile([network_row()])]), "bf16") == [
+        *("light x2, training step, batch 32", "bf16 graph", "28.54", "14", "9", "12.00", "13.00", "goal"),
+    ]
+
+
+def test_a_cpu_is_held_against_the_plain_network():
+    at = {"mode": "inference", "batch": 1, "precision": "fp32", "launch": "eager", "pool_mib": None}
+    plain = network_row(**at, backend="reference", median_ms=700.0)
+    fast = network_row(**at, backend="cpu", median_ms=100.0, ratio=0.125, ratio_low=0.1, ratio_high=0.2)
+    scan = scan_row(mode="forward+backward", length=4096, backend="cpu", launch="eager", median_ms=7.0, ratio=0.1)
+    table = performance.cpu([profile([plain, fast], [scan], device="a processor", device_type="cpu")])
+    assert cells(table, "light", "cpu")[4:] == ["8.00", "5.00, 10.0", "6 times", "goal"]
+    assert cells(table, "scan")[4:] == ["10.0", "", "8 ms", "goal"] and "2 threads" in table
+
+
+def test_precisions_are_compared_under_one_protocol():
+    protocol = {"tiling": "official", "routing": "gumbel", "precision": "fp32"}
+
+    def row(psnr, **changes):
+        made = {"model": "m", "overrides": {}, "weights": "ab" * 32, "task": "sr-x2", "dataset": "Set5", "ssim": 0.9}
+        return made | {"complete": True, "images": 5, "psnr": psnr, "protocol": protocol | changes}
+
+    other = row(37.0, precision="tf32", routing="argmax")  # nothing to compare with
+    found = performance.precision(measured.Committed(evaluations=[row(38.25), row(38.2375, precision="bf16"), other]))
+    assert cells(found, "bf16")[3] == "-0.0125" and "tf32" not in found and "argmax" not in found
+    assert performance.precision(measured.Committed(evaluations=[other])) == performance.NOTHING
+
+
+def test_a_profile_without_its_provenance_is_refused(tmp_path):
+    place = tmp_path / "h200" / "profile-goals.json"
+    place.parent.mkdir()
+    content = {"rows": [], "operators": [scan_row()], "environment": ENVIRONMENT}
+    place.write_text(json.dumps(content))
+    (found,) = profiles.load(tmp_path)
+    assert found["file"] == "h200/profile-goals.json" and found["operators"] == [scan_row()]
+    place.write_text(json.dumps(content | {"environment": ENVIRONMENT | {"commit": None}}))
+    with pytest.raises(StoreError, match="commit"):
+        profiles.load(tmp_path)
+
+
+def test_the_longest_kernels_are_shown_as_far_as_nine_tenths_of_the_time():
+    kernels = [
+        {"kernel": name, "launches": 2.0, "ms": ms} for name, ms in (("_linear", 6.0), ("_norm", 3.5), ("x", 0.5))
+    ]
+    row = network_row(kernels=kernels)
+    found = [profile([network_row(status="differs", kernels=None), row], file="h200/breakdown-training.json")]
+    table = performance.kernels(found)
+    assert "10.0 ms in 6 launches" in table and "breakdown-training.json" in table
+    assert cells(table, "_norm") == ["_norm", "2", "3.50", "35.0", "95.0"]
+    assert "| x " not in table
+
+
+def test_a_later_breakdown_replaces_an_earlier_one():
+    rows = [network_row(kernels=[{"kernel": name, "launches": 1.0, "ms": 1.0}]) for name in ("early", "late")]
+    table = performance.kernels([profile([row]) for row in rows])
+    assert "late" in table and "early" not in table

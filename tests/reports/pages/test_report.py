@@ -1,0 +1,74 @@
+"""The report is a pure function of the store, and leaves nothing out."""
+
+import shutil
+
+import pytest
+
+from reports.pages import report
+from results.store import Store, StoreError
+
+
+def filled(store, make) -> Store:
+    for seed in (0, 1):
+        make.train(store, make.cell("base", seed), 30.0 + seed / 10)
+        make.train(store, make.cell("sgn-off", seed, sgn="off"), 29.0 + seed / 9)
+    make.evaluate(store, 38.2577, 0.96151)
+    make.evaluate(store, 33.0, dataset="Urban100", images=12, of=100)
+    failed = store.open_cell(make.cell("broken", 0, ase="off").config())
+    store.write_status(failed, "failed", reason="the loss is not finite at step 17")
+    return store
+
+
+def test_empty_store_says_what_to_do(store):
+    text = report.markdown(store)
+    assert "python runner.py run smoke" in text and "## Cells" not in text
+
+
+def test_everything_is_there(store, make):
+    text = report.markdown(filled(store, make))
+    broken = store.cell_folder(make.cell("broken", 0, ase="off").config()).name
+    for part in (
+        "Trained cells: 4 done, 1 failed.",
+        f"- cell broken/sr-x2/seed-0 ({broken}): the loss is not finite at step 17",
+        "## table3",
+        "| Set5 PSNR     |     38.26 |   38.258 |     -0.002 |        1 seed | reproduced |",
+        "## smoke",
+        "| base/sr-x2/seed-0    |",
+        "| mambairv2-light | 01234567 | sr-x2 | Urban100 | 12 of 100 images |",
+        "- P1: tiling official, routing gumbel",
+        "- M1: a machine, backend chunked, 2 threads, Linux, Python 3.11.7, torch 2.13.0, commit abc",
+    ):
+        assert part in text, part
+    assert "sr-x3, as published" not in text  # nothing was scored there
+    assert "\n\n\n" not in text and text.endswith("\n")
+
+
+def test_same_store_same_bytes_wherever_it_lies(store, make, tmp_path):
+    first = report.markdown(filled(store, make))
+    assert report.markdown(store) == first
+    shutil.copytree(store.root, tmp_path / "moved")
+    assert report.markdown(Store(tmp_path / "moved")) == first
+
+
+def test_damaged_parts_are_named_and_the_rest_is_shown(store, make):
+    filled(store, make)
+    record = next((store.root / "evaluations").glob("*/record.json"))
+    record.write_text("{")
+    config = store.cell_folder(make.cell("base", 0).config()) / "config.json"
+    config.write_text('{"variant": {}}')
+    text = report.markdown(store)
+    assert f"- evaluation {record.parent.name}: evaluations/{record.parent.name}/record.json cannot be read" in text
+    assert f"- cell {config.parent.name}: " in text and f"| {config.parent.name} | damaged |" in text
+    assert "## smoke" in text
+
+
+def test_written_beside_the_results(store, make):
+    filled(store, make)
+    path = report.write(store)
+    assert path == store.root / "report.md" and path.read_text() == report.markdown(store)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(store):
+    (store.root / "report.md").mkdir(parents=True)
+    with pytest.raises(StoreError, match="cannot write"):
+        report.write(store)

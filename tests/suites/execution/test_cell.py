@@ -1,0 +1,130 @@
+"""A real cell, end to end: trained, scored and filed by its own process; killed and continued; run again."""
+
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from tests.suites.test_engine import wait_for
+
+import models
+from results.store import Store
+from suites import recipes
+from suites.data import find
+from suites.evaluation.evaluate import evaluate
+from suites.execution import engine, worker
+from suites.execution.verification import verify
+from suites.spec import SpecError, Suite
+
+ROOT = Path(__file__).resolve().parents[3]
+CHANGES = ("iterations=40", "batch=2", "patch=16", "milestones=20", "checkpoint_every=5", "tiling=128")
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def suite() -> Suite:
+    return recipes.choose("smoke", only="base/*", seeds="0", changes=CHANGES)
+
+
+@pytest.fixture(scope="module")
+def finished(suite, tmp_path_factory) -> Store:
+    """The cell, run undisturbed."""
+    store = Store(tmp_path_factory.mktemp("finished"))
+    outcome = engine.run(suite, store, console=quiet(), threads=1, command="a test")
+    assert outcome.ok, outcome.lines()
+    return store
+
+
+def test_a_cell_leaves_everything_that_a_reader_needs(suite, finished):
+    (cell,) = suite.cells
+    folder = finished.cell_folder(cell.config())
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("config.json", "environment.json", "status.json"),
+        *("scores.parquet", "train.jsonl", "weights.safetensors"),
+    }
+    row = finished.cells().iloc[0]
+    assert (row["state"], row["step"], row["command"], row["threads"]) == ("done", 40, "a test", 1)
+    assert row["train_steps"] == 40 and row["train_seconds"] > 0 and row["started"] <= row["finished"]
+    assert row["weights"] == models.weights_hash(folder / "weights.safetensors")
+    log = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 40 and log[-1]["loss"] < log[0]["loss"]
+    mean = finished.means().iloc[0]
+    assert mean["complete"] and mean["dataset"] == "embedded"
+
+
+def test_its_scores_are_those_of_its_weights(suite, finished):
+    (cell,) = suite.cells
+    folder = finished.cell_folder(cell.config())
+    model = models.build(cell.variant.model, **cell.task.network)
+    models.load_weights(model, folder / "weights.safetensors")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the cell ran
+    try:
+        rows = evaluate(model.eval(), cell.task, find("embedded", None), cell.protocol)
+    finally:
+        torch.set_num_threads(threads)
+    stored = pd.read_parquet(folder / "scores.parquet")
+    for column in ("image", "pixels", "psnr", "ssim"):
+        assert stored[column].tolist() == rows[column].tolist()
+
+
+def test_killed_in_training_it_ends_in_the_same_bits(suite, finished, tmp_path):
+    (cell,) = suite.cells
+    store = Store(tmp_path)
+    folder = store.open_cell(cell.config())
+    command = [sys.executable, "-m", "suites.execution.engine", str(folder / "config.json"), "--results", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--threads", "1", "--deterministic"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    wait_for(lambda: (folder / "checkpoint.pt").exists() or process.poll() is not None, seconds=120)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "weights.safetensors").exists()
+    assert engine.plan(suite, store)[0].state == "planned"
+    outcome = engine.run(suite, store, console=quiet(), threads=1)
+    assert outcome.ok, outcome.lines()
+    whole = finished.cell_folder(cell.config())
+    for name in ("weights.safetensors", "config.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert store.scores()["psnr"].tolist() == finished.scores()["psnr"].tolist()
+    assert len(json.loads((folder / "environment.json").read_text())["earlier"]) == 1
+
+
+def test_run_again_it_gives_the_same_bits(suite, finished):
+    result = verify(suite.cells[0].name, finished, console=quiet())
+    assert result.ok and result.same_weights and result.differences == {"embedded": 0.0}
+    assert not any("thread" in line for line in result.machine)
+
+
+def test_what_cannot_be_trained_is_one_line(suite, tmp_path):
+    from suites.data import DataError
+
+    missing = recipes.choose("smoke", only="base/*", seeds="0", changes=(*CHANGES, "test_sets=Set5"))
+    with pytest.raises(DataError, match="Set5"):
+        engine.run(missing, Store(tmp_path), console=quiet())
+    assert not list(tmp_path.iterdir())
+    odd = recipes.choose("smoke", only="base/*", seeds="0", changes=(*CHANGES, "protocol.prompt_order=semantic"))
+    with pytest.raises(SpecError, match="the network has prompt_order 'raster', its protocol 'semantic'"):
+        engine.run(odd, Store(tmp_path), console=quiet())
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_error_that_names_a_mistake_is_final():
+    for module, name in worker.REFUSALS:
+        assert worker.refuses(getattr(importlib.import_module(module), name)("a mistake"))
+    assert not worker.refuses(RuntimeError("a crash")) and not worker.refuses(MemoryError())

@@ -1,0 +1,80 @@
+"""What a captured step does without a GPU to record it on: warm-up, replay, and what a training does when it cannot."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from suites.spec import Budget
+from suites.training import cuda_graph, trainer
+
+
+class Graph:
+    """Stands in for a CUDA graph."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """CUDA's recording without CUDA; setting `refusal` makes it fail."""
+    state = SimpleNamespace(refusal=None)
+
+    @contextlib.contextmanager
+    def graph(made, **how):
+        yield
+        if state.refusal:
+            raise RuntimeError(state.refusal)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    replacements = {"Stream": lambda device: stream, "current_stream": lambda: stream}
+    for name, replacement in (replacements | {"CUDAGraph": Graph, "graph": graph}).items():
+        monkeypatch.setattr(cuda_graph.torch.cuda, name, replacement)
+    monkeypatch.setattr(cuda_graph.torch.cuda, "stream", lambda chosen: contextlib.nullcontext())
+    return state
+
+
+def test_the_fourth_call_records_and_later_ones_replay_on_its_batch(recording):
+    worked = []
+    step = cuda_graph.Captured(lambda batch: worked.append(batch) or "result")
+    batches = [
+        SimpleNamespace(lq=torch.full((2,), float(number)), labels=None) for number in range(cuda_graph.WARM + 3)
+    ]
+    assert [step(batch) for batch in batches] == ["result"] * len(batches)
+    assert worked == batches[: cuda_graph.WARM + 1] and step.graph.replays == 3
+    assert torch.equal(batches[cuda_graph.WARM].lq, batches[-1].lq)  # whose place the later batches took
+
+
+def test_a_training_whose_step_cannot_be_recorded_goes_on_and_says_so(recording):
+    recording.refusal = "operation not permitted\nwhen capturing"
+    taken = []
+    run = SimpleNamespace(
+        step=0,
+        budget=Budget("smoke", 10),
+        optimizer=SimpleNamespace(param_groups=[{"lr": 0.0}]),
+        on_device=torch.zeros(10),
+        unread=0,
+        optimise=lambda batch: taken.append(batch) or float(batch),
+    )
+    run.work = cuda_graph.Captured(lambda batch: run.optimise(batch))
+    with pytest.warns(UserWarning, match="CUDA graph: operation not permitted; steps are launched") as told:
+        for batch in range(cuda_graph.WARM + 3):
+            trainer.Run.advance(run, batch)
+    assert len(told) == 1 and run.on_device.tolist()[: run.unread] == list(range(cuda_graph.WARM + 3))
+    assert taken == [0, 1, 2, 3, 3, 4, 5]  # the third was begun, not taken, and then taken
+
+
+def test_memory_that_runs_out_is_not_mistaken_for_it(recording, monkeypatch):
+    def full(made, **how):
+        raise torch.OutOfMemoryError("out of memory")
+
+    step = cuda_graph.Captured(lambda batch: batch)
+    monkeypatch.setattr(cuda_graph.torch.cuda, "graph", full)
+    for number in range(cuda_graph.WARM):
+        step(number)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(cuda_graph.WARM)
