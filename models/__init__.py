@@ -7,6 +7,7 @@
     load_weights(model, path_or_state)   strict
     weights_hash(model_or_path)          SHA-256, equal for a network and its file
     precision(name, device)              the context to run it in
+    capabilities_of(network)             what it declares that it can do
 
 Networks are called with (image [B, C, H, W] in 0..1, labels=None); `model.configuration` is what rebuilds them.
 """
@@ -20,14 +21,17 @@ from typing import Any
 from torch import nn
 
 from models import mambair, mambairv2
+from models.capabilities import Capabilities, capabilities_of
 from models.checkpoints import load_weights, weights_hash
 from models.errors import ModelError
 from models.initial import initialise
 from models.ops.common.precision import precision, unsupported
 
 __all__ = [
+    "Capabilities",
     "ModelError",
     "build",
+    "capabilities_of",
     "from_official",
     "initialise",
     "load_weights",

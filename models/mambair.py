@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbone import Group, add_frame, as_counts, check_frame, check_image, restore
+from models.capabilities import Capabilities
 from models.errors import ModelError
 from models.initial import initialise
 from models.layers import add_scan_parameters, column_major, conv3x3, depthwise, on_tokens, selective_scan
@@ -172,6 +173,13 @@ class MambaIR(nn.Module):
     def configuration(self) -> dict[str, Any]:
         """Everything that `from_official` needs to build this network again, JSON-able."""
         return {"type": "MambaIR", **asdict(self.config)}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        config = self.config
+        return Capabilities(
+            stochastic_depth=config.drop_path_rate > 0, upscale=config.upscale, channels=config.in_chans
+        )
 
     def forward(self, x: Tensor, labels: None = None) -> Tensor:
         """x [B, C, H, W] in 0..1 -> [B, C, sH, sW]. Raises ModelError for labels or a misfit."""

@@ -48,6 +48,7 @@ from models.backbone import (
     flip_pad,
     restore,
 )
+from models.capabilities import Capabilities
 from models.compilation import compiled
 from models.errors import ModelError
 from models.initial import initialise
@@ -166,6 +167,11 @@ class Config:
     def routed(self) -> bool:
         """Whether layers have a router, and so a use for its noise."""
         return (self.ase == "on" or self.sgn == "on") and self.scans > 0
+
+    @property
+    def sorted(self) -> bool:
+        """Whether layers scan the pixels class after class."""
+        return self.sgn == "on" and self.scans > 0
 
     @property
     def prompt_dim(self) -> int:
@@ -369,6 +375,19 @@ class MambaIRv2(nn.Module):
         """Everything that `from_official` needs to build this network again, JSON-able."""
         return {"type": "MambaIRv2", **asdict(self.config), "routing": self.routing, "prompt_order": self.prompt_order}
 
+    @property
+    def capabilities(self) -> Capabilities:
+        config = self.config
+        return Capabilities(
+            settings=("routing", "prompt_order"),
+            routed=config.routed,
+            classes=config.num_tokens if config.sorted else None,
+            compiles=True,
+            multiple=config.window_size,
+            upscale=config.upscale,
+            channels=config.in_chans,
+        )
+
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """x [B, C, H, W] in 0..1, any H and W from one pixel on -> [B, C, sH, sW].
 
@@ -415,7 +434,7 @@ class MambaIRv2(nn.Module):
 
     def check_labels(self, labels: Tensor, x: Tensor) -> None:
         """Raises ModelError unless this network sorts by labels and these are labels of `x`."""
-        if self.config.sgn == "off" or self.config.scans == 0:
+        if not self.config.sorted:
             raise ModelError("labels are the sort key of SGN, and this network (sgn='off' or scans=0) does not sort")
         expected = (x.shape[0], *x.shape[2:])
         if labels.dtype != torch.int64 or tuple(labels.shape) != expected:

@@ -30,6 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from models.mambairv2 import AttentiveStateSpace
 from results import measured, published, records
 from suites import environment
 from suites.spec import SpecError, Task
@@ -78,7 +79,7 @@ def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **o
     if height < 1 or width < 1:
         raise SpecError(f"an output of {output[0]}x{output[1]} has no input pixel at {task.name}")
     network = _build(name, {**task.network, **overrides})
-    window = getattr(network.config, "window_size", 1)
+    window = models.capabilities_of(network).multiple
     padded = tuple(-(-side // window) * window for side in (height, width))
 
     paper, by_fvcore, traced = _fvcore(network, task.channels, window if window > 1 else UNIT, prod(padded))
@@ -236,7 +237,7 @@ def _parent(name: str, names: Iterable[str]) -> str | None:
 
 def _prompt_flops(module: nn.Module, pixels: int) -> int:
     """FLOPs of onehot @ (M N), which an ASSM computes itself, outside any module of its own."""
-    if not hasattr(module, "embeddingB"):
+    if not isinstance(module, AttentiveStateSpace) or module.config.ase == "off":
         return 0
     (classes, rank), dim = module.embeddingB.weight.shape, module.config.prompt_dim
     factored = module.config.inner_rank is not None

@@ -88,10 +88,10 @@ class Subject:
         keys = [noise_key("profile", index) for index in range(batch)]
         keys = torch.tensor([(key + 2**63) % 2**64 - 2**63 for key in keys], dtype=torch.int64, device=device)
         self.batch = Batch(lq, gt, keys, None)
-        config = self.network.config
+        self.can = models.capabilities_of(self.network)
         self.labels = None
-        if getattr(config, "sgn", "off") == "on" and config.scans > 0:
-            self.labels = torch.randint(config.num_tokens, (batch, *size), generator=draw).to(device)
+        if self.can.classes is not None:
+            self.labels = torch.randint(self.can.classes, (batch, *size), generator=draw).to(device)
         variant, budget = Variant("own", name, overrides), Budget("reduced", 1, batch=batch, patch=min(size))
         self.cell = Cell(variant, task, 0, budget, (), (), Protocol.official(task))
         self.optimizer = None
@@ -106,7 +106,7 @@ class Subject:
     @property
     def draws(self) -> bool:
         """Whether it draws from a generator whose numbers depend on the device (stochastic depth)."""
-        return self.mode == "training" and getattr(self.network.config, "drop_path_rate", 0) > 0
+        return self.mode == "training" and self.can.stochastic_depth
 
     def call(self, precision: str, backend: str, launch: str, labels: Tensor | None = None, parts: int = 1) -> Tensor:
         """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run so.
@@ -115,7 +115,7 @@ class Subject:
         parts: equal parts of the batch that are taken one after the other, for the same result in less memory.
         """
         self.network.backend = backend
-        if hasattr(self.network, "compiled"):
+        if self.can.compiles:
             self.network.compiled = launch == "compiled"
         elif launch == "compiled":
             raise models.ModelError("this network has no layers to compile")

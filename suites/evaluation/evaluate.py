@@ -18,6 +18,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
+import models
 from models.ops.common.precision import precision
 from models.ops.noise import PhiloxGumbel, noise_key
 from suites.data import DataError, Dataset
@@ -134,7 +135,7 @@ def samples(
     device = torch.device(device)
     x = rearrange(torch.from_numpy(np.ascontiguousarray(lq, dtype=np.float32)), "h w c -> 1 c h w").to(device)
     sort_key = _sort_key(model, lq, labels, device)
-    sampled = protocol.routing == "gumbel" and hasattr(model, "noise")
+    sampled = protocol.routing == "gumbel" and models.capabilities_of(model).routed
     for sample in range(protocol.samples if sampled else 1):
 
         def network(part: Tensor, part_labels: Tensor | None, tile: tiling.Tile, sample: int = sample) -> Tensor:
@@ -230,10 +231,10 @@ def _sort_key(model: nn.Module, lq: np.ndarray, labels: str, device: torch.devic
     """Labels int64 [1, H, W] of the whole LR image, or None where the network sorts by its own."""
     if labels == "learned":
         return None
-    tokens = getattr(model, "configuration", {}).get("num_tokens")
-    if tokens is None:
+    classes = models.capabilities_of(model).classes
+    if classes is None:
         raise SpecError(f"labels by {labels} replace the sort key of MambaIRv2, which this network does not have")
-    return torch.from_numpy(labelling.make(labels, lq, tokens))[None].to(device)
+    return torch.from_numpy(labelling.make(labels, lq, classes))[None].to(device)
 
 
 @contextmanager
@@ -242,7 +243,8 @@ def _inference(model: nn.Module, device: torch.device, name: str) -> Iterator[No
 
     Not torch.inference_mode: what a network caches in it could not be used in training afterwards.
     """
-    noise, training = getattr(model, "noise", None), model.training
+    routed, training = models.capabilities_of(model).routed, model.training
+    noise = model.noise if routed else None
     model.to(device).eval()
     try:
         current = torch.cuda.device(device if device.type == "cuda" else -1)  # where kernels run
@@ -250,7 +252,7 @@ def _inference(model: nn.Module, device: torch.device, name: str) -> Iterator[No
             yield
     finally:
         model.train(training)
-        if hasattr(model, "noise"):
+        if routed:
             model.noise = noise
 
 
@@ -266,9 +268,9 @@ def _check_size(name: str, output: np.ndarray, lq: np.ndarray, task: Task) -> No
 
 def _check_agreement(model: nn.Module, protocol: Protocol) -> None:
     """Raises SpecError when the model would compute something else than the protocol states."""
-    for name in ("routing", "prompt_order"):
-        own = getattr(model, name, None)
-        if own is not None and own != getattr(protocol, name):
+    for name in models.capabilities_of(model).settings:
+        own = getattr(model, name)
+        if own != getattr(protocol, name):
             raise SpecError(
                 f"the protocol says {name} {getattr(protocol, name)!r}, the model is set to {own!r}: give both the same"
             )

@@ -106,9 +106,10 @@ def load_model(
     else:
         model = models.build(name, **task.network, backend=backend)
     models.load_weights(model, weights)
-    if hasattr(model, "routing"):
-        model.routing, model.prompt_order = protocol.routing, protocol.prompt_order
-    else:
+    settings = models.capabilities_of(model).settings
+    for name in settings:
+        setattr(model, name, getattr(protocol, name))
+    if not settings:
         protocol = replace(protocol, routing=None, prompt_order=None, samples=1)
     return model.to(device).eval(), protocol
 

@@ -57,8 +57,7 @@ def sampled(budget: Budget) -> range:
 
 def draws_noise(cell: Cell) -> bool:
     """Whether a score of the cell depends on the seed of the routing noise: MambaIR, for one, has no router."""
-    routed = getattr(worker.scored_network(cell, "auto").config, "routed", False)
-    return routed and cell.protocol.routing == "gumbel"
+    return models.capabilities_of(worker.scored_network(cell, "auto")).routed and cell.protocol.routing == "gumbel"
 
 
 def score(cell: Cell, weights: Path, gumbel: int, data: Path | None, device: str) -> pd.DataFrame:

@@ -278,11 +278,9 @@ def scored_network(cell: Cell, backend: str) -> "nn.Module":
         model = models.build(cell.variant.model, **overrides, backend=backend)
     except TypeError as error:
         raise SpecError(f"{cell.name}: {error}") from error
-    order = getattr(model, "prompt_order", cell.protocol.prompt_order)
-    if order != cell.protocol.prompt_order:
-        raise SpecError(
-            f"{cell.name}: the network has prompt_order {order!r}, its protocol {cell.protocol.prompt_order!r}"
-        )
+    expected = cell.protocol.prompt_order
+    if "prompt_order" in models.capabilities_of(model).settings and model.prompt_order != expected:
+        raise SpecError(f"{cell.name}: the network has prompt_order {model.prompt_order!r}, its protocol {expected!r}")
     return model
 
 

@@ -158,15 +158,16 @@ class Run:
     ) -> None:
         self.cell, self.budget, self.model, self.folder, self.device = cell, cell.budget, model, folder, device
         self.identity = identity
+        can = models.capabilities_of(model)
         self.circumstances = {
             "device": device.type,
             "backend": backend,
-            "compiled": getattr(model, "compiled", False),
+            "compiled": can.compiles and model.compiled,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
         on_gpu = device.type == "cuda"
-        captured = on_gpu and backend == "triton" and not getattr(model.config, "drop_path_rate", 0)
+        captured = on_gpu and backend == "triton" and not can.stochastic_depth
         rate = torch.tensor(self.budget.lr, device=device) if on_gpu else self.budget.lr
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=rate, betas=self.budget.betas, fused=True, capturable=on_gpu
@@ -367,7 +368,7 @@ def begin(
     models.initialise(model, cell.seed)
     model.to(device).train()
     if compiled:
-        if not hasattr(model, "compiled"):
+        if not models.capabilities_of(model).compiles:
             raise TrainingError(f"{cell.name}: {cell.variant.model} has no layers to compile; train it without")
         model.compiled = True
     run = Run(cell, model, identity, folder, device, resolve(backend, device))
@@ -381,10 +382,10 @@ def semantics_of(run: Run) -> tuple[str | None, int | None]:
     variant = run.cell.variant
     if variant.labels == "learned":
         return None, None
-    if (tokens := run.model.configuration.get("num_tokens")) is None:
+    if (classes := models.capabilities_of(run.model).classes) is None:
         what = f"{variant.model} sorts nothing, so it has no use for labels by {variant.labels}"
         raise TrainingError(f"{run.cell.name}: {what}")
-    return variant.labels, tokens
+    return variant.labels, classes
 
 
 def pool_of(run: Run, images: Sequence[np.ndarray]) -> Pool:

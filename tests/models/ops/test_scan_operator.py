@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from tests.models.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, scan
+from tests.models.ops.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, scan
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.ops import scan as package

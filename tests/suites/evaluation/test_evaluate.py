@@ -1,7 +1,6 @@
 """Evaluation with small networks whose right answer is known, and the figures of the literature on standard images."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
+from models import Capabilities
 from models.ops.noise import PhiloxGumbel, noise_key
 from suites.data import DataError, find, sort_keys
 from suites.data.degradations import bicubic_luma, gaussian_noise, jpeg, lr_matlab, luma_uint8
@@ -36,6 +36,7 @@ class Enlarge(nn.Module):
 class Sampling(Enlarge):
     """Adds the noise of its source to every pixel, scaled down: a network that routes by Gumbel samples."""
 
+    capabilities = Capabilities(settings=("routing", "prompt_order"), routed=True)
     routing, prompt_order = "gumbel", "raster"
     noise = None
     strength = 0.02
@@ -321,10 +322,10 @@ def test_labels_are_made_once_per_image_and_tiled_with_it(make_set, monkeypatch)
     made, given = [], []
 
     class Sorting(Enlarge):
-        configuration = SimpleNamespace(get={"num_tokens": 6}.get)
+        capabilities = Capabilities(classes=6)
 
         def forward(self, x, labels=None):
-            given.append(sort_keys)
+            given.append(labels)
             return super().forward(x)
 
     real = sort_keys.make
@@ -349,7 +350,7 @@ def test_a_catalogue_network_takes_tiles_noise_and_labels(make_set):
     lq, protocol = unit(picture(20, 37)), Protocol.official(SR, tiling=20)
 
     def output(labels="learned", stem="a", **changes):
-        return restore(model, lq, replace(protocol, **changes), stem, labels=sort_keys)
+        return restore(model, lq, replace(protocol, **changes), stem, labels=labels)
 
     first = output()
     np.testing.assert_array_equal(first, output())
