@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure MambaIRv2 the way the paper does: train, evaluate, compare with what was published.
 
 Exit status: 0 done; 1 something that was asked for failed (a cell, a check); 2 a mistake in what was asked.
@@ -6,25 +7,13 @@ Exit status: 0 done; 1 something that was asked for failed (a cell, a check); 2 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
-from typer import Option
 
-from reports.pages import profile as profiled
-from reports.pages import report as page
-from reports.tables import index as drawn
-from reports.tables import render
-from results.archive import import_into
-from results.evidence import Evidence
-from results.store import Store
 from suites import commandline as cli
-from suites.execution import engine, verification
-from suites.progress import ScoreBar
-from suites.spec import Protocol, Task
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=cli.CONTEXT, help=__doc__)
 out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
@@ -32,7 +21,10 @@ err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 def main() -> int:
     """Runs the command line; every mistake that was foreseen is one line on stderr."""
     try:
-        return app(standalone_mode=False) or 0  # 130 after Ctrl-C
+        status = app(standalone_mode=False) or 0
+        if status == cli.INTERRUPTED:
+            err.print(cli.interrupted(sys.argv[1:]))
+        return status
     except Exception as error:
         if (message := cli.explain(error)) is None:
             raise  # a bug, shown in full
@@ -44,44 +36,41 @@ def show(lines: Iterable[str]) -> None:
     out.print(*lines, sep="\n")
 
 
-@app.command("list")
-def list_everything(data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> None:
-    """Suites, models, datasets found and missing, tables."""
-    import models
-    from suites.recipes import SUITES
+@app.callback(invoke_without_command=True)
+def start(context: typer.Context, version: cli.Version = False) -> None:
+    cli.start(context, version)
 
-    show(["suites:", *(f"  {name:16} {recipe.__doc__.splitlines()[0]}" for name, recipe in SUITES.items())])
-    show([f"models: {', '.join(models.names())}; baselines bicubic, identity"])
-    show(["datasets:", *cli.data_lines("list", data)[0], f"tables: {', '.join(drawn.names(Evidence(Store(results))))}"])
+
+# Options stand several to a line, and what a command needs is imported when it is called: help must not wait for torch.
+# fmt: off
+@app.command("list")
+def list_everything(data: cli.Data = cli.DATA) -> None:
+    """Suites, models, datasets found and missing, tables."""
+    show(cli.list_lines(data))
 
 
 @app.command()
 def run(
-    suite: str,
-    only: Annotated[str | None, Option(help="glob of cell names: variant/task/seed-N")] = None,
-    changes: Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")] = None,
-    seeds: Annotated[str | None, Option(help="0,1,2")] = None,
-    budget: Annotated[str | None, Option(help="smoke, reduced or paper")] = None,
-    device: cli.Device = None,
-    gpus: Annotated[int | None, Option(help="spread the cells over this many GPUs")] = None,
-    deterministic: Annotated[bool, Option("--deterministic", help="the same bits on the same machine")] = False,
-    launch: Annotated[str, Option(help="local or submitit")] = "local",
-    jobs: Annotated[int | None, Option(help="cells at a time")] = None,
-    backend: cli.Backend = "auto",
-    dry_run: Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")] = False,
-    data: cli.Data = cli.DATA,
+    suite: cli.SuiteName, only: cli.Only = None, changes: cli.Changes = None, seeds: cli.Seeds = None,
+    budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
+    deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
+    backend: cli.Backend = "auto", dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
     results: cli.Results = cli.STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
+    from results.store import Store
     from suites import environment, recipes
-    from suites.execution import preflight
 
     chosen = recipes.choose(suite, only=only, changes=changes or [], seeds=seeds, budget=budget)
     store, device = Store(results), environment.choose_device(device)
     if dry_run:
-        obstacles = preflight.obstacles(chosen.cells, backend, device, data)
-        show(recipes.describe(chosen, store, device, obstacles))
+        from suites.execution import preflight
+        from suites.planning.dryrun import describe
+
+        show(describe(chosen, store, device, preflight.obstacles(chosen.cells, backend, device, data)))
         return 0
+    from suites.execution import engine
+
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
     outcome = engine.run(chosen, store, device=device, data=data, console=out, **options)
     show(outcome.lines())
@@ -89,44 +78,34 @@ def run(
 
 
 @app.command()
-def tables(
-    names: Annotated[list[str] | None, typer.Argument(help="all when none is given; `list` names them")] = None,
-    format_: Annotated[str, Option("--format", help="md, csv or tex")] = "md",
-    results: cli.Results = cli.STORE,
-) -> None:
+def tables(names: cli.TableNames = None, format_: cli.Format = "md", results: cli.Results = cli.STORE) -> None:
     """Every table: published, measured, difference, interval, verdict."""
+    from reports.tables import index, render
+    from results.evidence import Evidence
+    from results.store import Store
+
     evidence = Evidence(Store(results))
-    frames = [(drawn.table(name, evidence), drawn.caption(name)) for name in names or drawn.names(evidence)]
+    frames = [(index.table(name, evidence), index.caption(name)) for name in names or index.names(evidence)]
     print(render.render_all(frames, format_))
-    for problem in drawn.problems(evidence):
+    for problem in index.problems(evidence):
         err.print(f"left out: {problem}")
 
 
 @app.command()
 def evaluate(
-    model: str,
-    task: cli.TaskName,
-    sets: Annotated[str, Option(help="Set5,Set14,...")],
-    weights: Annotated[Path | None, Option(help=".pth or .safetensors")] = None,
-    network: Annotated[Path | None, Option(help="official option file whose network_g to build")] = None,
-    images: Annotated[str | None, Option(help="glob of stems")] = None,
-    tiles: Annotated[str | None, Option(help="official, none, or a number in place of 200")] = None,
-    routing: Annotated[str | None, Option(help="gumbel (as the official code) or argmax")] = None,
-    samples: Annotated[int | None, Option(help="draws of the routing noise to average over; 1")] = None,
-    prompt_order: Annotated[str | None, Option(help="raster (as the official code) or semantic (paper)")] = None,
-    lr: Annotated[str | None, Option(help="how the LR image is made: matlab, once or pil")] = None,
-    seed: Annotated[int | None, Option(help="of the routing noise; 0")] = None,
-    precision: Annotated[str | None, Option(help="fp32, tf32, tf32x3 or bf16")] = None,
-    device: cli.Device = None,
-    backend: cli.Backend = "auto",
-    save_images: Annotated[Path | None, Option(help="folder for the restored images")] = None,
-    json: cli.Json = None,
-    data: cli.Data = cli.DATA,
+    model: str, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None, network: cli.Network = None,
+    images: cli.Images = None, tiles: cli.Tiles = None, routing: cli.Routing = None, samples: cli.Samples = None,
+    prompt_order: cli.PromptOrder = None, lr: cli.LrRoute = None, seed: cli.NoiseSeed = None,
+    precision: cli.Precision = None, device: cli.Device = None, backend: cli.Backend = "auto",
+    save_images: cli.SaveImages = None, json: cli.Json = None, data: cli.Data = cli.DATA,
     results: cli.Results = cli.STORE,
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
+    from results.store import Store
     from suites import environment
     from suites.evaluation import scoring
+    from suites.progress import ScoreBar
+    from suites.spec import Task
 
     parsed, route = Task.parse(task), {"routing": routing, "prompt_order": prompt_order, "lr_route": lr}
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, **route}
@@ -146,36 +125,29 @@ def evaluate(
 
 @app.command()
 def complexity(
-    model: str,
-    task: cli.TaskName,
-    output: Annotated[str, Option(help="HEIGHTxWIDTH of the restored image")] = "720x1280",
-    json: cli.Json = None,
+    model: cli.Variant = None, task: cli.OptionalTask = None, output: cli.OutputSize = "720x1280",
+    count_all: cli.CountAll = False, json: cli.Json = None,
 ) -> None:
     """Parameters, MACs by the paper's convention and by a clean count, scan FLOPs, each by component."""
     from suites.benchmark import cost
 
-    result = cost.complexity(model, Task.parse(task), cost.parse_size(output))
+    if count_all:
+        cost.count_published(model, show)
+        return
+    result = cost.of_variant(model, task, output)
     cli.save(json, result)
     show(cost.lines(result))
 
 
 @app.command()
 def profile(
-    models: Annotated[str | None, Option(help="A,B; overrides after a name: 'mambairv2-light scans=2'")] = None,
-    sizes: Annotated[str | None, Option(help="HEIGHTxWIDTH of the input, several for a sweep; 64x64")] = None,
-    mode: Annotated[str | None, Option(help="inference, training or both; inference")] = None,
-    batch: Annotated[str | None, Option(help="such as 1,8; 1")] = None,
-    precision: Annotated[str | None, Option(help="of fp32, tf32, tf32x3, bf16; fp32")] = None,
-    backends: Annotated[str | None, Option(help="scan backends, auto, all that run here, mamba_ssm; auto")] = None,
-    launch: Annotated[str | None, Option(help="of eager, compiled, graph (one CUDA graph); eager")] = None,
-    task: Annotated[str | None, Option(help="sr-x2, denoise-15, jpeg-10, ...; sr-x2")] = None,
-    routing: Annotated[str | None, Option(help="gumbel or argmax; gumbel")] = None,
-    preset: Annotated[str | None, Option(help="goals: what docs/performance.md shows, in place of all lists")] = None,
-    rounds: Annotated[int, Option(help="times that every candidate is timed")] = 20,
-    device: cli.Device = None,
-    json: cli.Json = None,
+    models: cli.Variants = None, sizes: cli.Sizes = None, mode: cli.Modes = None, batch: cli.Batches = None,
+    precision: cli.Precisions = None, backends: cli.Backends = None, launch: cli.LaunchModes = None,
+    task: cli.OptionalTask = None, routing: cli.Routing = None, preset: cli.Preset = None, rounds: cli.Rounds = 20,
+    device: cli.Device = None, json: cli.Json = None,
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
+    from reports.pages import profile as page
     from suites import environment
     from suites.benchmark import presets, profiling
 
@@ -184,27 +156,33 @@ def profile(
     plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
     with profiling.ProfileBar(err) as progress:
         result = profiling.run(plans, progress, lambda found: cli.save(json, found))
-    show([profiled.markdown(result)])
+    show([page.markdown(result)])
     return int(profiling.is_wrong(result))
 
 
 @app.command()
+def breakdown(
+    file: cli.JsonTarget, only: cli.OnlyNetworks = None, calls: cli.Calls = 5, device: cli.Device = None
+) -> int:
+    """Where the time of a network goes: the GPU's kernels within one call, for what `profile --preset goals` times."""
+    from suites import environment
+    from suites.benchmark import breakdown
+
+    return int(not breakdown.run(file, environment.choose_device(device), only=only, calls=calls, say=out.print))
+
+
+@app.command()
 def restore(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="a picture, or a folder of pictures")],
-    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="a picture, or a folder")],
-    model: Annotated[str, Option(help="a catalogue model")],
-    weights: Annotated[Path, Option(help=".pth or .safetensors")],
-    task: cli.TaskName = "sr-x2",
-    tiles: cli.Tiles = "official",
-    precision: cli.Precision = "fp32",
-    device: cli.Device = None,
+    source: cli.Source, target: cli.Target, model: cli.Model, weights: cli.Weights, task: cli.TaskName = "sr-x2",
+    tiles: cli.Tiles = None, precision: cli.Precision = None, device: cli.Device = None,
     backend: cli.Backend = "auto",
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
     from suites import environment
     from suites.evaluation import restoration
+    from suites.spec import Protocol, Task
 
-    protocol = Protocol.official(Task.parse(task), tiling=tiles, precision=precision)
+    protocol = Protocol.official(Task.parse(task), tiling=tiles or "official", precision=precision or "fp32")
     where = {"device": environment.choose_device(device), "backend": backend, "console": out}
     return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **where) > 0)
 
@@ -212,6 +190,9 @@ def restore(
 @app.command("import")
 def import_results(archive: Path, results: cli.Results = cli.STORE) -> int:
     """Merges results made on another machine (an archive or a folder) into the store."""
+    from results.archive import import_into
+    from results.store import Store
+
     merged = import_into(Store(results), archive)
     show(merged.lines())
     return 0 if merged.ok else 1
@@ -220,6 +201,9 @@ def import_results(archive: Path, results: cli.Results = cli.STORE) -> int:
 @app.command()
 def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
+    from results.store import Store
+    from suites.execution import verification
+
     result = verification.verify(cell, Store(results), device=device, data=data, console=out)
     show(result.lines())
     return 0 if result.ok else 1
@@ -228,6 +212,9 @@ def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, resu
 @app.command()
 def report(open_: cli.Open = False, results: cli.Results = cli.STORE) -> None:
     """Writes what the store holds as one Markdown page, report.md in the store."""
+    from reports.pages import report as page
+    from results.store import Store
+
     path = page.write(Store(results))
     out.print(f"written: {path}")
     if open_:

@@ -1,7 +1,7 @@
 """Measurements of time and memory that are committed, and the goals they are held against.
 
 measured/<machine>/profile-<name>.json     what `runner.py profile --json` wrote, unchanged
-measured/<machine>/breakdown-<name>.json   what `python -m suites.benchmark.breakdown` wrote, unchanged
+measured/<machine>/breakdown-<name>.json   what `runner.py breakdown` wrote, unchanged
 goals.json                                 our goals, and for every machine on which the official implementation was
                                            measured its figures, the rates that floors follow from, and their sources
 """

@@ -1,32 +1,137 @@
-"""What commands share: options, where things are by default, and which errors are a user's."""
+"""What the sub-commands of runner.py share: their options, where things are by default, which errors are a user's.
+
+`runner.py --help` loads this module, so nothing heavy is imported before a function here needs it.
+"""
 
 import os
+import shutil
 import sys
+import tomllib
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from results import records
-from suites.data import check, listing
-from suites.spec import check_choice
-
-STORE = Path(__file__).resolve().parent.parent / "results" / "runs"
+ROOT = Path(__file__).resolve().parent.parent
+STORE = ROOT / "results" / "runs"
 DATA = Path("data").resolve() if Path("data").is_dir() else None
 DATA_VARIABLE, DATA_HELP = "MAMBAIR_BENCH_DATA", "folder of <Dataset>/ folders, or ./data"
+INTERRUPTED = 130  # exit status after Ctrl-C
+# Help is as wide as the terminal; 160 columns where it is piped into a file or a pager.
+WIDTH = shutil.get_terminal_size((160, 24)).columns
+CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": WIDTH, "max_content_width": WIDTH}
 
+# What Ctrl-C leaves behind, by command; the others only read, or write everything at their end.
+KEPT = {
+    "run": "finished cells are stored, and the same command continues the others from their last checkpoints",
+    "evaluate": "the images scored so far are stored",
+    "restore": "the pictures listed above are written; with the same command and --overwrite all are made again",
+    "profile": "--json FILE holds the sizes that were finished",
+    "breakdown": "FILE holds the networks that were finished",
+    "import": "what was merged before is in the store; import the archive again for the rest",
+    "verify": "the store is as it was",
+}
+NOTHING_KEPT = "nothing was written"
+
+
+def tasks() -> list[str]:
+    from suites.spec import Task
+
+    return Task.names()
+
+
+def suites() -> list[str]:
+    from suites.recipes import SUITES
+
+    return list(SUITES)
+
+
+# Options of several commands.
+Version = Annotated[bool, Option("--version", help="print the version and the commit")]
 Data = Annotated[Path | None, Option(envvar=DATA_VARIABLE, help=DATA_HELP)]
-Results = Annotated[Path, Option("--results", help="the result store")]
+Results = Annotated[Path, Option("--results", help="the result store", show_default="results/runs")]
 Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N; a GPU when there is one")]
 Backend = Annotated[str, Option(help="auto, or a scan backend that `doctor` lists")]
-TaskName = Annotated[str, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...")]
-Tiles = Annotated[str, Option(help="official, none, or a number in place of 200")]
-Precision = Annotated[str, Option(help="fp32, tf32, tf32x3 or bf16")]
+TaskName = Annotated[str, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...", autocompletion=tasks)]
+Precision = Annotated[str | None, Option(help="fp32, tf32, tf32x3 or bf16")]
+Tiles = Annotated[str | None, Option(help="official, none, or a number in place of 200")]
+Routing = Annotated[str | None, Option(help="gumbel (as the official code) or argmax")]
+Samples = Annotated[int | None, Option(help="samples of the routing noise to average over; 1")]
+NoiseSeed = Annotated[int | None, Option("--seed", help="of the routing noise; 0")]
+Network = Annotated[Path | None, Option(help="official option file whose network_g to build")]
 Json = Annotated[Path | None, Option("--json", help="also write the result to this file")]
+MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exist")]
+
+# run
+SuiteName = Annotated[str, Argument(autocompletion=suites)]
+Only = Annotated[str | None, Option(help="glob of cell names: variant/task/seed-N")]
+Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]
+Seeds = Annotated[str | None, Option(help="0,1,2")]
+BudgetName = Annotated[str | None, Option(help="smoke, reduced or paper")]
+Gpus = Annotated[int | None, Option(help="spread the cells over this many GPUs")]
+Deterministic = Annotated[bool, Option("--deterministic", help="the same bits on the same machine")]
+Launcher = Annotated[str, Option("--launch", help="local or submitit")]
+Jobs = Annotated[int | None, Option(help="cells at a time")]
+DryRun = Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")]
+
+# evaluate, restore
+Sets = Annotated[str, Option(help="Set5,Set14,...")]
+Weights = Annotated[Path, Option(help=".pth or .safetensors")]
+OptionalWeights = Annotated[Path | None, Option("--weights", help=".pth or .safetensors")]
+Images = Annotated[str | None, Option(help="glob of stems")]
+PromptOrder = Annotated[str | None, Option(help="raster (as the official code) or semantic (paper)")]
+LrRoute = Annotated[str | None, Option("--lr", help="how the LR image is made: matlab, once or pil")]
+SaveImages = Annotated[Path | None, Option(help="folder for the restored images")]
+Source = Annotated[Path, Argument(metavar="INPUT", help="a picture, or a folder of pictures")]
+Target = Annotated[Path, Argument(metavar="OUTPUT", help="a picture (.png), or a folder")]
+Model = Annotated[str, Option(help="a catalogue model")]
+
+# complexity, profile, breakdown
+Variant = Annotated[str | None, Argument(help="overrides after the name: 'mambairv2-light scans=2'")]
+OptionalTask = Annotated[str | None, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...; sr-x2")]
+OutputSize = Annotated[str, Option("--output", help="HEIGHTxWIDTH of the restored image")]
+CountAll = Annotated[bool, Option("--all", help="count every network and size of the published tables again")]
+Variants = Annotated[str | None, Option("--models", help="A,B; overrides after a name: 'mambairv2-light scans=2'")]
+Sizes = Annotated[str | None, Option(help="HEIGHTxWIDTH of the input, several for a sweep; 64x64")]
+Modes = Annotated[str | None, Option("--mode", help="inference, training or both; inference")]
+Batches = Annotated[str | None, Option("--batch", help="such as 1,8; 1")]
+Precisions = Annotated[str | None, Option("--precision", help="of fp32, tf32, tf32x3, bf16; fp32")]
+Backends = Annotated[str | None, Option(help="scan backends, auto, all that run here, mamba_ssm; auto")]
+LaunchModes = Annotated[str | None, Option("--launch", help="of eager, compiled, graph (one CUDA graph); eager")]
+Preset = Annotated[str | None, Option(help="goals: what docs/performance.md shows, in place of all lists")]
+Rounds = Annotated[int, Option(help="times that every candidate is timed")]
+JsonTarget = Annotated[Path, Argument(metavar="FILE", help="gets a row per network as soon as it is known")]
+OnlyNetworks = Annotated[str | None, Option("--only", help="MODEL/MODE/PRECISION, several by commas; all with a goal")]
+Calls = Annotated[int, Option(help="calls that the times are a mean of")]
+
+# tables, report, data
+TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
+Format = Annotated[str, Option("--format", help="md, csv or tex")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]
 Action = Annotated[str, Argument(help="list or check")]
+
+
+def version() -> str:
+    """Name and version of pyproject.toml, and the commit of the checkout."""
+    from suites import environment
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return f"{project['name']} {project['version']}, commit {environment.commit() or 'unknown: not a checkout'}"
+
+
+def start(context: Context, print_version: bool) -> None:
+    """Before a sub-command: prints the version that was asked for, or the help where no sub-command was given."""
+    if print_version:
+        print(version())
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def interrupted(arguments: list[str]) -> str:
+    """What Ctrl-C has left of the command `arguments`, in one line."""
+    return f"stopped: {KEPT.get(next(iter(arguments), ''), NOTHING_KEPT)}"
 
 
 def add_data(parser: ArgumentParser) -> None:
@@ -65,6 +170,9 @@ def frame_lines(frame: Any) -> list[str]:
 
 def data_lines(action: str, data: Path | None) -> tuple[list[str], bool]:
     """What `data list` or `data check` prints, and whether all is well. Raises SpecError for another action."""
+    from suites.data import check, listing
+    from suites.spec import check_choice
+
     check_choice("action", action, ("list", "check"))
     if action == "list":
         return frame_lines(listing(data)), True
@@ -75,7 +183,23 @@ def data_lines(action: str, data: Path | None) -> tuple[list[str], bool]:
     return [*(frame_lines(odd) if len(odd) else ()), f"standard images: {told}"], not len(odd)
 
 
+def list_lines(data: Path | None) -> Iterable[str]:
+    """What `list` prints."""
+    import models
+    from results import published
+    from suites.recipes import SUITES
+
+    yield "suites:"
+    yield from (f"  {name:16} {recipe.__doc__.splitlines()[0]}" for name, recipe in SUITES.items())
+    yield f"models: {', '.join(models.names())}; baselines bicubic, identity"
+    yield from ("datasets:", *data_lines("list", data)[0])
+    yield f"tables: {', '.join(published.load().tables)}"
+    yield "tables of what is stored, once it is: sensitivity, smoke, reduced, paper"
+
+
 def save(path: Path | None, value: Any) -> None:
     """Writes the JSON that was asked for with --json, in one step; nothing where it was not."""
+    from results import records
+
     if path:
         records.write_json(path, value)

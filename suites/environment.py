@@ -9,18 +9,18 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from models.ops.scan import available
 from suites.spec import SpecError
+
+if TYPE_CHECKING:
+    import torch  # which takes seconds, and `runner.py --version` must not wait for it
 
 PACKAGES = ("torch", "triton", "numpy", "scipy", "pandas", "scikit-image", "fvcore", "einops")
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, `+` appended when tracked files differ from it; None outside a checkout.
 
     MAMBAIR_BENCH_COMMIT says it for a copy without a history of its own.
@@ -56,6 +56,10 @@ def _version(package: str) -> str | None:
 
 def choose_device(device: str | None) -> str:
     """`device`, or the GPU if there is one. Raises SpecError for a device that PyTorch does not have here."""
+    if device == "cpu":
+        return device
+    import torch
+
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     match = re.fullmatch(r"cpu|cuda(?::(\d+))?", chosen)
     if match is None:
@@ -65,8 +69,10 @@ def choose_device(device: str | None) -> str:
     return chosen
 
 
-def describe(device: str | torch.device, backend: str) -> dict[str, Any]:
+def describe(device: "str | torch.device", backend: str) -> dict[str, Any]:
     """Device, backend, threads, versions and commit, JSON-able. `backend` is the resolved scan backend."""
+    import torch
+
     device = torch.device(device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
@@ -76,7 +82,7 @@ def describe(device: str | torch.device, backend: str) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -92,12 +98,16 @@ def command() -> str:
 
 def examine() -> dict[str, str]:
     """What `doctor` prints: machine, versions, and every scan backend with the reason where one cannot be used."""
+    import torch
+
+    from models.ops.scan import available
+
     facts = {
         "system": platform.platform(),
         "processor": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores for us",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "python": platform.python_version(),
-        "commit": _commit() or "not a checkout",
+        "commit": commit() or "not a checkout",
     }
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)

@@ -1,14 +1,9 @@
 """Where the time of a network goes: the GPU's kernels within one call, by torch.profiler.
 
-    python -m suites.benchmark.breakdown FILE [--only mambairv2-light/training/bf16,...] [--calls 5] [--device cuda]
-
-What is taken apart is what `runner.py profile --preset goals` times as CUDA graphs, each checked as there before its
-kernels are counted. It is a command of its own because a profiler that was once at work slows down what is timed after
-it. FILE gets a row per network, mode and precision as soon as it is known.
+What `profile --preset goals` times as CUDA graphs is taken apart, each network checked as there before its kernels are
+counted. It is a command of its own because a profiler slows down what is timed after it in the same process.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,6 @@ from suites.benchmark import presets
 from suites.benchmark.comparison import Candidate, Comparison, Plan, Point
 from suites.benchmark.profiling import circumstances
 from suites.benchmark.timing import StopWatch
-from suites.commandline import guard
 from suites.spec import SpecError
 
 LONGEST_NAME = 80  # of a kernel: templates of libraries fill pages
@@ -88,34 +82,33 @@ def described(candidate: Candidate, point: Point, task: str) -> dict[str, Any]:
     return where | {"backend": candidate.backend, "launch": candidate.launch}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m suites.benchmark.breakdown", description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--only", help="MODEL/MODE/PRECISION, several by commas; all that have a goal")
-    parser.add_argument("--calls", type=int, default=5, help="that the times are a mean of")
-    parser.add_argument("--device")
-    options = parser.parse_args()
-    device = torch.device(environment.choose_device(options.device))
-    if device.type != "cuda":
-        raise SpecError(f"kernels are counted on a GPU, not on {device.type}")
-    chosen = dict(plans(device))
-    names = options.only.split(",") if options.only else list(chosen)
+def run(
+    file: Path, device: str, *, only: str | None = None, calls: int = 5, say: Callable[[str], object] = print
+) -> bool:
+    """Takes apart the networks `only` ("MODEL/MODE/PRECISION", several by commas; all for None); whether all were ok.
+
+    `file` gets a row per network as soon as it is known, a line about each goes to `say`. Raises SpecError for an
+    unknown network, for fewer calls than one, and without a GPU.
+    """
+    where = torch.device(device)
+    if where.type != "cuda":
+        raise SpecError(f"kernels are counted on a GPU, not on {where.type}")
+    if calls < 1:
+        raise SpecError(f"--calls is {calls}: at least 1 is needed")
+    chosen = dict(plans(where))
+    names = only.split(",") if only else list(chosen)
     if unknown := [name for name in names if name not in chosen]:
         raise SpecError(f"unknown {', '.join(unknown)}: choose from {', '.join(chosen)}")
-    record = environment.describe(str(device), "triton") | {
+    record = environment.describe(device, "triton") | {
         "command": environment.command(),
         "started": records.now(),
-        "calls": options.calls,
+        "calls": calls,
     }
-    watch, rows = StopWatch(device), []
+    watch, rows = StopWatch(where), []
     for name in names:
-        rows.append(row(chosen[name], watch, options.calls))
-        records.write_json(options.file, {"rows": rows, "environment": record})
+        rows.append(row(chosen[name], watch, calls))
+        records.write_json(file, {"rows": rows, "environment": record})
         total = sum(each["ms"] for each in rows[-1]["kernels"] or ())
         told = filter(None, (f"{rows[-1]['status']}, {total:.2f} ms in kernels", rows[-1]["reason"]))
-        print(f"{name}: {'; '.join(told)}", flush=True)
-    return int(any(each["status"] != "ok" for each in rows))
-
-
-if __name__ == "__main__":
-    sys.exit(guard(main))
+        say(f"{name}: {'; '.join(told)}")
+    return all(each["status"] == "ok" for each in rows)

@@ -10,14 +10,14 @@ code computes (a lookup would be free). fvcore traces a real forward pass, which
 counts two small padded sizes: every cost is affine in the number of padded pixels, and the line through both
 is extended. PyTorch's FlopCounterMode counts the full size itself, on fake tensors that have shapes only.
 
-`python -m suites.benchmark.cost` counts every network and size of the published tables again, for
+`runner.py complexity --all` counts every network and size of the published tables again, for
 `results/measured/counted/`."""
 
 import csv
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from fractions import Fraction
 from math import prod
@@ -33,6 +33,7 @@ import models
 from models.mambairv2 import AttentiveStateSpace
 from results import measured, published, records
 from suites import environment
+from suites.benchmark.variants import parse_variant
 from suites.spec import SpecError, Task
 
 TOLERANCE = 1e-4  # relative: within it the two counters agree
@@ -88,6 +89,7 @@ def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **o
     difference = abs(by_fvcore - macs) / macs
     return {
         "model": name,
+        "overrides": overrides,
         "task": task.name,
         "output": list(output),
         "input": [height, width],
@@ -114,6 +116,18 @@ def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **o
     }
 
 
+def of_variant(variant: str | None, task: str | None, output: str) -> dict[str, Any]:
+    """`complexity` of what was typed: "mambairv2-light scans=2", a task (sr-x2 for None), "HEIGHTxWIDTH".
+
+    Raises SpecError without a network, and as `parse_variant`, `Task.parse` and `parse_size`.
+    """
+    if variant is None:
+        raise SpecError("no network was named: give one that `list` names, or --all")
+    parsed = Task.parse(task or "sr-x2")
+    name, overrides = parse_variant(variant, parsed)
+    return complexity(name, parsed, parse_size(output), **overrides)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`"720x1280"` as (height, width). Raises SpecError for anything else."""
     height, _, width = text.partition("x")
@@ -127,8 +141,9 @@ def lines(counted: dict[str, Any]) -> list[str]:
     counters = counted["counters"]
     verdict = "agree" if counters["agree"] else "DISAGREE"
     (height, width), padded = counted["output"], counted["padded"]
+    name = " ".join([counted["model"], *(f"{key}={value}" for key, value in counted["overrides"].items())])
     return [
-        f"{counted['model']}, {counted['task']}, output {height}x{width}, padded input {padded[0]}x{padded[1]}",
+        f"{name}, {counted['task']}, output {height}x{width}, padded input {padded[0]}x{padded[1]}",
         f"parameters          {counted['params']:,}",
         f"MACs, as the paper  {_scaled(counted['macs_paper'])} (LayerNorm 5 per element, scan 9 per state update)",
         f"MACs, multiply-adds {_scaled(counted['macs'])}",
@@ -260,8 +275,13 @@ def component(name: str) -> str:
     return REST
 
 
-def count_grid() -> None:
-    """Writes `results/measured/counted/`: a row per network, task and size of GRID, and what they were counted with."""
+def count_published(variant: str | None, show: Callable[[list[str]], None]) -> None:
+    """Writes `results/measured/counted/`: a row per network, task and size of GRID, and what they were counted with.
+
+    Each row is shown as soon as it is known. Raises SpecError for a network: all are counted.
+    """
+    if variant is not None:
+        raise SpecError(f"--all counts every network of the published tables: leave out {variant}")
     rows = []
     for variant, tasks, sizes in GRID:
         name, _, overrides = variant.partition(" ")
@@ -272,16 +292,12 @@ def count_grid() -> None:
             row = {"model": name, "overrides": overrides, "task": task, "size": f"{size[0]}x{size[1]}"}
             row |= {key: counted[key] for key in ("params", "macs_paper", "macs", "scan_flops")}
             rows.append(row | {"counters": f"the two counters {verdict}"})
-            print(*rows[-1].values(), sep=", ", flush=True)
+            show([", ".join(map(str, rows[-1].values()))])
     text = io.StringIO()
     writer = csv.DictWriter(text, measured.COMPLEXITY_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     records.write_bytes(measured.COMPLEXITY, text.getvalue().encode())
-    record = {"command": "python -m suites.benchmark.cost", "date": datetime.now(UTC).date().isoformat()}
+    record = {"command": environment.command(), "date": datetime.now(UTC).date().isoformat()}
     record |= environment.describe("cpu", "reference")
     records.write_json(measured.COMPLEXITY.with_name("environment.json"), record)
-
-
-if __name__ == "__main__":
-    count_grid()

@@ -21,15 +21,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-import models
 from models.ops import scan
 from results import records
-from results.published import parse_overrides
 from suites import environment
 from suites.benchmark import kernels
 from suites.benchmark.comparison import CHECKS, Candidate, Comparison, Entry, Plan, Point
 from suites.benchmark.launch_modes import LAUNCHES
 from suites.benchmark.timing import StopWatch
+from suites.benchmark.variants import parse_variant
 from suites.progress import LINE_S, duration
 from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
 from suites.training import trainer
@@ -100,14 +99,7 @@ def _size(text: str) -> tuple[int, int]:
 def _variants(text: str, task: Task) -> list[str]:
     variants = [" ".join(variant.split()) for variant in _split("--models", text)]
     for variant in variants:
-        name, *changes = variant.split()
-        if not all("=" in change for change in changes):
-            raise SpecError(f"{variant!r}: write overrides as NAME=VALUE after the model, separated by spaces")
-        try:
-            with torch.device("meta"):
-                models.build(name, **{**task.network, **parse_overrides(" ".join(changes))})
-        except TypeError as error:
-            raise SpecError(f"{variant!r}: {error}") from error
+        parse_variant(variant, task)
     return variants
 
 

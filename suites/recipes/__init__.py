@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from suites.planning.dryrun import describe
 from suites.recipes import ablations, paper, pilot, settings, smoke
 from suites.spec import SpecError, Suite, check_choice
 
-__all__ = ["SUITES", "choose", "describe", "parse_seeds", "select"]
+__all__ = ["SUITES", "choose", "parse_seeds", "select"]
 
 SUITES: dict[str, Callable[[str | None, tuple[int, ...] | None], Suite]] = {
     "smoke": smoke.smoke,

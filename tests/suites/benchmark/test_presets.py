@@ -72,7 +72,7 @@ def test_the_command_measures_a_preset_and_keeps_what_it_has(monkeypatch, capsys
     file, whole, kept = tmp_path / "p.json", presets.plans, []
     monkeypatch.setattr(presets, "plans", lambda *given: [tiny(plan) for plan in whole(*given)])
     monkeypatch.setattr(profiling, "kernels_cached", lambda: 0)
-    monkeypatch.setattr("suites.commandline.records.write_json", lambda path, value: kept.append(json.dumps(value)))
+    monkeypatch.setattr("results.records.write_json", lambda path, value: kept.append(json.dumps(value)))
     arguments = ["--preset", "goals", "--device", "cpu", "--rounds", "2", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["runner.py", "profile", *arguments])
     assert runner.main() == 0

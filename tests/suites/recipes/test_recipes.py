@@ -12,7 +12,7 @@ from results import measured, records
 from results.evidence import Evidence
 from results.store import Store
 from suites import recipes
-from suites.planning import rates
+from suites.planning import dryrun, rates
 from suites.recipes import paper, settings
 from suites.spec import Budget, Cell, SpecError
 
@@ -240,10 +240,10 @@ def test_budgets_of_one_recipe_differ_in_length_not_in_kind():
 def test_dry_run_says_state_schedule_and_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "FOLDER", tmp_path)  # whatever has been committed
     monkeypatch.setattr(rates, "profiled", list)
-    text = "\n".join(recipes.describe(recipes.choose("paper-light-x2"), Store(tmp_path)))
+    text = "\n".join(dryrun.describe(recipes.choose("paper-light-x2"), Store(tmp_path)))
     assert "1 cell (1 planned)" in text and "milestones=250000,400000,450000,475000" in text
     assert "280 ms each, 38.9 h on NVIDIA H200 [official code" in text
     assert "trained on DIV2K" in text and "smallest difference" not in text  # one variant is compared with nothing
     assert not list(tmp_path.iterdir())
-    text = "\n".join(recipes.describe(recipes.choose("smoke", seeds="3"), Store(tmp_path)))
+    text = "\n".join(dryrun.describe(recipes.choose("smoke", seeds="3"), Store(tmp_path)))
     assert "5 cells (5 planned)" in text and "base/sr-x2/seed-3" in text
