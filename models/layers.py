@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.ops.attention import window_attention
-from models.ops.common.dispatch import recomputed
+from models.ops.common.dispatch import kernels_allowed, recomputed
 from models.ops.conv3x3 import chosen_products, convolve3x3, in_kernels
 from models.ops.depthwise import convolve
 from models.ops.linear import forked_linear, linear
@@ -148,7 +148,7 @@ def selective_scan(
     as they are; its state is float32 (float64 for u in float64), its result, of every direction, has the type of u.
     """
     directions, d_inner, dt_rank = module.dt_projs_weight.shape
-    d_state, fused = module.A_logs.shape[1], backend != "reference"
+    d_state, fused = module.A_logs.shape[1], backend != "reference" and kernels_allowed()
     projected, u = forked_linear(u, module.x_proj_weight.flatten(0, 1), None, 1, fused=fused)  # [B, L, K (R + 2N)]
     projected = projected.unflatten(-1, (directions, -1)).transpose(1, 2)  # [B, K, L, R + 2N]
     delta, B, C = projected.split([dt_rank, d_state, d_state], -1)

@@ -18,6 +18,7 @@ from models.capabilities import Capabilities
 from models.errors import ModelError
 from models.initial import initialise
 from models.layers import add_scan_parameters, column_major, conv3x3, depthwise, on_tokens, selective_scan
+from models.ops.common.dispatch import kernels_allowed
 from models.ops.depthwise import convolve
 from models.ops.norm import layer_norm
 
@@ -65,7 +66,7 @@ class Context:
 
     @property
     def fused(self) -> bool:
-        return self.backend != "reference"
+        return self.backend != "reference" and kernels_allowed()
 
 
 class Scan2D(nn.Module):

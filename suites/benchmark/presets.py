@@ -10,7 +10,7 @@ import torch
 from suites.benchmark import kernels
 from suites.benchmark.comparison import Candidate, Plan, Point
 from suites.benchmark.kernels import Case, Way
-from suites.benchmark.profiling import plan, use_peers
+from suites.benchmark.profiling import plan
 from suites.spec import SpecError, Task
 
 PRESETS = ("goals",)
@@ -51,7 +51,6 @@ def plans(preset: str, device: str, rounds: int) -> list[Plan | kernels.Plan]:
         raise SpecError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
     if rounds < 1:
         raise SpecError(f"--rounds is {rounds}: at least 1 is needed")
-    use_peers()
     where = torch.device(device)
     return on_gpu(where, rounds) if where.type == "cuda" else on_cpu(where, rounds)
 

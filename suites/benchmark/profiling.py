@@ -33,7 +33,6 @@ from suites.progress import LINE_S, duration
 from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
 from suites.training import trainer
 
-PEERS = {"mamba_ssm": "models.ops.scan.mamba_ssm"}  # scan backends that are only measured
 WRONG = ("differs", "failed")  # statuses that nobody should have to expect
 MODES = ("inference", "training")
 Progress = Callable[[str, int, int, str], None]  # (what is done now, readings taken, readings in all, time left)
@@ -103,20 +102,14 @@ def _variants(text: str, task: Task) -> list[str]:
     return variants
 
 
-def use_peers() -> None:
-    """Lets scan backends that are only measured be asked for."""
-    scan.BACKENDS.update(PEERS)
-
-
 def _backends(names: Sequence[str], device: torch.device) -> list[str]:
     """Names of scan backends without "auto" and "all". Those that cannot run here stay, when they were asked for."""
-    use_peers()
     chosen = []
     for name in names:
         if name == "auto":
             chosen.append(scan.resolve("auto", device))
         elif name == "all":
-            modules = {other: scan.load(other) for other in scan.BACKENDS}
+            modules = {other: scan.load(other) for other in (*scan.BACKENDS, *scan.PEERS)}
             fitting = [n for n, m in modules.items() if m.DEVICES is None or device.type in m.DEVICES]
             chosen += [n for n in fitting if modules[n].unavailable() is None]
         else:

@@ -12,8 +12,6 @@ that is timed. The share of values that differ by at most a tolerance, in units 
 decides. In training the values are the gradients of all parameters.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.ops import scan
+from models.ops.common.dispatch import without_kernels
 from models.ops.noise import PhiloxGumbel, noise_key
 from suites.benchmark.launch_modes import Recorded
 from suites.data.pool import Batch
@@ -171,12 +169,15 @@ class Subject:
                     value.zero_()  # in place, where recorded steps find it
 
     def reference(self, given: bool) -> list[Tensor]:
-        """The same of the plain network in float32, a few images at a time. Raises as it does, also for memory."""
+        """The same of the plain network in float32, a few images at a time. Raises as it does, also for memory.
+
+        Its scan is in chunks: step by step it takes minutes.
+        """
         batch, _, height, width = self.batch.lq.shape
         fitting = (n for n in range(1, batch) if batch % n == 0 and batch * height * width <= n * PART)
         parts = 1 if self.draws else next(fitting, batch)
-        with plain_scan_in_chunks():
-            return self.result("fp32", "reference", "eager", given and self.labels is not None, parts)
+        with without_kernels():
+            return self.result("fp32", "chunked", "eager", given and self.labels is not None, parts)
 
     def bytes(self) -> int:
         """Of all tensors that it keeps on its device between two calls."""
@@ -203,17 +204,6 @@ def enliven(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if name.endswith("relative_position_bias_table"):
             parameter.mul_(LIVELY_BIAS)
-
-
-@contextmanager
-def plain_scan_in_chunks() -> Iterator[None]:
-    """Lets the backend "reference", which means the plain network, scan in chunks: step by step it takes minutes."""
-    before = scan.BACKENDS["reference"]
-    scan.BACKENDS["reference"] = scan.BACKENDS["chunked"]
-    try:
-        yield
-    finally:
-        scan.BACKENDS["reference"] = before
 
 
 def agreement(found: list[Tensor], expected: list[Tensor], tolerance: float) -> float:

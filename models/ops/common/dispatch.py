@@ -2,8 +2,8 @@
 
 import functools
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -11,6 +11,28 @@ from torch.utils.checkpoint import checkpoint
 
 from models.ops.common.kernels import unavailable
 from models.ops.common.precision import Settings
+
+_kernels = True  # a plain global, which torch.compile guards
+
+
+@contextmanager
+def without_kernels(on: bool = True) -> Iterator[None]:
+    """Within it every operator computes as its definition says, in plain PyTorch that counters of operations see.
+
+    on: False changes nothing. The scan is another matter: its backend is chosen by name.
+    """
+    global _kernels
+    before = _kernels
+    _kernels = before and not on
+    try:
+        yield
+    finally:
+        _kernels = before
+
+
+def kernels_allowed() -> bool:
+    """Whether no `without_kernels` is around."""
+    return _kernels
 
 
 @functools.cache

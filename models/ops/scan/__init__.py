@@ -10,37 +10,30 @@ Prompts are chosen by argmax, yet their router must learn. The operator therefor
 probabilities, without reading their values: their gradient is the gradient of each pixel's prompt times the transposed
 table, which is what `onehot - soft.detach() + soft` (straight-through) would have given.
 
-A backend is a module with DEVICES, TYPES and the functions unavailable, refuses, saved_shape, forward and backward, as
-in reference.py; to add one, name it in BACKENDS, and in PREFERRED where it should be the automatic choice. It gets all
-tensors in the type of the state, u, delta, B, C and the gradient of y also in one of its TYPES, and may return results
-in the type of the state or in that of the tensor they belong to.
+Backends are modules of one interface (backends.py: `Backend`, BACKENDS); reference.py is the definition.
 """
 
-import importlib
-import warnings
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from models.ops.common.operator import operator
+from models.ops.scan.backends import BACKENDS, PEERS, Backend, BackendError, available, choose, load, resolve
 from models.ops.scan.permutation import inverse, to_steps
 
-BACKENDS = {
-    "reference": "models.ops.scan.reference",
-    "chunked": "models.ops.scan.chunked",
-    "cpu": "models.ops.scan.cpu",
-    "triton": "models.ops.scan.triton",
-}
-PREFERRED = {"cuda": ("triton", "chunked"), "cpu": ("cpu", "chunked")}  # by device, best first; elsewhere: chunked
-
-_announced: set[str] = set()
-
-
-class BackendError(RuntimeError):
-    """A scan backend was asked for by name and cannot run here, or not on these tensors."""
+__all__ = [
+    "BACKENDS",
+    "PEERS",
+    "Backend",
+    "BackendError",
+    "Prompt",
+    "attentive_scan",
+    "available",
+    "load",
+    "resolve",
+]
 
 
 @dataclass(frozen=True)
@@ -57,47 +50,6 @@ class Prompt:
     classes: Tensor
     soft: Tensor | None = None
     at: Tensor | None = None
-
-
-def load(backend: str) -> ModuleType:
-    """The module of a backend. Raises BackendError for an unknown name."""
-    if backend not in BACKENDS:
-        raise BackendError(f"unknown scan backend {backend!r}: choose one of auto, {', '.join(BACKENDS)}")
-    return importlib.import_module(BACKENDS[backend])
-
-
-def available() -> dict[str, str | None]:
-    """Every backend, with None when it can be used on this machine and else the reason in one line."""
-    return {name: load(name).unavailable() for name in BACKENDS}
-
-
-def resolve(backend: str, device: torch.device) -> str:
-    """The backend that `backend` ("auto" or a name) stands for on a device.
-
-    "auto" takes the first of PREFERRED that is usable and warns, once for each reason, when that is not the best.
-    A backend asked for by name is never replaced: BackendError says why it cannot run.
-    On the meta device no backend computes anything, so every name is accepted there.
-    """
-    device = torch.device(device)
-    if backend == "auto":
-        names = PREFERRED.get(device.type, ("chunked",))
-        if device.type == "meta":
-            return names[0]
-        for name in names:
-            reason = load(name).unavailable()
-            if reason is None:
-                return name
-            if reason not in _announced:
-                _announced.add(reason)
-                following = names[names.index(name) + 1]
-                warnings.warn(f"scan backend {name!r} is not used: {reason}; trying {following!r}", stacklevel=2)
-    module = load(backend)
-    if device.type != "meta":
-        if module.DEVICES is not None and device.type not in module.DEVICES:
-            raise BackendError(f"scan backend {backend!r} runs on {', '.join(module.DEVICES)}, not on {device.type}")
-        if (reason := module.unavailable()) is not None:
-            raise BackendError(f"scan backend {backend!r} cannot be used: {reason}")
-    return backend
 
 
 def attentive_scan(
@@ -168,26 +120,17 @@ def _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt) -> None:
 # The operator. It chooses the backend itself, so that a graph traced or compiled on one machine runs on another.
 
 
-def _choose(backend: str, u: Tensor, A: Tensor) -> ModuleType:
-    module = load(resolve(backend, u.device))
-    if (reason := module.refuses(u, A)) is None:
-        return module
-    if backend == "auto":
-        return load("chunked")
-    raise BackendError(f"scan backend {backend!r} cannot take these tensors: {reason}; take 'chunked'")
-
-
 def _state_dtype(u: Tensor) -> torch.dtype:
     return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
-def _readable(x: Tensor, module: ModuleType, dtype: torch.dtype) -> Tensor:
+def _readable(x: Tensor, module: Backend, dtype: torch.dtype) -> Tensor:
     return x if x.dtype in module.TYPES else x.to(dtype)
 
 
-def _prepared(backend, u, delta, A, B, C, D, delta_bias, table) -> tuple[ModuleType, tuple[Tensor, ...], Tensor | None]:
+def _prepared(backend, u, delta, A, B, C, D, delta_bias, table) -> tuple[Backend, tuple[Tensor, ...], Tensor | None]:
     """The backend, the tensors before `table` as it takes them, and the table."""
-    module, dtype = _choose(backend, u, A), _state_dtype(u)
+    module, dtype = choose(backend, u, A), _state_dtype(u)
     u, delta, B, C = (_readable(x, module, dtype) for x in (u, delta, B, C))
     A, D, delta_bias = (x.to(dtype) for x in (A, D, delta_bias))
     return module, (u, delta, A, B, C, D, delta_bias), None if table is None else table.to(dtype)
@@ -233,7 +176,7 @@ def _scan(
 def _(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, backend, save):
     dtype = _state_dtype(u)
     batch, directions, length, channels = delta.shape
-    shape = _choose(backend, u, A).saved_shape(batch, directions, length, channels, A.shape[2]) if save else (0,)
+    shape = choose(backend, u, A).saved_shape(batch, directions, length, channels, A.shape[2]) if save else (0,)
     return delta.new_empty((batch, directions, length, channels), dtype=u.dtype), delta.new_empty(shape, dtype=dtype)
 
 

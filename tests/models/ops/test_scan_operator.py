@@ -1,15 +1,15 @@
 """The attentive scan as an operator of PyTorch: registration, tracing, counting; the choice of a backend, refusals."""
 
+import inspect
 import itertools
 import warnings
 
 import pytest
 import torch
-from tests.models.ops.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, scan
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.ops import scan as package
-from models.ops.scan import BackendError, attentive_scan, available, cpu, load, resolve
+from models.ops.scan import BACKENDS, PEERS, Backend, BackendError, attentive_scan, available, cpu, load, resolve
+from tests.models.ops.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, scan
 
 # The operator
 
@@ -61,6 +61,21 @@ def test_flops_are_counted_on_any_device():
 # Choosing a backend, and refusing
 
 
+@pytest.mark.parametrize("name", [*BACKENDS, *PEERS])
+def test_backends_have_the_interface(name):
+    module = load(name)
+    assert isinstance(module, Backend)
+    for method in ("unavailable", "refuses", "saved_shape", "forward", "backward"):
+        declared = list(inspect.signature(getattr(Backend, method)).parameters)[1:]
+        assert list(inspect.signature(getattr(module, method)).parameters) == declared
+
+
+def test_the_table_of_backends_cannot_be_changed():
+    with pytest.raises(TypeError):
+        BACKENDS["mine"] = "mine"
+    assert not set(PEERS) & set(available())
+
+
 def test_auto_takes_the_best_usable_backend():
     best = "cpu" if available()["cpu"] is None else "chunked"
     with warnings.catch_warnings():
@@ -73,7 +88,7 @@ def test_auto_takes_the_best_usable_backend():
 
 def test_an_unusable_best_backend_is_announced_once_and_never_replaces_a_named_one(monkeypatch):
     monkeypatch.setattr(cpu, "unavailable", lambda: "no compiler today")
-    monkeypatch.setattr(package, "_announced", set())
+    monkeypatch.setattr("models.ops.scan.backends._announced", set())
     with pytest.warns(UserWarning, match=r"'cpu' is not used: no compiler today; trying 'chunked'"):
         assert resolve("auto", torch.device("cpu")) == "chunked"
     with warnings.catch_warnings():

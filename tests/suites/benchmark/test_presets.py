@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import runner
-from models.ops import scan
 from reports.pages import performance, profile
 from results import profiles
 from suites.benchmark import cost, kernels, presets, profiling
@@ -23,10 +22,6 @@ CPU = torch.device("cpu")
 def quick(monkeypatch):
     monkeypatch.setattr("suites.benchmark.timing.SHORTEST_MS", 0.0)
     monkeypatch.setattr(profiling, "count", lambda candidate, task, size: (1000, None))
-    before = dict(scan.BACKENDS)
-    yield
-    scan.BACKENDS.clear()
-    scan.BACKENDS.update(before)
 
 
 def described(plan) -> list[dict]:
