@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 
-OFFICIAL_KEYS = ("params_ema", "params")  # where BasicSR keeps a network; the averaged weights first, where both are
+# Where training code keeps a network: BasicSR under the first two, of which the averaged weights win, others elsewhere.
+KEYS = ("params_ema", "params", "state_dict", "model")
+PARALLEL = "module."  # DistributedDataParallel and DataParallel put it before every name
 DERIVED = "relative_position_index_SA"  # in official state dicts, though every network computes it
 SHOWN = 3  # tensors named in a message
+SHOWN_TEXT = 40  # letters of a text file
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """The state dict in a safetensors or PyTorch file (`params_ema`, `params`, or the tensors themselves).
+    """The state dict in a safetensors or PyTorch file: under one of KEYS or the tensors themselves, without `module.`.
 
     Nothing in a file is ever executed. Raises OSError for a file that cannot be opened and ModelError for one that is
     damaged, holds code or other objects than tensors, or is of another kind.
@@ -31,12 +34,23 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         return load(content) if content[8:9] == b"{" else _tensors(_unpickle(content), str(path))
     except ModelError:
         raise
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
-        what = f"it holds {refused[1]}, not only weights: refused" if refused else "not a file of weights, or damaged"
-        raise ModelError(f"{path}: {what}") from error
     except Exception as error:  # whatever a parser trips over in bytes that are already read
-        raise ModelError(f"{path}: not a file of weights, or damaged ({_first_line(error)})") from error
+        raise ModelError(f"{path}: {_what(content, error)}") from error
+
+
+def _what(content: bytes, error: Exception) -> str:
+    """What a file of this content is, which could not be read as weights."""
+    refused = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and refused:
+        return f"it holds {refused[1]}, not only weights: refused"
+    try:
+        text = content.decode().strip()
+    except UnicodeDecodeError:
+        text = ""
+    if text and text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+        return f"a text file, not a file of weights; it begins with {text.splitlines()[0][:SHOWN_TEXT]!r}"
+    why = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
+    return f"not a file of weights, or damaged{why}" if content else "an empty file"
 
 
 def _unpickle(content: bytes) -> object:
@@ -48,13 +62,25 @@ def _unpickle(content: bytes) -> object:
 def _tensors(content: object, source: str) -> dict[str, Tensor]:
     """The state dict in what a file held, or in what was handed over in its place."""
     if isinstance(content, Mapping):
-        for key in OFFICIAL_KEYS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-        if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-            return dict(content)
-    raise ModelError(f"{source}: no state dict (names and tensors, at the top or under {' or '.join(OFFICIAL_KEYS)})")
+        content = next((content[key] for key in KEYS if isinstance(content.get(key), Mapping)), content)
+    if _is_state(content):
+        parallel = all(name.startswith(PARALLEL) for name in content)
+        return {name.removeprefix(PARALLEL) if parallel else name: tensor for name, tensor in content.items()}
+    found = [key for key, value in content.items() if _is_state(value)] if isinstance(content, Mapping) else []
+    if found:
+        there = " and ".join(map(repr, found))
+        raise ModelError(
+            f"{source}: no state dict at the top or under {', '.join(KEYS)}, but under {there}: "
+            f"save the one that you mean as a file of its own, torch.save(torch.load(FILE)[{found[0]!r}], NEW)"
+        )
+    raise ModelError(f"{source}: no state dict (names and tensors, at the top or under {', '.join(KEYS)})")
+
+
+def _is_state(value: object) -> bool:
+    """Whether it is a mapping of names to tensors, and not empty."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 def load_weights(model: nn.Module, weights: Path | str | Mapping[str, Tensor]) -> None:
@@ -132,7 +158,7 @@ def weights_hash(weights: nn.Module | Path | str | Mapping[str, Tensor]) -> str:
     if isinstance(weights, nn.Module):
         state = weights.state_dict()
     else:
-        state = weights if isinstance(weights, Mapping) else read_state(weights)
+        state = _tensors(weights, "the state dict") if isinstance(weights, Mapping) else read_state(weights)
     digest = hashlib.sha256()
     for name in sorted(state):
         if name != DERIVED:

@@ -25,7 +25,7 @@ def fresh() -> torch.nn.Module:
     return models.build("mambairv2-tiny")
 
 
-@pytest.mark.parametrize("layout", ["params", "params_ema", "bare", "safetensors", "legacy"])
+@pytest.mark.parametrize("layout", ["params", "params_ema", "state_dict", "model", "bare", "safetensors", "legacy"])
 def test_every_layout_loads_to_the_same_bits(network, tmp_path, layout):
     state, path = network.state_dict(), tmp_path / "weights"
     if layout == "safetensors":
@@ -39,6 +39,29 @@ def test_every_layout_loads_to_the_same_bits(network, tmp_path, layout):
     assert all(torch.equal(a, b) for a, b in zip(state.values(), other.state_dict().values(), strict=True))
     assert models.weights_hash(path) == models.weights_hash(str(path)) == models.weights_hash(network)
     models.load_weights(fresh(), str(path))
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "params"])
+def test_the_prefix_of_parallel_training_is_taken_off(network, tmp_path, key):
+    state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    content = state if key is None else {key: state, "epoch": 3, "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "parallel.pth")
+    other = fresh()
+    models.load_weights(other, tmp_path / "parallel.pth")
+    assert models.weights_hash(other) == models.weights_hash(network) == models.weights_hash(tmp_path / "parallel.pth")
+
+
+def test_a_prefix_of_some_tensors_stays(network):
+    name, state = "conv_first.weight", network.state_dict()
+    state[f"module.{name}"] = state.pop(name)
+    assert "1 missing (conv_first.weight)" in refusal(network, state)
+
+
+def test_a_state_dict_under_another_key_is_named(network, tmp_path):
+    torch.save({"epoch": 3, "net_g": network.state_dict()}, tmp_path / "training.pth")
+    message = refusal(network, tmp_path / "training.pth")
+    assert "no state dict at the top or under params_ema, params, state_dict, model, but under 'net_g'" in message
+    assert "torch.save(torch.load(FILE)['net_g'], NEW)" in message
 
 
 def test_averaged_weights_are_taken_where_a_file_holds_both(network, tmp_path):
@@ -161,7 +184,7 @@ def test_truncated_files_are_refused(network, tmp_path, kind, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
     message = refusal(network, path)
-    assert path.name in message and "damaged" in message
+    assert path.name in message and ("damaged" if keep else "an empty file") in message
 
 
 @pytest.mark.parametrize(
@@ -170,6 +193,13 @@ def test_truncated_files_are_refused(network, tmp_path, kind, keep):
 def test_other_files_are_refused(network, tmp_path, content):
     (tmp_path / "weights.pth").write_bytes(content)
     assert "weights.pth" in refusal(network, tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("text", ["epoch 1\nloss 0.5\n", "<!DOCTYPE html>\n<html>\n", "version 1\noid sha256:ab"])
+def test_a_text_file_is_said_to_be_one(network, tmp_path, text):
+    (tmp_path / "text.pth").write_text(text)
+    message = refusal(network, tmp_path / "text.pth")
+    assert "text.pth: a text file, not a file of weights" in message and text.split("\n")[0] in message
 
 
 @pytest.mark.parametrize(

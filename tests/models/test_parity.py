@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import models
 
+COMMITTED = Path(__file__).parents[1] / "fixtures" / "parity"  # one case that every clone checks
 FORWARD = [
     "v1_tiny_x4",
     "v1light_tiny_x2",
@@ -59,6 +60,13 @@ def check_outputs(output: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", FORWARD)
 def test_output_is_the_official_networks(shared, name, place):
     network, io = load_case(shared / "parity", name, "argmax", "auto", place)
+    with torch.no_grad():
+        check_outputs(network.eval()(io["input"]), io["output"])
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_output_of_the_committed_case_is_the_official_networks(backend, place):
+    network, io = load_case(COMMITTED, "v2_tiny_denoise", "argmax", backend, place)
     with torch.no_grad():
         check_outputs(network.eval()(io["input"]), io["output"])
 
