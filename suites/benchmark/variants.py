@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import torch
-
 import models
 from results.published import parse_overrides
 from suites.spec import SpecError, Task
 
 
 def parse_variant(text: str, task: Task) -> tuple[str, dict[str, Any]]:
-    """(catalogue name, overrides) of a network that exists for `task`; it is built without memory to find out.
+    """(catalogue name, overrides) of a network that exists for `task`.
 
     Raises SpecError for something that is not NAME=VALUE and for an unknown argument, ModelError for an unknown name
     or a value that no network has.
@@ -20,8 +18,7 @@ def parse_variant(text: str, task: Task) -> tuple[str, dict[str, Any]]:
         raise SpecError(f"{text!r}: write overrides as NAME=VALUE after the model, separated by spaces")
     overrides = parse_overrides(" ".join(changes))
     try:
-        with torch.device("meta"):
-            models.build(name, **{**task.network, **overrides})
+        models.configure(name, **{**task.network, **overrides})
     except TypeError as error:
         raise SpecError(f"{text!r}: {error}") from error
     return name, overrides

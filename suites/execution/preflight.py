@@ -9,7 +9,6 @@ import torch
 import models
 from models.ops.scan import BackendError, resolve
 from suites.data import DataError, find, find_training
-from suites.execution import worker
 from suites.spec import Cell, SpecError
 
 
@@ -22,7 +21,7 @@ def check_data(cells: Sequence[Cell], data: Path | None) -> None:
 
 
 def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
-    """Builds every distinct network without memory, and looks for the scan backend and the precisions on `device`
+    """Checks the arguments of every distinct network, and looks for the scan backend and the precisions on `device`
     ("meta": on none in particular). Raises ModelError, BackendError or SpecError for what no process could run."""
     for cell in cells:
         if not cell.train_sets or not cell.test_sets:
@@ -36,14 +35,24 @@ def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
                 raise models.ModelError(f"{reason} (--set precision=NAME)")
     seen = []
     for cell in cells:
-        variant = cell.variant
-        if (variant, cell.task, cell.protocol) in seen:
-            continue
-        seen.append((variant, cell.task, cell.protocol))
-        with torch.device("meta"):
-            worker.scored_network(cell, backend)
-            if cell.protocol.routing is not None:  # then it trains with another
-                models.build(variant.model, **cell.task.network | variant.overrides, backend=backend)
+        if (network := (cell.variant, cell.task, cell.protocol)) not in seen:
+            seen.append(network)
+            _check_network(cell)
+
+
+def _check_network(cell: Cell) -> None:
+    """The arguments of the cell's network as it is trained, and as it is scored; no network is built."""
+    arguments, routing = cell.task.network | cell.variant.overrides, cell.protocol.routing
+    try:
+        trained = models.configure(cell.variant.model, **arguments)
+        if routing is not None:
+            models.configure(cell.variant.model, **arguments | {"routing": routing})
+    except TypeError as error:
+        raise SpecError(f"{cell.name}: {error}") from error
+    order = vars(trained).get("prompt_order", cell.protocol.prompt_order)
+    if order != cell.protocol.prompt_order:
+        told = f"the network has prompt_order {order!r}, its protocol {cell.protocol.prompt_order!r}"
+        raise SpecError(f"{cell.name}: {told}")
 
 
 def obstacles(cells: Sequence[Cell], backend: str, device: str, data: Path | None) -> list[str]:
