@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import models
-from suites.training.cuda_graph import WARM, Captured
+from suites.training.cuda_graph import WARM, GraphedStep
 
 LAUNCHES = ("eager", "compiled", "graph")
 
@@ -16,7 +16,7 @@ LAUNCHES = ("eager", "compiled", "graph")
 class Recorded:
     """`work(batch)` as one CUDA graph (suites.training.cuda_graph), and what the recording took. A call replays it.
 
-    work, batch: as in `Captured`. `batch` is copied; so is, into the same place, the one given to a call. own: bytes
+    work, batch: as in `GraphedStep`. `batch` is copied; so is, into the same place, the one given to a call. own: bytes
     that the work keeps on the device between two calls. parameters: whose gradients the work leaves behind, if any.
 
     gradients: where the graph leaves them, None for a parameter without one. peak_mib: the most that tensors took while
@@ -34,7 +34,7 @@ class Recorded:
         device = next((x.device for x in vars(batch).values() if torch.is_tensor(x)), torch.device("cpu"))
         if device.type != "cuda":
             raise models.ModelError(f"a CUDA graph needs a GPU, not {device.type}: choose eager or compiled")
-        self.replay = Captured(work, device)
+        self.replay = GraphedStep(work, device)
         place = type(batch)(**{name: x.clone() if torch.is_tensor(x) else x for name, x in vars(batch).items()})
         gc.collect()  # autograd forgets the streams of work that is over
         for _ in range(WARM):

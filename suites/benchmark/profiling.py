@@ -31,7 +31,7 @@ from suites.benchmark.timing import StopWatch
 from suites.benchmark.variants import parse_variant
 from suites.progress import LINE_S, duration
 from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
-from suites.training import trainer
+from suites.training.step import determinism
 
 WRONG = ("differs", "failed")  # statuses that nobody should have to expect
 MODES = ("inference", "training")
@@ -215,7 +215,7 @@ def circumstances(plan: Plan, point: Point) -> Iterator[None]:
         if plan.device.type == "cuda":
             stack.enter_context(torch.cuda.device(plan.device))
         if point.mode == "training":
-            stack.enter_context(trainer.determinism(False))
+            stack.enter_context(determinism(False))
         yield
 
 

@@ -24,7 +24,7 @@ from models.ops.noise import PhiloxGumbel, noise_key
 from suites.benchmark.launch_modes import Recorded
 from suites.data.pool import Batch
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training import trainer
+from suites.training.step import optimise
 
 LIVELY = 4.0  # times the initial weights of matrix products
 LIVELY_BIAS = 25.0  # of tables of position bias: the scores that they are added to are of order one
@@ -62,7 +62,7 @@ class Subject:
     """A catalogue model with an input of one size and batch, in one mode, on one device.
 
     name, overrides: as in `models.build`. mode: "inference" (no gradients, evaluation) or "training" (a step of
-    suites.training.trainer.optimise at learning rate 0, which costs what any other does and leaves the weights as they
+    suites.training.step.optimise at learning rate 0, which costs what any other does and leaves the weights as they
     are). size: (height, width) of the network's input. Raises ModelError or TypeError as `models.build` does."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Subject:
         self.optimizer = None
         self.graphs: dict[tuple, Recorded] = {}  # by precision, backend and whether the order is given
         self.initial = [p.detach().cpu().clone() for p in self.network.parameters()]
-        if mode == "training":  # as suites.training.trainer.Run makes it
+        if mode == "training":  # as suites.training.state.Run makes it
             on_gpu = device.type == "cuda"
             rate = torch.zeros((), device=device) if on_gpu else 0.0
             options = {"betas": budget.betas, "fused": True, "capturable": on_gpu}
@@ -133,7 +133,7 @@ class Subject:
         """The output, or the loss of a step, by the backend that the network has now."""
         if self.mode == "training":
             budget = replace(self.cell.budget, precision=precision, accumulate=parts)
-            return trainer.optimise(self.network, self.optimizer, batch, replace(self.cell, budget=budget), 1)
+            return optimise(self.network, self.optimizer, batch, replace(self.cell, budget=budget), 1)
         with torch.no_grad(), models.precision(precision, self.device):
             outputs = [self.restored(part) for part in batch.parts(parts)]
         return torch.cat(outputs) if parts > 1 else outputs[0]

@@ -5,9 +5,8 @@
 
 from suites.data.catalogue import DATASETS, DatasetInfo
 from suites.data.check import check
-from suites.data.datasets import Dataset, Picture, find, find_training, listing
+from suites.data.datasets import Dataset, Picture, find, find_training, listing, load_training
 from suites.data.pictures import DataError, load_picture
-from suites.data.training import load_training
 
 __all__ = [
     "DATASETS",

@@ -32,7 +32,8 @@ from suites.execution.preflight import check_cells, check_data
 from suites.recipes import parse_seeds
 from suites.spec import Budget, Cell, Protocol, SpecError, Task, Variant
 from suites.training.concurrent import Abreast, Beside, keep_weights
-from suites.training.trainer import Run, determinism
+from suites.training.state import Run
+from suites.training.step import determinism
 
 TASK = Task("sr", 2)
 TRAIN_SETS, TEST_SETS = ("bsds500-train", "bsds500-test", "t91"), ("set5", "set14")

@@ -37,7 +37,8 @@ from suites.execution.preflight import check_cells, check_data
 from suites.progress import counted
 from suites.spec import Budget, Cell, Suite
 from suites.training.concurrent import Abreast, Beside, keep_weights
-from suites.training.trainer import Run, TrainingError, determinism
+from suites.training.state import Run
+from suites.training.step import TrainingError, determinism
 
 WEIGHTS = {"last": "weights.safetensors", "average": "average.safetensors", "half": "half.safetensors"}
 GUMBEL = (0, 1, 2, 3)  # seeds of the routing noise
@@ -152,16 +153,16 @@ class Pilot(Abreast):
 
     def stepped(self, run: Run) -> None:
         if run.step in sampled(run.budget):
-            sums = run.beside.setdefault("sums", {})
+            sums = run.extra.setdefault("sums", {})
             for name, tensor in run.model.state_dict().items():
                 if tensor.is_floating_point():
                     sums[name] = tensor.clone() if name not in sums else sums[name].to(tensor.device) + tensor
-            run.beside["samples"] = run.beside.get("samples", 0) + 1
+            run.extra["samples"] = run.extra.get("samples", 0) + 1
 
     def marked(self, run: Run) -> None:
         folder = self.folders[run.cell.name]
         if run.step == run.budget.iterations:
-            mean = {name: (total / run.beside["samples"]).cpu() for name, total in run.beside["sums"].items()}
+            mean = {name: (total / run.extra["samples"]).cpu() for name, total in run.extra["sums"].items()}
             rest = {
                 name: t.detach().cpu().contiguous() for name, t in run.model.state_dict().items() if name not in mean
             }

@@ -38,7 +38,7 @@ REFUSALS = (
     ("suites.data", "DataError"),
     ("suites.evaluation.evaluate", "EvaluationError"),
     ("suites.evaluation.metrics", "MetricError"),
-    ("suites.training.trainer", "TrainingError"),
+    ("suites.training.step", "TrainingError"),
 )
 
 
@@ -210,7 +210,8 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
     from suites import environment
     from suites.data import find, load_training
     from suites.evaluation.evaluate import evaluate
-    from suites.training.trainer import determinism, train
+    from suites.training.step import determinism
+    from suites.training.trainer import train
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -219,8 +220,10 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
     machine |= {"deterministic": options.deterministic, "command": options.command, "started": records.now()}
     record = Environment(folder, machine)
 
-    def trained(step: int, iterations: int, loss: float, rate: float, left: float) -> None:
-        report("train", step=step, iterations=iterations, loss=loss, left=left)
+    def trained(runs: list) -> None:
+        for run in runs:
+            known = {} if run.loss is None else {"loss": run.loss}
+            report("train", step=run.step, iterations=run.budget.iterations, **known)
 
     # What cannot end well is said before the long part.
     sets = [find(name, options.data) for name in cell.test_sets]
@@ -233,7 +236,7 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
         device=device,
         backend=options.backend,
         deterministic=options.deterministic,
-        on_progress=trained,
+        on_sync=trained,
     )
     record.add(**training_cost(folder))
     del images

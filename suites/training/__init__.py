@@ -1,1 +1,1 @@
-"""The trainer: steps, CUDA graphs, checkpoints."""
+"""Training: the loop over one or several cells (trainer), a step, a cell's state, CUDA graphs, checkpoints."""

@@ -20,12 +20,13 @@ import safetensors.torch
 import torch
 
 from results import records
+from suites.data import load_training
 from suites.data.pool import Pool
 from suites.data.sampling import prefetch
-from suites.data.training import load_training
 from suites.progress import duration
 from suites.spec import Cell
-from suites.training.trainer import Run, TrainingError, begin, identify, log_every, pool_of, semantics_of
+from suites.training.state import Run, begin, hash_images, identify, log_every, pool_of, semantics_of
+from suites.training.step import TrainingError
 
 LONGEST = 50  # steps that the host may be ahead of the device: how soon a time limit is noticed
 
@@ -143,7 +144,7 @@ class Abreast:
         if cell.train_sets not in self._images:
             self._images[cell.train_sets] = load_training(cell.train_sets, self.data)
         images = self._images[cell.train_sets]
-        run = begin(cell, identify(cell, images), folder, self.device, self.backend)
+        run = begin(cell, identify(cell, hash_images(images)), folder, self.device, self.backend)
         if run.step < run.budget.iterations:
             key = cell.train_sets, cell.task, run.budget.patch, semantics_of(run)
             if key not in self._pools:
@@ -190,7 +191,8 @@ class Abreast:
         try:
             run.read()
             if run.step % log_every(run.budget) == 0 or run.step == lane.total:
-                lane.loss, _ = run.write_line()
+                run.write_line()
+                lane.loss = run.loss
             if run.step in lane.marks:
                 self.marked(run)
             elif run.step % run.budget.checkpoint_every == 0:

@@ -15,7 +15,7 @@ class CaptureError(RuntimeError):
     """A step could not be recorded. It was not taken; launched kernel by kernel it may work."""
 
 
-class Captured:
+class GraphedStep:
     """`work(batch)`, recorded at the fourth call and replayed from then on: every call is one step, with the same bits.
 
     `work` reads nothing back, draws from no generator of torch, and takes what changes from step to step from the

@@ -1,324 +1,64 @@
-"""Training of one cell by the official recipe, killable at any moment.
+"""The trainer: cells of one process, one or several at a time, each killable at any moment.
 
-Loss, optimiser, schedule and augmentation are those of the official configuration files (BasicSR): Adam without weight
-decay, MultiStepLR counted in iterations, no warm-up, no EMA, no clipping. Every draw is a pure function of (seed, step,
-sample) (`suites.data.sampling`), so a checkpoint needs no generator's state: patches, noise of the task, routing noise
-and stochastic depth all follow from the step. On a CPU a run that was killed and started again ends in the same bits.
-
-The host never waits for the device within a step: losses stay there and are read every `log_every(budget)` steps.
-`optimise` is the whole of a step's work on the device.
+Weights and logs of a cell are the same bits whether it trains alone or with others, in one go or stopped and started
+again (on a CPU, or with the same kernels on a GPU). Several cells share a GPU through a stream each, so that kernels of
+one fill what those of another leave idle. The host is at most `LONGEST` steps ahead of the device: it waits only where
+something is logged, kept or shown.
 """
 
-import hashlib
-import json
 import math
-import os
-import resource
-import sys
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
 
-import models
-from models.ops.common.precision import precision
-from models.ops.noise import PhiloxGumbel, noise_key
-from models.ops.scan import resolve
 from results import records
-from suites.data.pool import Batch, Pool
+from suites.data.pool import Pool
 from suites.data.sampling import prefetch
-from suites.spec import Budget, Cell
+from suites.spec import Cell
 from suites.training import checkpoints
-from suites.training.cuda_graph import Captured, CaptureError
+from suites.training.state import (
+    Run,
+    begin,
+    check_identity,
+    hash_images,
+    identify,
+    log_every,
+    pool_of,
+    semantics_of,
+    trained_as,
+)
+from suites.training.step import TrainingError, determinism
 
-WINDOW = 100  # steps over which losses are averaged to tell whether they diverge
-DIVERGED = 10.0  # a window's mean over the best window's mean
-Progress = Callable[[int, int, float, float, float], None]
+LONGEST = 50  # steps that the host may be ahead of the device: how soon a time limit is noticed
+WEIGHTS = "weights.safetensors"
+
+Images = Callable[[tuple[str, ...]], Sequence[np.ndarray]]
+Marks = Callable[[Cell], Collection[int]]
 
 
-class TrainingError(RuntimeError):
-    """The cell cannot be trained, or its loss left the finite or diverged: then `record` says where, for JSON."""
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller does on the way; each is called with the run (or runs) that it is about.
 
-    def __init__(self, message: str, step: int | None = None, loss: float | None = None) -> None:
-        super().__init__(message)
-        shown = loss if loss is None or math.isfinite(loss) else str(loss)
-        self.record = {} if step is None else {"step": step, "loss": shown}
-
-
-def learning_rate(budget: Budget, step: int) -> float:
-    """The rate of iteration `step`, counted from 1: lr * gamma^(milestones below `step`).
-
-    BasicSR steps its MultiStepLR at the start of every iteration but the first, so that iteration m is the last one
-    at the old rate and m + 1 the first at the new one.
+    on_step: after every iteration, on the cell's stream: the device may still be at work, so nothing is read.
+    on_mark: at the iterations that `marks` names, everything read, before the checkpoint or the final weights.
+    on_sync: whenever the host has waited for the device, with all runs at work and those that have just ended.
+    on_failure: a cell cannot go on (its loss went wrong, or it could not begin) and leaves. None: the error is raised.
     """
-    return budget.lr * budget.gamma ** sum(milestone < step for milestone in budget.milestones)
+
+    on_step: Callable[[Run], None] | None = None
+    on_mark: Callable[[Run], None] | None = None
+    on_sync: Callable[[list[Run]], None] | None = None
+    on_failure: Callable[[Cell, TrainingError], None] | None = None
 
 
-def loss_of(budget: Budget, output: Tensor, target: Tensor) -> Tensor:
-    """Mean over all entries of |d|, or of sqrt(d^2 + eps): the official Charbonnier adds eps unsquared (losses.py)."""
-    difference = output.to(target.dtype) - target
-    if budget.loss == "l1":
-        return difference.abs().mean()
-    return (difference.square() + budget.charbonnier_eps).sqrt().mean()
-
-
-def log_every(budget: Budget) -> int:
-    """Steps between two lines of the log: 100, or a twentieth of a short run."""
-    return max(1, min(100, budget.iterations // 20))
-
-
-@contextmanager
-def determinism(enabled: bool) -> Iterator[None]:
-    """Deterministic algorithms (PyTorch raises where there is none) or cudnn's fastest, until the block ends."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
-    torch.use_deterministic_algorithms(enabled)
-    torch.backends.cudnn.benchmark = not enabled
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time and changes no defined result
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
-        torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, cell: Cell, step: int) -> Tensor:
-    """One iteration: gradients of the batch's mean loss, summed over equal parts, and an update. Returns that loss.
-
-    Nothing is read back from the device. Stochastic depth (MambaIR) draws from torch's generator, keyed by step and
-    part, so that alone differs between a batch and its parts; a step that is being captured has none.
-    """
-    budget = cell.budget
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=batch.gt.device)
-    for number, part in enumerate(batch.parts(budget.accumulate)):
-        if not (batch.gt.is_cuda and torch.cuda.is_current_stream_capturing()):
-            torch.manual_seed(noise_key("depth", cell.seed, step, number))
-        model.noise = PhiloxGumbel(part.keys)
-        with precision(budget.precision, batch.gt.device):
-            output = model(part.lq) if part.labels is None else model(part.lq, part.labels)
-            loss = loss_of(budget, output, part.gt) / budget.accumulate
-            with torch.autocast(batch.gt.device.type, enabled=False):  # gradients have the types of the forward pass
-                loss.backward()
-        total += loss.detach()
-    optimizer.step()
-    return total
-
-
-@dataclass
-class Watch:
-    """Tells a loss that has left the finite, or whose mean over 100 steps is over 10 times the best such mean."""
-
-    recent: deque = field(default_factory=lambda: deque(maxlen=WINDOW))
-    best: float = math.inf
-
-    def add(self, step: int, loss: float) -> None:
-        """Raises TrainingError at the step where the loss went wrong."""
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {step}: lower the learning rate or use fp32", step, loss)
-        self.recent.append(loss)
-        if len(self.recent) == WINDOW:
-            mean = math.fsum(self.recent) / WINDOW
-            self.best = min(self.best, mean)
-            if mean > DIVERGED * self.best:
-                raise TrainingError(
-                    f"the loss diverges: {mean:.4g} on average over the {WINDOW} steps up to {step}, "
-                    f"after {self.best:.4g}: lower the learning rate",
-                    step,
-                    loss,
-                )
-
-    def state(self) -> dict[str, Any]:
-        return {"recent": list(self.recent), "best": self.best}
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> "Watch":
-        return cls(deque(state["recent"], maxlen=WINDOW), state["best"])
-
-
-class Run:
-    """The state of one cell's training in its folder: what a checkpoint holds, and the log."""
-
-    def __init__(
-        self, cell: Cell, model: nn.Module, identity: dict[str, str], folder: Path, device: torch.device, backend: str
-    ) -> None:
-        self.cell, self.budget, self.model, self.folder, self.device = cell, cell.budget, model, folder, device
-        self.identity = identity
-        can = models.capabilities_of(model)
-        self.circumstances = {
-            "device": device.type,
-            "backend": backend,
-            "compiled": can.compiles and model.compiled,
-            "threads": torch.get_num_threads(),
-            "torch": str(torch.__version__),
-        }
-        on_gpu = device.type == "cuda"
-        captured = on_gpu and backend == "triton" and not can.stochastic_depth
-        rate = torch.tensor(self.budget.lr, device=device) if on_gpu else self.budget.lr
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=rate, betas=self.budget.betas, fused=True, capturable=on_gpu
-        )
-        self.step, self.watch, self.unlogged = 0, Watch(), []
-        self.seconds = self.logged_at = 0.0  # of the steps that count, over all processes that took them
-        self.on_device = torch.zeros(log_every(self.budget), device=device)  # losses not read yet
-        self.unread = 0
-        self.beside: dict[str, Any] = {}  # what the caller keeps in the checkpoints: tensors, plain values
-        self.log = folder / "train.jsonl"
-        self.work: Callable[[Batch], Tensor] = Captured(self.optimise, device) if captured else self.optimise
-
-    def optimise(self, batch: Batch) -> Tensor:
-        return optimise(self.model, self.optimizer, batch, self.cell, self.step)
-
-    def restore(self) -> None:
-        """Takes up the newest whole checkpoint, if any; cuts the log to it. Raises TrainingError for a foreign one."""
-        state = checkpoints.load(self.folder)
-        if state:
-            check_identity(state["identity"], self.identity, self.folder)
-            changed = [k for k, v in self.circumstances.items() if state["circumstances"].get(k) != v]
-            if changed:
-                told = ", ".join(
-                    f"{k} {state['circumstances'].get(k)} before, {self.circumstances[k]} now" for k in changed
-                )
-                warnings.warn(
-                    f"{self.folder} goes on under other circumstances, so not bit for bit: {told}", stacklevel=2
-                )
-            self.model.load_state_dict(state["model"])
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
-            self.step, self.watch, self.unlogged = state["step"], Watch.of(state["watch"]), state["unlogged"]
-            self.seconds, self.logged_at = state["seconds"], state["logged_at"]
-            self.beside = state.get("beside", {})
-        checkpoints.cut_log(self.log, self.step)
-
-    def save(self) -> None:
-        """A complete checkpoint. The log's lines up to here are on disk before it."""
-        if self.log.exists():
-            with records.guarded(self.log), open(self.log, "rb") as log:
-                os.fsync(log.fileno())
-        state = {
-            "identity": self.identity,
-            "circumstances": self.circumstances,
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],
-            "watch": self.watch.state(),
-            "beside": self.beside,
-            "unlogged": self.unlogged,
-            "seconds": self.seconds,
-            "logged_at": self.logged_at,
-        }
-        checkpoints.save(self.folder, state)
-
-    def advance(self, batch: Batch) -> None:
-        """One step of training, without reading anything back."""
-        self.step += 1
-        rate = learning_rate(self.budget, self.step)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-        try:
-            loss = self.work(batch)
-        except CaptureError as error:
-            warnings.warn(f"{error}; steps are launched kernel by kernel, slower", stacklevel=2)
-            self.work = self.optimise
-            loss = self.work(batch)
-        self.on_device[self.unread] = loss
-        self.unread += 1
-
-    def read(self) -> None:
-        """Waits for the device and takes over its losses. Raises TrainingError for the first that is wrong."""
-        losses = self.on_device[: self.unread].tolist()
-        first = self.step - self.unread + 1
-        self.unread = 0
-        for step, loss in enumerate(losses, first):
-            self.watch.add(step, loss)
-        self.unlogged += losses
-
-    def write_line(self) -> tuple[float, float]:
-        """Logs the steps since the last line. Returns their mean loss and images per second."""
-        count = len(self.unlogged)
-        loss = math.fsum(self.unlogged) / count
-        rate = count * self.budget.batch / max(self.seconds - self.logged_at, 1e-9)
-        line = {
-            "step": self.step,
-            "lr": learning_rate(self.budget, self.step),
-            "loss": loss,
-            "seconds": round(self.seconds, 3),
-            "images_per_second": round(rate, 3),
-            "peak_mib": round(peak_memory(self.device) / 2**20, 1),
-        }
-        with records.guarded(self.log), open(self.log, "a") as log:
-            log.write(json.dumps(line) + "\n")
-        self.unlogged, self.logged_at = [], self.seconds
-        return loss, rate
-
-    def finish(self) -> Path:
-        """Writes the final weights and drops the checkpoints. Raises TrainingError when a weight is not finite."""
-        path = self.folder / "weights.safetensors"
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        spoilt = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-        if spoilt:  # by the last update, whose loss no step measures
-            raise TrainingError(f"{spoilt[0]} is not finite after step {self.step}", self.step, math.nan)
-        # One key of metadata only: safetensors writes several in an order of its own, another each time.
-        records.write_bytes(path, safetensors.torch.save(tensors, {"training": json.dumps(self.identity)}))
-        checkpoints.discard(self.folder)
-        return path
-
-
-def check_identity(found: dict[str, str], expected: dict[str, str], folder: Path) -> None:
-    """Raises TrainingError when what lies in `folder` was trained by another configuration or on other images."""
-    what = {"cell": "another configuration", "images": "other training images"}
-    wrong = [text for key, text in what.items() if found.get(key) != expected[key]]
-    if wrong:
-        raise TrainingError(
-            f"what {folder} holds was trained with {' and '.join(wrong)}: bring those back, or remove that folder"
-        )
-
-
-def trained_as(weights: Path) -> dict[str, str] | None:
-    """The identity that `Run.finish` wrote into final weights; None for a damaged file, which is then set aside."""
-    try:
-        with safetensors.safe_open(weights, "pt") as file:
-            return json.loads((file.metadata() or {}).get("training", "{}"))
-    except safetensors.SafetensorError as error:
-        aside = checkpoints.set_aside(weights)
-        warnings.warn(
-            f"{weights} is damaged ({error}) and was kept as {aside.name}: the cell is trained again", stacklevel=3
-        )
-        return None
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that tensors took on a GPU, the most that the process took on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def identify(cell: Cell, images: Sequence[np.ndarray]) -> dict[str, str]:
-    """Hashes of all that decides the weights: the trained part of the configuration, and every pixel."""
-    trained = {k: v for k, v in cell.config().items() if k not in ("test_sets", "protocol")}
-    with ThreadPoolExecutor(os.cpu_count()) as workers:
-        digests = workers.map(lambda image: hashlib.sha256(np.ascontiguousarray(image)).digest(), images)
-        shapes = [image.shape for image in images]
-        total = hashlib.sha256(repr(shapes).encode() + b"".join(digests))
-    return {"cell": records.key_of(trained), "images": total.hexdigest()[:16]}
+def no_marks(cell: Cell) -> Collection[int]:
+    return ()
 
 
 def train(
@@ -330,94 +70,211 @@ def train(
     backend: str = "auto",
     deterministic: bool = True,
     compiled: bool = False,
-    on_progress: Progress | None = None,
+    on_sync: Callable[[list[Run]], None] | None = None,
 ) -> Path:
-    """Trains a cell on `images` (uint8 [H, W, 3]) and returns the path of its weights, `folder`/weights.safetensors.
+    """`train_cells` of a single cell on `images` (uint8 [H, W, 3]). Returns `folder`/weights.safetensors."""
+    options = {"device": device, "backend": backend, "deterministic": deterministic, "compiled": compiled}
+    train_cells([(cell, folder)], lambda names: images, hooks=Hooks(on_sync=on_sync), **options)
+    return folder / WEIGHTS
 
-    A folder where it was started before is taken up at its last checkpoint, and a finished one is returned as it is.
-    In the folder besides: train.jsonl, a line every `log_every` steps (step, lr, loss: mean since the last line,
-    seconds, images_per_second, peak_mib), and checkpoint.pt until the end.
-    compiled: MambaIRv2's layers run as torch.compile makes them (models.compilation); the first step waits for it.
-    On a GPU whose scan is in kernels a step is one CUDA graph (suites.training.cuda_graph), which changes no bit of it;
-    not for networks that draw at random in training (MambaIR's stochastic depth). on_progress(step, iterations, loss,
-    images per second, seconds left) is called with every line.
 
-    Raises TrainingError (bad images, a foreign checkpoint, a loss that is not finite or diverges), ModelError for what
-    the catalogue cannot build, StoreError when the folder cannot be written.
+def train_cells(
+    cells: Iterable[tuple[Cell, Path]],
+    images: Images,
+    *,
+    width: int = 1,
+    until: float = math.inf,
+    marks: Marks = no_marks,
+    hooks: Hooks = Hooks(),
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    deterministic: bool = True,
+    compiled: bool = False,
+) -> bool:
+    """Trains every cell in its folder, at most `width` at a time. Returns whether all that did not fail are trained.
+
+    A folder where a cell was started before is taken up at its last checkpoint, and a finished one is left as it is. It
+    gets weights.safetensors, train.jsonl with a line every `log_every` steps (step, lr, loss: mean since the last
+    line, seconds, images_per_second, peak_mib), and checkpoint.pt until the end. `seconds` of a cell among others is
+    its share: all shares add up to what the device was busy.
+
+    images: the pictures of training sets by their names, uint8 [H, W, 3]. until: time.monotonic() at which all cells
+    at work are checkpointed and False is returned. marks: iterations of a cell at which `hooks.on_mark` is called.
+    compiled: MambaIRv2's layers run as torch.compile makes them; the first step waits for it. On a GPU whose scan is in
+    kernels a step is one CUDA graph (suites.training.cuda_graph), which changes no bit of it; not for networks that
+    draw at random in training (MambaIR's stochastic depth).
+
+    Raises TrainingError (bad images, a foreign checkpoint, a loss that is not finite or diverges) unless
+    `hooks.on_failure` takes it, ModelError for what the catalogue cannot build, StoreError when a folder cannot be
+    written.
     """
     device = torch.device(device)
-    identity = identify(cell, images)
-    done = folder / "weights.safetensors"
-    if done.exists() and (made := trained_as(done)) is not None:
-        check_identity(made, identity, folder)
-        checkpoints.discard(folder)
-        return done
-    with records.guarded(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     with determinism(deterministic), torch.cuda.device(device if device.type == "cuda" else -1):
-        run = begin(cell, identity, folder, device, backend, compiled)
-        _train_steps(run, pool_of(run, images), on_progress)
-        return run.finish()
+        return _Loop(images, width, until, marks, hooks, device, backend, compiled).work(deque(cells))
 
 
-def begin(
-    cell: Cell, identity: dict[str, str], folder: Path, device: torch.device, backend: str, compiled: bool = False
-) -> Run:
-    """The cell's network and where its training stands in `folder`. Raises as `train`."""
-    model = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides, backend=backend)
-    models.initialise(model, cell.seed)
-    model.to(device).train()
-    if compiled:
-        if not models.capabilities_of(model).compiles:
-            raise TrainingError(f"{cell.name}: {cell.variant.model} has no layers to compile; train it without")
-        model.compiled = True
-    run = Run(cell, model, identity, folder, device, resolve(backend, device))
-    run.restore()
-    return run
+@dataclass
+class _Active:
+    """A cell at work."""
+
+    run: Run
+    pool: Pool
+    fetched: Iterator[dict[str, torch.Tensor]]
+    stream: torch.cuda.Stream | None
+    marks: frozenset[int]
+
+    @property
+    def due(self) -> bool:
+        """Whether this is a step after which the host waits for the device."""
+        step, budget = self.run.step, self.run.budget
+        intervals = LONGEST, log_every(budget), budget.checkpoint_every
+        return step in self.marks or step == budget.iterations or any(step % every == 0 for every in intervals)
 
 
-def semantics_of(run: Run) -> tuple[str | None, int | None]:
-    """Who makes the labels of the pool's pictures and of how many classes; (None, None) where the network sorts by its
-    own. Raises TrainingError for a network that sorts nothing."""
-    variant = run.cell.variant
-    if variant.labels == "learned":
-        return None, None
-    if (classes := models.capabilities_of(run.model).classes) is None:
-        what = f"{variant.model} sorts nothing, so it has no use for labels by {variant.labels}"
-        raise TrainingError(f"{run.cell.name}: {what}")
-    return variant.labels, classes
+@dataclass
+class _Loop:
+    images: Images
+    width: int
+    until: float
+    marks: Marks
+    hooks: Hooks
+    device: torch.device
+    backend: str
+    compiled: bool
 
+    def __post_init__(self) -> None:
+        self.active: list[_Active] = []
+        self.ended: list[Run] = []  # since the last call of on_sync
+        self.since = 0.0
+        self.decoded: dict[tuple[str, ...], tuple[Sequence[np.ndarray], str]] = {}  # with their hash
+        self.pools: dict[tuple, Pool] = {}  # cells of other seeds and batches share the pictures
 
-def pool_of(run: Run, images: Sequence[np.ndarray]) -> Pool:
-    """The pictures and batches of a run. Raises TrainingError when no image is as large as the patch."""
-    cell, labels = run.cell, semantics_of(run)
-    try:
-        return Pool(images, cell.task, run.budget.patch, run.budget.batch, cell.seed, run.device, *labels)
-    except ValueError as error:
-        raise TrainingError(f"{cell.name}: {error}") from error
+    def work(self, waiting: deque[tuple[Cell, Path]]) -> bool:
+        try:
+            while True:
+                while waiting and len(self.active) < self.width:
+                    self._settle()
+                    self._begin(*waiting.popleft())
+                if not self.active:
+                    self._show()
+                    return True
+                self._advance()
+                if not any(one.due for one in self.active):
+                    continue
+                self._settle()
+                for one in [one for one in self.active if one.due and not self._attend(one)]:
+                    self._leave(one)
+                self._show()
+                if time.monotonic() >= self.until and (self.active or waiting):
+                    self._stop()
+                    return False
+        finally:
+            for one in list(self.active):
+                self._leave(one)
 
+    def _begin(self, cell: Cell, folder: Path) -> None:
+        try:
+            self._join(cell, folder)
+        except TrainingError as error:
+            self._fail(cell, error)
+        self._wait()  # what was laid down by the default stream, for which a cell's own would not wait
+        self.since = time.monotonic()
 
-def _train_steps(run: Run, pool: Pool, on_progress: Progress | None) -> None:
-    """From the step where `run` stands to the last."""
-    total, every = run.budget.iterations, log_every(run.budget)
-    start, begun, before = time.perf_counter(), run.step, run.seconds
-    warm = None  # (step, time) of the first line: the first steps compile and allocate, and tell little of the rest
-    with closing(prefetch(pool.fetch, range(run.step + 1, total + 1))) as steps:
-        for fetched in steps:
-            run.advance(pool.batch(fetched))
-            log = run.step % every == 0 or run.step == total
-            checkpoint = run.step % run.budget.checkpoint_every == 0
-            if not (log or checkpoint):
-                continue
+    def _join(self, cell: Cell, folder: Path) -> None:
+        if cell.train_sets not in self.decoded:
+            images = self.images(cell.train_sets)
+            self.decoded[cell.train_sets] = images, hash_images(images)
+        images, digest = self.decoded[cell.train_sets]
+        identity = identify(cell, digest)
+        if (folder / WEIGHTS).exists() and (made := trained_as(folder / WEIGHTS)) is not None:
+            check_identity(made, identity, folder)
+            checkpoints.discard(folder)
+            return
+        with records.guarded(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        run = begin(cell, identity, folder, self.device, self.backend, self.compiled)
+        marks = frozenset(self.marks(cell))
+        if run.step == run.budget.iterations:  # killed between its last checkpoint and its final weights
+            self._end(run, marks)
+            return
+        key = cell.train_sets, cell.task, run.budget.patch, semantics_of(run)
+        if key not in self.pools:
+            self.pools[key] = pool_of(run, images)
+        pool = self.pools[key].sharing(cell.seed, run.budget.batch)
+        fetched = prefetch(pool.fetch, range(run.step + 1, run.budget.iterations + 1))
+        own = self.device.type == "cuda" and self.width > 1
+        stream = torch.cuda.Stream(self.device) if own else None
+        self.active.append(_Active(run, pool, fetched, stream, marks))
+
+    def _leave(self, one: _Active) -> None:
+        one.fetched.close()
+        self.active.remove(one)
+
+    def _fail(self, cell: Cell, error: TrainingError) -> None:
+        if self.hooks.on_failure is None:
+            raise error
+        self.hooks.on_failure(cell, error)
+
+    def _advance(self) -> None:
+        for one in self.active:
+            fetched = next(one.fetched)
+            with torch.cuda.stream(one.stream):
+                one.run.advance(one.pool.batch(fetched))
+                if self.hooks.on_step:
+                    self.hooks.on_step(one.run)
+
+    def _settle(self) -> None:
+        """Waits for the device, and shares the time since the last wait among the cells."""
+        self._wait()
+        now = time.monotonic()
+        for one in self.active:
+            one.run.seconds += (now - self.since) / len(self.active)
+        self.since = now
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _attend(self, one: _Active) -> bool:
+        """Reads, logs and keeps what the cell has done since the last wait. Returns whether it goes on."""
+        run = one.run
+        try:
             run.read()
-            elapsed = time.perf_counter() - start
-            run.seconds = before + elapsed
-            if log:
-                loss, rate = run.write_line()
-                since = warm or (begun, 0.0)
-                pace = (elapsed - since[1]) / (run.step - since[0])
-                warm = warm or (run.step, elapsed)
-                if on_progress:
-                    on_progress(run.step, total, loss, rate, pace * (total - run.step))
-            if checkpoint:
+            last = run.step == run.budget.iterations
+            if run.step % log_every(run.budget) == 0 or last:
+                run.write_line()
+            if last:
+                self._end(run, one.marks)
+                return False
+            if run.step in one.marks and self.hooks.on_mark:
+                self.hooks.on_mark(run)
+            if run.step in one.marks or run.step % run.budget.checkpoint_every == 0:
                 run.save()
+        except TrainingError as error:
+            self._fail(run.cell, error)
+            return False
+        return True
+
+    def _end(self, run: Run, marks: Collection[int]) -> None:
+        if run.step in marks and self.hooks.on_mark:
+            self.hooks.on_mark(run)
+        run.finish()
+        self.ended.append(run)
+
+    def _show(self) -> None:
+        runs = [*self.ended, *(one.run for one in self.active)]
+        self.ended.clear()
+        if self.hooks.on_sync and runs:
+            self.hooks.on_sync(runs)
+
+    def _stop(self) -> None:
+        """Checkpoints of all cells at work; those whose loss went wrong since the last wait are told last."""
+        wrong = []
+        for one in self.active:
+            try:
+                one.run.read()
+                one.run.save()
+            except TrainingError as error:
+                wrong.append((one.run.cell, error))
+        for cell, error in wrong:
+            self._fail(cell, error)

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from suites.data.training import load_training
+from suites.data import load_training
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training.concurrent import Abreast
 from suites.training.trainer import determinism, train

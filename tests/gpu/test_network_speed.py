@@ -14,8 +14,8 @@ from models.ops.norm import layer_norm
 from models.ops.routing import by_class
 from suites.data.pool import Pool
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training import trainer
-from suites.training.cuda_graph import WARM, Captured
+from suites.training import state, step
+from suites.training.cuda_graph import WARM, GraphedStep
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -124,7 +124,7 @@ def steps(tmp_path, precision: str, name: str = "mambairv2-tiny", batch: int = 4
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (200, 180, 3), dtype=np.uint8)]
     pool = Pool(images, SR2, patch, batch, 0, CUDA)
-    return trainer.Run(spec, made, {}, tmp_path, CUDA, "triton"), [pool.batch(pool.fetch(i)) for i in range(1, 9)]
+    return state.Run(spec, made, {}, tmp_path, CUDA, "triton"), [pool.batch(pool.fetch(i)) for i in range(1, 9)]
 
 
 SWITCHES = [  # every way through the network that an ablation takes
@@ -144,9 +144,9 @@ SWITCHES = [  # every way through the network that an ablation takes
 def test_a_captured_step_has_the_same_bits(tmp_path, precision, overrides):
     weights = []
     for captured in (False, True):
-        with trainer.determinism(True):
+        with step.determinism(True):
             run_, batches = steps(tmp_path, precision, **overrides)
-            assert isinstance(run_.work, Captured)
+            assert isinstance(run_.work, GraphedStep)
             if not captured:
                 run_.work = run_.optimise
             for batch in batches:

@@ -10,8 +10,8 @@ import torch
 import models
 from suites.data.pool import Pool
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training import trainer
-from suites.training.cuda_graph import WARM, Captured
+from suites.training import state, trainer
+from suites.training.cuda_graph import WARM, GraphedStep
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -55,8 +55,8 @@ def test_no_step_waits_for_the_device(images, tmp_path, budget):
     """Between two readings of the losses nothing synchronises: PyTorch raises where it would."""
     spec = cell("sr-x2", dataclasses.replace(budget, iterations=2000))
     model = models.build(spec.variant.model, **spec.task.network, backend="auto").to(CUDA).train()
-    run = trainer.Run(spec, model, {}, tmp_path, CUDA, "triton")
-    assert isinstance(run.work, Captured)
+    run = state.Run(spec, model, {}, tmp_path, CUDA, "triton")
+    assert isinstance(run.work, GraphedStep)
     pool = Pool(images, spec.task, 32, 4, 0, CUDA)
     fetched = [pool.fetch(step) for step in range(1, 9)]
     for data in fetched[: WARM + 1]:  # kernels are compiled, buffers allocated, the step recorded
@@ -75,13 +75,13 @@ def test_resumed_run_is_the_same_run(images, tmp_path):
     class Stopped(Exception):
         pass
 
-    def stop(step: int, *_) -> None:
-        if step >= 25:
+    def stop(runs) -> None:
+        if runs[0].step >= 25:
             raise Stopped
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected = trainer.train(cell("sr-x2"), images, tmp_path / "a", device="cuda").read_bytes()
         with pytest.raises(Stopped):
-            trainer.train(cell("sr-x2"), images, tmp_path / "b", device="cuda", on_progress=stop)
+            trainer.train(cell("sr-x2"), images, tmp_path / "b", device="cuda", on_sync=stop)
         assert trainer.train(cell("sr-x2"), images, tmp_path / "b", device="cuda").read_bytes() == expected

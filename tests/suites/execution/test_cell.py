@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from rich.console import Console
-from tests.suites.test_engine import wait_for
 
 import models
 from results.store import Store
@@ -23,6 +22,7 @@ from suites.evaluation.evaluate import evaluate
 from suites.execution import engine, worker
 from suites.execution.verification import verify
 from suites.spec import SpecError, Suite
+from tests.suites.execution.test_engine import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 CHANGES = ("iterations=40", "batch=2", "patch=16", "milestones=20", "checkpoint_every=5", "tiling=128")

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from suites.data.training import load_training
+from suites.data import load_training
 from suites.execution import curve
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training.trainer import train

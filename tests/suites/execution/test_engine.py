@@ -198,7 +198,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {here!r}]
 from results.store import Store
-from suites import engine, preflight
+from suites.execution import engine, preflight
 from test_engine import FAKE, suite
 preflight.check_data = lambda cells, data: None
 outcome = engine.run(suite({variants}), Store({store!r}), jobs=2, program=FAKE)
@@ -210,7 +210,7 @@ def drive(store: Path, *variants: str, **environment: str) -> subprocess.Popen:
     """An engine in a process of its own, in a session of its own, working somewhere else."""
     here = Path(__file__).resolve().parent
     named = ", ".join(map(repr, variants))
-    code = DRIVER.format(root=str(here.parents[1]), here=str(here), store=str(store), variants=named)
+    code = DRIVER.format(root=str(here.parents[2]), here=str(here), store=str(store), variants=named)
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd="/",

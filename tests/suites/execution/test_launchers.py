@@ -7,11 +7,11 @@ import time
 
 import pytest
 import torch
-from tests.suites.test_engine import alive, go, no_data, running_pids, starts, status, suite, wait_for
 
 from results.store import Store
 from suites.execution import engine, launchers
 from suites.execution.launchers import EngineError, LocalLauncher, SubmititLauncher, stop_all
+from tests.suites.execution.test_engine import alive, go, no_data, running_pids, starts, status, suite, wait_for
 
 __all__ = ["no_data"]  # used by every test here
 

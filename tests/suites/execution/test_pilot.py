@@ -16,7 +16,7 @@ from results.archive import import_into
 from results.evidence import Evidence
 from results.store import Store
 from suites import recipes
-from suites.data.training import load_training
+from suites.data import load_training
 from suites.execution import engine, pilot
 from suites.planning import scatter
 from suites.training.trainer import determinism, train

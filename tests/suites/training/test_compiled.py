@@ -8,6 +8,7 @@ import torch
 
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training import trainer
+from suites.training.step import TrainingError
 
 SR2 = Task("sr", 2)
 
@@ -47,16 +48,16 @@ def test_going_on_compiled_is_going_on_under_other_circumstances(images, tmp_pat
     class Stopped(Exception):
         pass
 
-    def stop(step: int, *_) -> None:
-        if step == 3:
+    def stop(runs) -> None:
+        if runs[0].step == 3:
             raise Stopped
 
     with pytest.raises(Stopped):
-        trainer.train(cell("mambairv2-tiny", 4), images, tmp_path, on_progress=stop)
+        trainer.train(cell("mambairv2-tiny", 4), images, tmp_path, on_sync=stop)
     with pytest.warns(UserWarning, match="compiled False before, True now"):
         trainer.train(cell("mambairv2-tiny", 4), images, tmp_path, compiled=True)
 
 
 def test_a_network_without_compiled_layers_refuses(images, tmp_path):
-    with pytest.raises(trainer.TrainingError, match="mambair-light has no layers to compile"):
+    with pytest.raises(TrainingError, match="mambair-light has no layers to compile"):
         trainer.train(cell("mambair-light"), images, tmp_path, compiled=True)

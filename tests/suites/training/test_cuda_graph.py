@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from suites.spec import Budget
-from suites.training import cuda_graph, trainer
+from suites.training import cuda_graph, state
 
 
 class Graph:
@@ -40,7 +40,7 @@ def recording(monkeypatch):
 
 def test_the_fourth_call_records_and_later_ones_replay_on_its_batch(recording):
     worked = []
-    step = cuda_graph.Captured(lambda batch: worked.append(batch) or "result")
+    step = cuda_graph.GraphedStep(lambda batch: worked.append(batch) or "result")
     batches = [
         SimpleNamespace(lq=torch.full((2,), float(number)), labels=None) for number in range(cuda_graph.WARM + 3)
     ]
@@ -60,10 +60,10 @@ def test_a_training_whose_step_cannot_be_recorded_goes_on_and_says_so(recording)
         unread=0,
         optimise=lambda batch: taken.append(batch) or float(batch),
     )
-    run.work = cuda_graph.Captured(lambda batch: run.optimise(batch))
+    run.work = cuda_graph.GraphedStep(lambda batch: run.optimise(batch))
     with pytest.warns(UserWarning, match="CUDA graph: operation not permitted; steps are launched") as told:
         for batch in range(cuda_graph.WARM + 3):
-            trainer.Run.advance(run, batch)
+            state.Run.advance(run, batch)
     assert len(told) == 1 and run.on_device.tolist()[: run.unread] == list(range(cuda_graph.WARM + 3))
     assert taken == [0, 1, 2, 3, 3, 4, 5]  # the third was begun, not taken, and then taken
 
@@ -72,7 +72,7 @@ def test_memory_that_runs_out_is_not_mistaken_for_it(recording, monkeypatch):
     def full(made, **how):
         raise torch.OutOfMemoryError("out of memory")
 
-    step = cuda_graph.Captured(lambda batch: batch)
+    step = cuda_graph.GraphedStep(lambda batch: batch)
     monkeypatch.setattr(cuda_graph.torch.cuda, "graph", full)
     for number in range(cuda_graph.WARM):
         step(number)

@@ -17,6 +17,7 @@ import models
 from suites import data
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training import trainer
+from suites.training.step import TrainingError
 
 ROOT = Path(__file__).resolve().parents[3]
 SR2 = Task("sr", 2)
@@ -48,12 +49,12 @@ import sys, json
 from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
-from suites import training
+from suites.training import trainer
 from suites.spec import Cell
 y, x = np.mgrid[:96, :80]
 waves = [[127 + 100 * np.sin(y / a + c) * np.cos(x / (a + 1)) for c in range(3)] for a in (2, 4)]
 images = [np.stack(wave, axis=-1).astype(np.uint8) for wave in waves]
-training.train(Cell.from_config(json.loads(sys.argv[1])), images, Path(sys.argv[2]))
+trainer.train(Cell.from_config(json.loads(sys.argv[1])), images, Path(sys.argv[2]))
 """
 
 
@@ -141,5 +142,5 @@ def test_external_labels_reach_the_network(tmp_path, monkeypatch):
     assert weights["learned"] != weights["slic"]
     assert given[:3] == [None] * 3 and all(labels.shape == (4, 16, 16) for labels in given[3:])
     plain = dataclasses.replace(spec, variant=Variant("v1", "mambair-light", labels="slic"))
-    with pytest.raises(trainer.TrainingError, match="mambair-light sorts nothing"):
+    with pytest.raises(TrainingError, match="mambair-light sorts nothing"):
         trainer.train(plain, images, tmp_path / "v1")

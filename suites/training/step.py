@@ -1,0 +1,85 @@
+"""One training step: learning rate, loss, gradients, update; and what makes it deterministic.
+
+Loss, optimiser and schedule are those of the official configuration files (BasicSR): Adam without weight decay,
+MultiStepLR counted in iterations, no warm-up, no EMA, no clipping.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from models.ops.common.precision import precision
+from models.ops.noise import PhiloxGumbel, noise_key
+from suites.data.pool import Batch
+from suites.spec import Budget, Cell
+
+
+class TrainingError(RuntimeError):
+    """The cell cannot be trained, or its loss left the finite or diverged: then `record` says where, for JSON."""
+
+    def __init__(self, message: str, step: int | None = None, loss: float | None = None) -> None:
+        super().__init__(message)
+        shown = loss if loss is None or math.isfinite(loss) else str(loss)
+        self.record = {} if step is None else {"step": step, "loss": shown}
+
+
+def learning_rate(budget: Budget, step: int) -> float:
+    """The rate of iteration `step`, counted from 1: lr * gamma^(milestones below `step`).
+
+    BasicSR steps its MultiStepLR at the start of every iteration but the first, so that iteration m is the last one
+    at the old rate and m + 1 the first at the new one.
+    """
+    return budget.lr * budget.gamma ** sum(milestone < step for milestone in budget.milestones)
+
+
+def loss_of(budget: Budget, output: Tensor, target: Tensor) -> Tensor:
+    """Mean over all entries of |d|, or of sqrt(d^2 + eps): the official Charbonnier adds eps unsquared (losses.py)."""
+    difference = output.to(target.dtype) - target
+    if budget.loss == "l1":
+        return difference.abs().mean()
+    return (difference.square() + budget.charbonnier_eps).sqrt().mean()
+
+
+@contextmanager
+def determinism(enabled: bool) -> Iterator[None]:
+    """Deterministic algorithms (PyTorch raises where there is none) or cudnn's fastest, until the block ends."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
+    torch.use_deterministic_algorithms(enabled)
+    torch.backends.cudnn.benchmark = not enabled
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time and changes no defined result
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, cell: Cell, step: int) -> Tensor:
+    """One iteration: gradients of the batch's mean loss, summed over equal parts, and an update. Returns that loss.
+
+    Nothing is read back from the device. Stochastic depth (MambaIR) draws from torch's generator, keyed by step and
+    part, so that alone differs between a batch and its parts; a step that is being captured has none.
+    """
+    budget = cell.budget
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=batch.gt.device)
+    for number, part in enumerate(batch.parts(budget.accumulate)):
+        if not (batch.gt.is_cuda and torch.cuda.is_current_stream_capturing()):
+            torch.manual_seed(noise_key("depth", cell.seed, step, number))
+        model.noise = PhiloxGumbel(part.keys)
+        with precision(budget.precision, batch.gt.device):
+            output = model(part.lq) if part.labels is None else model(part.lq, part.labels)
+            loss = loss_of(budget, output, part.gt) / budget.accumulate
+            with torch.autocast(batch.gt.device.type, enabled=False):  # gradients have the types of the forward pass
+                loss.backward()
+        total += loss.detach()
+    optimizer.step()
+    return total
