@@ -199,6 +199,18 @@ def import_results(archive: Path, results: cli.Results = cli.STORE) -> int:
 
 
 @app.command()
+def export(
+    store: cli.StoreFolder, name: cli.ExportName, command: cli.MadeBy = None, finished: cli.MadeWhen = None,
+) -> None:
+    """Commits what a store holds: scores, keys and environments as files under results/measured."""
+    from results import export as exporting
+    from results.store import Store
+    from suites import environment
+
+    show(exporting.export(Store(store), name, environment.command(), {"command": command, "finished": finished}))
+
+
+@app.command()
 def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
     from results.store import Store

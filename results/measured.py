@@ -7,18 +7,12 @@
     <machine>/<name>.scores.csv.xz   a row per image of each: hash, environment (label) and the store's score columns
     <machine>/families/<hash>/       the store's own member.json
 
-Records, configurations and hashes are the store's, weights and training logs are left out. `python -m results.measured
-STORE MACHINE/NAME` writes the two files of what a store holds. What does not say by which command and when it was
-measured is refused, unless --command and --finished say it.
+Records, configurations and hashes are the store's; weights and training logs are left out. `results.export` writes
+these files.
 """
 
-import argparse
 import io
 import lzma
-import shlex
-import shutil
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from results import families, records
 from results.records import StoreError
-from results.store import MACHINE, SPENT, Store, flatten_config
+from results.store import MACHINE, SPENT, flatten_config
 
 FOLDER = Path(__file__).parent / "measured"
 COMPLEXITY = FOLDER / "counted" / "complexity.csv"
@@ -178,82 +172,3 @@ _ROW = {"evaluation": _evaluation_row, "cell": _cell_row}
 
 def _line(error: object, folder: Path) -> str:
     return " ".join(str(error).replace(f"{folder}/", "").split())
-
-
-# Writing
-
-
-def export(store: Store, target: Path, command: str, known: Mapping[str, str] | None = None) -> list[str]:
-    """Writes `<target>.scores.json`, its CSV and the families of every finished cell and evaluation record of `store`.
-
-    command: by which this is called, kept with the date. known: what of PROVENANCE is filled in where an environment
-    lacks it. What stood there is replaced. Returns what was written, in words. Raises StoreError for a record or cell
-    that is damaged or does not say all of PROVENANCE, and for an empty store; nothing is written then.
-    """
-    known = known or {}
-    environments: dict[str, Any] = {}
-    evaluations: dict[str, Any] = {}
-    cells: dict[str, Any] = {}
-    tables = []
-    for folder in store.evaluation_folders():
-        rows, record = store.read_evaluation(folder)
-        for label, environment in record["environments"].items():
-            environments[label] = _with_provenance(environment, known, f"evaluation {folder.name}")
-        evaluations[folder.name] = {"key": record["key"], "expected": record["expected"]}
-        tables.append(rows.assign(hash=folder.name))
-    for folder in store.cell_folders():
-        status = store.status(folder)
-        if status["state"] == "done":
-            environment = records.read_json(folder / "environment.json")
-            environment = _with_provenance(environment, known, f"cell {folder.name}")
-            count = parameters(folder / "weights.safetensors")
-            config = store.read_config(folder)
-            cells[folder.name] = {"config": config, "status": status, "environment": environment, "parameters": count}
-            tables.append(records.read_frame(folder / "scores.parquet").assign(hash=folder.name, environment=""))
-    if not tables:
-        raise StoreError(f"{store.root} holds no finished cell and no evaluation record")
-    frame = pd.concat(tables, ignore_index=True).reindex(columns=list(SCORE_COLUMNS))
-    frame = frame.sort_values(
-        "hash", kind="stable", ignore_index=True
-    )  # the store's own order: the same means, bit for bit
-    exported = {"command": command, "date": records.now()}
-    content = {"exported": exported, "environments": environments, "evaluations": evaluations, "cells": cells}
-    text = frame.to_csv(index=False, lineterminator="\n")
-    records.write_bytes(target.with_name(f"{target.name}.scores.csv.xz"), lzma.compress(text.encode(), preset=9))
-    records.write_json(target.with_name(f"{target.name}.scores.json"), content)
-    members = store.family_folders() if cells else []
-    for folder in members:
-        place = target.parent / families.FOLDER / folder.name / families.FILE
-        with records.guarded(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / families.FILE, place)
-    counts = f"{len(evaluations)} evaluation records, {len(cells)} cells, {len(frame)} scores of images"
-    return [f"{target}: {counts}, {len(members)} members of families"]
-
-
-def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str], where: str) -> dict[str, Any]:
-    result = {**known, **{name: value for name, value in environment.items() if value not in (None, "")}}
-    missing = [name for name in PROVENANCE if not result.get(name)]
-    if missing:
-        raise StoreError(f"{where} does not say its {', '.join(missing)}: such a number is not committed")
-    return result
-
-
-def main(arguments: Sequence[str]) -> list[str]:
-    """`export` from the command line; returns the lines to print."""
-    parser = argparse.ArgumentParser(prog="python -m results.measured", description="Commits what a store holds.")
-    parser.add_argument("store", type=Path, help="a result store")
-    parser.add_argument("target", help="MACHINE/NAME under results/measured")
-    parser.add_argument("--command", help="by which it was measured, where the records do not say it")
-    parser.add_argument("--finished", help="when it was measured, where the records do not say it")
-    options = parser.parse_args(arguments)
-    known = {name: value for name in ("command", "finished") if (value := getattr(options, name))}
-    command = shlex.join(["python", "-m", "results.measured", *arguments])
-    return export(Store(options.store), FOLDER / options.target, command, known)
-
-
-if __name__ == "__main__":
-    try:
-        print(*main(sys.argv[1:]), sep="\n")
-    except StoreError as problem:
-        sys.exit(f"error: {problem}")

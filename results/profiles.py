@@ -2,7 +2,7 @@
 
 measured/<machine>/profile-<name>.json     what `runner.py profile --json` wrote, unchanged
 measured/<machine>/breakdown-<name>.json   what `runner.py breakdown` wrote, unchanged
-goals.json                                 our goals, and for every machine on which the official implementation was
+measured/goals.json                        our goals, and for every machine on which the official implementation was
                                            measured its figures, the rates that floors follow from, and their sources
 """
 
@@ -13,7 +13,7 @@ from results import records
 from results.measured import FOLDER
 from results.records import StoreError
 
-GOALS = Path(__file__).parent / "goals.json"
+GOALS = FOLDER / "goals.json"
 PROVENANCE = ("command", "commit", "device", "started", "versions")
 PARTS = {"profile": ("rows", "operators", "environment"), "breakdown": ("rows", "environment")}
 

@@ -106,6 +106,12 @@ JsonTarget = Annotated[Path, Argument(metavar="FILE", help="gets a row per netwo
 OnlyNetworks = Annotated[str | None, Option("--only", help="MODEL/MODE/PRECISION, several by commas; all with a goal")]
 Calls = Annotated[int, Option(help="calls that the times are a mean of")]
 
+# export
+StoreFolder = Annotated[Path, Argument(metavar="STORE", help="a result store")]
+ExportName = Annotated[str, Argument(metavar="MACHINE/NAME", help="of the files under results/measured")]
+MadeBy = Annotated[str | None, Option("--command", help="by which it was measured, where the records do not say it")]
+MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured, where the records do not say it")]
+
 # tables, report, data
 TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]

@@ -9,12 +9,18 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from results.sets import official_protocol
+
 RESTORATION_LEVELS = {"sr": (2, 3, 4), "denoise": (15, 25, 50), "jpeg": (10, 20, 30, 40)}
 ROUTINGS = ("gumbel", "argmax")
 PROMPT_ORDERS = ("raster", "semantic")
 LR_ROUTES = ("matlab", "once", "pil", "luma")
 LOSSES = ("l1", "charbonnier")
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
+MAY_BE_NONE = (
+    "routing",
+    "prompt_order",
+)  # of a protocol: of a network without them, where None elsewhere is "not said"
 
 
 class SpecError(ValueError):
@@ -104,12 +110,8 @@ class Protocol:
     @classmethod
     def official(cls, task: Task, **changes: Any) -> "Protocol":
         """The official test protocol of a network on `task`, with `changes`; None and "200" as typed are understood."""
-        own = {
-            "sr": {"lr_route": "matlab", "luma": "float", "channels": "y", "border": task.scale},
-            "denoise": {"channels": "rgb"},
-            "jpeg": {"channels": "gray"},
-        }[task.kind]
-        changes = {key: value for key, value in changes.items() if value is not None or key not in own}
+        own = official_protocol(task.name)
+        changes = {key: value for key, value in changes.items() if value is not None or key in MAY_BE_NONE}
         if isinstance(tiling := changes.get("tiling"), str) and tiling.isdecimal():
             changes["tiling"] = int(tiling)
         if task.kind != "sr" and changes.get("lr_route") is not None:

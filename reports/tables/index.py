@@ -52,9 +52,7 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
     elif name in BUDGETS:
         raise TableError(f"no cell of the budget {name!r} is stored yet: runner.py run SUITE --budget {name}")
     elif name == sensitivity.NAME:
-        raise TableError(
-            "no weights are scored by a protocol beside the official one: python -m suites.evaluation.sweep"
-        )
+        raise TableError("no weights are scored by a protocol other than the official one yet: runner.py sweep")
     else:
         broken = "".join(f"; left out: {problem}" for problem in _published().problems)
         raise TableError(f"unknown table {name!r}: choose from {', '.join(names(evidence))}{broken}")

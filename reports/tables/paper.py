@@ -20,24 +20,9 @@ from reports.tables.rows import COLUMNS, interval_fields, machine_text, protocol
 from reports.tables.steps import network_key
 from results import measured, published
 from results.evidence import Evidence
+from results.sets import FULL_SETS, official_protocol
 
 COUNTING = 1e-4  # relative: MACs are counted at small sizes and extended
-FULL_SETS = {
-    **{"Set5": 5, "Set14": 14, "BSD100": 100, "Urban100": 100, "Manga109": 109},
-    **{"CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Classic5": 5, "LIVE1": 29},
-}
-
-
-def official_protocol(task: str) -> dict[str, Any]:
-    """The official test protocol of a task, without the seed (any will do)."""
-    kind, level = task.replace("-x", "-").split("-")
-    common = {"tiling": "official", "routing": "gumbel", "samples": 1, "prompt_order": "raster", "precision": "fp32"}
-    own = {
-        "sr": {"lr_route": "matlab", "luma": "float", "channels": "y", "border": int(level)},
-        "denoise": {"lr_route": None, "luma": None, "channels": "rgb", "border": 0},
-        "jpeg": {"lr_route": None, "luma": None, "channels": "gray", "border": 0},
-    }
-    return {**common, **own[kind]}
 
 
 def rows(frame: pd.DataFrame, evidence: Evidence) -> Iterator[dict[str, Any]]:

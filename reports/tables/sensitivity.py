@@ -14,10 +14,10 @@ import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import holm, mean_interval
-from reports.tables.paper import FULL_SETS, official_protocol
 from reports.tables.rows import interval_fields, machine_text, protocol_text
 from reports.tables.steps import network_key
 from results.evidence import Evidence
+from results.sets import FULL_SETS, official_protocol
 
 NAME = "sensitivity"
 CAPTION = (

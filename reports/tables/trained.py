@@ -17,11 +17,11 @@ import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import Difference, against_base, holm, mean_interval
-from reports.tables.paper import FULL_SETS
 from reports.tables.rows import interval_fields, machine_text, protocol_text, units
 from reports.tables.steps import Step, network_key
 from results import records
 from results.evidence import Evidence
+from results.sets import FULL_SETS
 
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 BASE = "base"

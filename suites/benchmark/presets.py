@@ -2,7 +2,7 @@
 
 On a GPU: a training step of light x2 as it is trained, inference at 360x640, and the scan alone, in the precisions
 that have a goal, started kernel by kernel and as a graph, the peer's scan beside ours. On a CPU: the scan alone, and
-light x2 at 64x64 beside the plain network with the scan as a loop. What the goals are is `results/goals.json`.
+light x2 at 64x64 beside the plain network with the scan as a loop. What the goals are is `results/measured/goals.json`.
 """
 
 import torch

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from results.sets import FULL_SETS
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -17,17 +19,17 @@ class DatasetInfo:
 DATASETS = {
     info.name: info
     for info in (
-        DatasetInfo("Set5", 5, ("sr",)),
-        DatasetInfo("Set14", 14, ("sr",)),
-        DatasetInfo("BSD100", 100, ("sr",), ("B100", "BSDS100")),
-        DatasetInfo("Urban100", 100, ("sr", "denoise")),
+        DatasetInfo("Set5", FULL_SETS["Set5"], ("sr",)),
+        DatasetInfo("Set14", FULL_SETS["Set14"], ("sr",)),
+        DatasetInfo("BSD100", FULL_SETS["BSD100"], ("sr",), ("B100", "BSDS100")),
+        DatasetInfo("Urban100", FULL_SETS["Urban100"], ("sr", "denoise")),
         DatasetInfo("Urban12", 12, ("sr",)),
-        DatasetInfo("Manga109", 109, ("sr",)),
-        DatasetInfo("CBSD68", 68, ("denoise",), ("CBSDS68",)),
-        DatasetInfo("Kodak24", 24, ("denoise",)),
-        DatasetInfo("McMaster", 18, ("denoise",), ("McM",)),
-        DatasetInfo("Classic5", 5, ("jpeg",)),
-        DatasetInfo("LIVE1", 29, ("jpeg",)),
+        DatasetInfo("Manga109", FULL_SETS["Manga109"], ("sr",)),
+        DatasetInfo("CBSD68", FULL_SETS["CBSD68"], ("denoise",), ("CBSDS68",)),
+        DatasetInfo("Kodak24", FULL_SETS["Kodak24"], ("denoise",)),
+        DatasetInfo("McMaster", FULL_SETS["McMaster"], ("denoise",), ("McM",)),
+        DatasetInfo("Classic5", FULL_SETS["Classic5"], ("jpeg",)),
+        DatasetInfo("LIVE1", FULL_SETS["LIVE1"], ("jpeg",)),
         DatasetInfo("T91", 91, ("train",), ("91-images", "91-image")),
         DatasetInfo("BSDS500-train", 200, ("train",), ("BSD500-train",)),
         DatasetInfo("BSDS500-test", 200, ("train",), ("BSD500-test",)),

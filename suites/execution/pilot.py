@@ -8,7 +8,7 @@ Finished cells lie in STORE like any others. Beside the last weights, a cell's f
 (average.safetensors), and scores-<weights>-<seed>.parquet for each of them under every seed of the Gumbel noise.
 Stopped by --seconds or anything else, the same command goes on with all cells where they stand.
 
---export commits what is finished: as `python -m results.measured` does, and MACHINE/NAME.csv.xz with all the scores.
+--export commits what is finished: as `runner.py export` does, and MACHINE/NAME.csv.xz with all the scores.
 """
 
 import argparse
@@ -26,7 +26,8 @@ import safetensors.torch
 
 import models
 from models.ops.scan import resolve
-from results import locks, measured, records
+from results import export as commit
+from results import locks, records
 from results.store import Store, StoreError
 from suites import environment, recipes
 from suites.commandline import add_data, guard
@@ -227,10 +228,10 @@ class Pilot(Abreast):
         self.store.write_status(folder, "done", step=cell.budget.iterations, weights=weights, expected=expected)
 
 
-def export(store: Store, target: Path, command: str) -> list[str]:
-    """`measured.export`, and `<target>.csv.xz` with COLUMNS: `seconds` is a share of the time, what restoring took over
+def export(store: Store, name: str, command: str) -> list[str]:
+    """`results.export`, and `<name>.csv.xz` with COLUMNS: `seconds` is a share of the time, what restoring took over
     the number of processes that did so side by side. Returns what was written, in words. Raises StoreError."""
-    lines, tables = measured.export(store, target, command), []
+    lines, tables = commit.export(store, name, command), []
     for folder in store.cell_folders():
         if store.status(folder)["state"] != "done":
             continue
@@ -244,7 +245,7 @@ def export(store: Store, target: Path, command: str) -> list[str]:
         raise StoreError(f"{store.root} holds no finished cell of the pilot")
     frame = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
     text = frame.to_csv(index=False, lineterminator="\n", float_format="%.6f")
-    path = target.with_name(f"{target.name}.csv.xz")
+    path = commit.place(f"{name}.csv.xz")
     records.write_bytes(path, lzma.compress(text.encode(), preset=9))
     return [*lines, f"{path}: {len(frame)} scores of images"]
 
@@ -263,7 +264,7 @@ def main() -> int:
     options = parser.parse_args()
     store, command = Store(options.store), environment.command()
     if options.export:
-        print(*export(store, measured.FOLDER / options.export, command), sep="\n")
+        print(*export(store, options.export, command), sep="\n")
         return 0
     suite, device = (
         recipes.choose("pilot", budget=options.budget, seeds=options.seeds),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
-from results import measured, records
+from results import export, measured, records
 from results.evidence import Evidence
 from results.measured import SCORE_COLUMNS, StoreError
 from results.store import Store
@@ -61,8 +61,9 @@ def store(tmp_path) -> Store:
 
 
 @pytest.fixture
-def committed(tmp_path):
-    return tmp_path / "measured"
+def committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
+    return measured.FOLDER
 
 
 def empty(tmp_path) -> Store:
@@ -80,7 +81,7 @@ def test_what_is_written_comes_back_to_the_last_bit(store, committed, tmp_path):
     evaluate(store, seed=1, psnr=38.1)
     cells = [train(store, variant, seed) for variant in ("base", "off") for seed in (0, 1)]
     store.add_family("ablations", "parts", config("base", 0), [("all", config("base", 0)), ("none", config("off", 0))])
-    lines = measured.export(store, committed / "h200" / "pilot", "the command")
+    lines = export.export(store, "h200/pilot", "the command")
     assert "2 evaluation records, 4 cells, 30 scores of images, 2 members of families" in lines[0]
     ours, theirs = Evidence(store, tmp_path / "no such folder"), Evidence(empty(tmp_path), committed)
     same(ours.cells, theirs.cells)
@@ -97,7 +98,7 @@ def test_what_is_written_comes_back_to_the_last_bit(store, committed, tmp_path):
 def test_the_same_store_gives_the_same_table(store, committed):
     evaluate(store)
     for name in ("a", "b"):
-        measured.export(store, committed / "h200" / name, "the command")
+        export.export(store, f"h200/{name}", "the command")
     first, second = ((committed / "h200" / f"{name}.scores.csv.xz").read_bytes() for name in ("a", "b"))
     assert first == second
 
@@ -106,25 +107,25 @@ def test_a_number_without_provenance_is_not_committed(store, committed):
     machine = {name: value for name, value in MACHINE.items() if name not in ("command", "finished")}
     evaluate(store, machine=machine)
     with pytest.raises(StoreError, match="does not say its command, finished: such a number is not committed"):
-        measured.export(store, committed / "h200" / "a", "the command")
+        export.export(store, "h200/a", "the command")
     assert not committed.exists()
-    measured.export(store, committed / "h200" / "a", "", {"command": "sh call.sh", "finished": "2026-01-02"})
+    export.export(store, "h200/a", "", {"command": "sh call.sh", "finished": "2026-01-02"})
     found = measured.load(committed).evaluations[0]
     assert (found["command"], found["finished"]) == ("sh call.sh", "2026-01-02")
 
 
 def test_an_empty_store_is_not_exported(store, committed):
     with pytest.raises(StoreError, match="holds no finished cell and no evaluation record"):
-        measured.export(store, committed / "h200" / "a", "")
+        export.export(store, "h200/a", "")
 
 
-def test_command_line(store, committed, monkeypatch):
+@pytest.mark.parametrize("name", ["../../x", "h200/../../x", "/tmp/x", "h200", "h200/a/b", "h200/", ".hidden/a", ""])
+def test_nothing_is_written_outside_the_folder(store, committed, tmp_path, name):
     evaluate(store)
-    monkeypatch.setattr(measured, "FOLDER", committed)
-    (line,) = measured.main([str(store.root), "h200/official"])
-    assert "1 evaluation records" in line
-    record = json.loads((committed / "h200" / "official.scores.json").read_text())
-    assert record["exported"]["command"] == f"python -m results.measured {store.root} h200/official"
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match="is not MACHINE/NAME: give the folder under results/measured and a name"):
+        export.export(store, name, "the command")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # Both a store and what is committed
@@ -132,7 +133,7 @@ def test_command_line(store, committed, monkeypatch):
 
 def test_the_record_with_more_images_counts_and_rows_are_not_mixed(store, committed, tmp_path):
     name = evaluate(store)
-    measured.export(store, committed / "h200" / "a", "")
+    export.export(store, "h200/a", "")
     user = Store(tmp_path / "user")
     evaluate(user, 3, 20.0)
     evidence = Evidence(user, committed)
@@ -146,7 +147,7 @@ def test_the_record_with_more_images_counts_and_rows_are_not_mixed(store, commit
 
 def test_an_unfinished_cell_gives_way_to_a_committed_one(store, committed, tmp_path):
     train(store, "base", 0, 30.0)
-    measured.export(store, committed / "h200" / "a", "")
+    export.export(store, "h200/a", "")
     user = Store(tmp_path / "user")
     user.open_cell(config("base", 0))
     user.open_cell(config("base", 1))
@@ -218,10 +219,10 @@ def no_part(json_path, path):
 )
 def test_a_damaged_file_is_one_line_and_the_others_are_read(store, committed, damage, message, tmp_path):
     evaluate(store)
-    measured.export(store, committed / "h200" / "a", "")
+    export.export(store, "h200/a", "")
     other = Store(tmp_path / "other")
     evaluate(other, seed=1)
-    measured.export(other, committed / "h200" / "b", "")
+    export.export(other, "h200/b", "")
     damage(*pair(committed))
     found = measured.load(committed)
     (problem,) = found.problems
@@ -232,7 +233,7 @@ def test_a_damaged_file_is_one_line_and_the_others_are_read(store, committed, da
 def test_a_damaged_entry_leaves_the_others(store, committed):
     evaluate(store)
     kept = evaluate(store, seed=1)
-    measured.export(store, committed / "h200" / "a", "")
+    export.export(store, "h200/a", "")
     path, _ = pair(committed)
     record = json.loads(path.read_text())
     odd = next(name for name in record["evaluations"] if name != kept)
@@ -249,7 +250,7 @@ def test_a_damaged_entry_leaves_the_others(store, committed):
 def test_the_same_record_in_two_files_is_taken_once(store, committed):
     name = evaluate(store)
     for file in ("a", "b"):
-        measured.export(store, committed / "h200" / file, "")
+        export.export(store, f"h200/{file}", "")
     found = measured.load(committed)
     assert len(found.evaluations) == 1 and len(found.scores) == 5 and found.problems == []
     rewrite(committed / "h200" / "b.scores.csv.xz", table(pair(committed)[1]).assign(psnr=30.0))

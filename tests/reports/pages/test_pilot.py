@@ -122,7 +122,7 @@ def test_too_few_seeds_are_said(make):
     assert "Standard errors: not measured yet: on Set14" in effects
 
 
-def test_committed_scores_are_read_with_their_cells(make, store, tmp_path):
+def test_committed_scores_are_read_with_their_cells(make, store, nothing_committed):
     cells = recipes.choose("pilot", budget="smoke").cells
     for number, cell in enumerate(cells):
         folder = make.train(store, cell, 30 + number, images=3)
@@ -132,26 +132,26 @@ def test_committed_scores_are_read_with_their_cells(make, store, tmp_path):
             for gumbel in working.GUMBEL:
                 frame = make.scores("embedded", 3, 30 + number + gumbel / 10)
                 records.write_frame(working.scores_path(folder, weights, gumbel), frame)
-    target = tmp_path / "committed" / "here" / "pilot"
-    working.export(store, target, "a command")
-    found = pilot.load(tmp_path / "committed")
+    target = nothing_committed / "h100" / "pilot"
+    working.export(store, "h100/pilot", "a command")
+    found = pilot.load(nothing_committed)
     assert (found.minutes, found.iterations, found.draws, found.datasets) == (2.0, 100, 4, ["embedded"])
     assert found.scoring == pytest.approx(3 * 0.5 / 5 / 60)  # five at a time
     assert len(found.means) == 4 * 3 * 4 and "finished by `pilot`: 4; commit abc" in "\n".join(found.sources)
     first = found.means[(found.means["variant"] == "base") & (found.means["seed"] == 0)]
     assert first.groupby("gumbel")["psnr"].first().tolist() == pytest.approx([30, 30.1, 30.2, 30.3])
-    working.export(store, target.with_name("pilot-again"), "a command")
+    working.export(store, "h100/pilot-again", "a command")
     with pytest.raises(StoreError, match=r"pilot.csv.xz have scores of the cell .* more than once"):
-        pilot.load(tmp_path / "committed")
+        pilot.load(nothing_committed)
     for path in target.parent.glob("pilot-again*"):
         path.unlink()
     working.scores_path(folder, "half", 3).unlink()
-    working.export(store, target, "a command")
+    working.export(store, "h100/pilot", "a command")
     with pytest.raises(StoreError, match=f"lacks some scores of {cells[-1].name}: run"):
-        pilot.load(tmp_path / "committed")
+        pilot.load(nothing_committed)
     target.with_name("pilot.scores.json").unlink()
     with pytest.raises(StoreError, match="not committed beside it"):
-        pilot.load(tmp_path / "committed")
+        pilot.load(nothing_committed)
 
 
 def test_the_document_holds_the_tables_of_what_is_committed():

@@ -53,7 +53,7 @@ def test_there_is_a_table_only_where_a_protocol_differs(store, make):
 def test_nothing_to_show_is_no_table(store, make):
     make.evaluate(store, 38.2)
     assert "sensitivity" not in index.names(Evidence(store))
-    with pytest.raises(index.TableError, match=r"python -m suites\.alternatives"):
+    with pytest.raises(index.TableError, match=r"runner\.py sweep"):
         frame(store)
 
 

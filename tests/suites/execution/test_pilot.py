@@ -52,7 +52,7 @@ def file_family(store) -> None:
         store.add_family("pilot", family.name, family.base.config(), members)
 
 
-def test_the_pilot_is_stopped_and_ends_in_ordinary_cells(tmp_path, capsys):
+def test_the_pilot_is_stopped_and_ends_in_ordinary_cells(tmp_path, monkeypatch, capsys):
     store = Store(tmp_path / "store")
     file_family(store)
     first = follow(store, 0.0)
@@ -119,9 +119,9 @@ def test_the_pilot_is_stopped_and_ends_in_ordinary_cells(tmp_path, capsys):
     assert [one.dataset for one in scatter.measured(evidence)] == ["embedded"]
     table = index.table("smoke", evidence)
     assert {"attention + ASE + SGN", "plain scan"} <= set(table["method"])
-    target = tmp_path / "measured" / "here" / "pilot"
-    pilot.export(store, target, "command")
-    frame = pd.read_csv(target.with_name("pilot.csv.xz"))
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
+    pilot.export(store, "here/pilot", "command")
+    frame = pd.read_csv(tmp_path / "measured" / "here" / "pilot.csv.xz")
     assert list(frame.columns) == list(pilot.COLUMNS) and len(frame) == 4 * 6 * len(ways[0])
     assert len(measured.load(tmp_path / "measured").cells) == 4
 
