@@ -26,7 +26,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": WIDTH, "max_
 # What Ctrl-C leaves behind, by command; the others only read, or write everything at their end.
 KEPT = {
     "run": "finished cells are stored, and the same command continues the others from their last checkpoints",
-    "evaluate": "the images scored so far are stored",
+    "evaluate": "the images scored so far are stored, and the same command scores the others",
     "restore": "the pictures listed above are written; with the same command and --overwrite all are made again",
     "profile": "--json FILE holds the sizes that were finished",
     "breakdown": "FILE holds the networks that were finished",
@@ -83,6 +83,7 @@ OptionalWeights = Annotated[Path | None, Option("--weights", help=".pth or .safe
 Images = Annotated[str | None, Option(help="glob of stems")]
 PromptOrder = Annotated[str | None, Option(help="raster (as the official code) or semantic (paper)")]
 LrRoute = Annotated[str | None, Option("--lr", help="how the LR image is made: matlab, once or pil")]
+Again = Annotated[bool, Option("--again", help="score what is stored too, and compare")]
 SaveImages = Annotated[Path | None, Option(help="folder for the restored images")]
 Source = Annotated[Path, Argument(metavar="INPUT", help="a picture, or a folder of pictures")]
 Target = Annotated[Path, Argument(metavar="OUTPUT", help="a picture (.png), or a folder")]

@@ -17,7 +17,7 @@ from PIL import Image
 
 import models
 import runner
-from suites.evaluation import scoring
+from suites.evaluation import filing
 from suites.evaluation.evaluate import COLUMNS
 
 Command = Callable[..., tuple[int, str, str]]
@@ -256,7 +256,7 @@ def test_a_set_that_fails_half_way_keeps_what_was_scored(command: Command, tmp_p
         yield {**dict.fromkeys(COLUMNS, 1.0), "dataset": "Set5", "image": "baby", "pixels": "0"}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scoring, "scored", interrupted)
+    monkeypatch.setattr(filing, "scored", interrupted)
     status, out, _ = command(*score[:-1], tmp_path / "other")
     assert status == 130 and "  baby " in out
     assert len(list(tmp_path.glob("other/evaluations/*/scores.parquet"))) == 1

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import models
 from models.ops.common.precision import precision
 from models.ops.noise import PhiloxGumbel, noise_key
-from suites.data import DataError, Dataset
+from suites.data import DataError, Dataset, Picture
 from suites.data import sort_keys as labelling
 from suites.data.degradations import degrade
 from suites.data.resize import imresize
@@ -84,11 +84,14 @@ def scored(
     labels: str = "learned",
     pattern: str | None = None,
     save: Path | None = None,
+    skip: Callable[[Picture], bool] = lambda picture: False,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of `evaluate`, each as soon as its image is scored."""
+    """The rows of `evaluate`, each as soon as its image is scored; images that `skip` names are left out."""
     if isinstance(model, str):
         _check_baseline(model, task, protocol)
     for picture in dataset.images(pattern):
+        if skip(picture):
+            continue
         name = f"{dataset.name}/{picture.stem}"
         try:
             lq, truth = degrade(task, picture.pixels, protocol.lr_route)

@@ -1,8 +1,9 @@
 """From a model's name and a file of weights to filed scores: what `evaluate` does, for use from Python as well."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +14,51 @@ from torch import nn
 
 import models
 from models.ops.scan import resolve
-from results import records
-from results.store import Store, StoreError
+from results.store import Store
 from suites import environment
 from suites.data import Dataset, find
-from suites.evaluation.evaluate import BASELINES, frame_of, scored
+from suites.evaluation.evaluate import BASELINES, frame_of
+from suites.evaluation.filing import NOWHERE, record_target, score_set
 from suites.spec import Protocol, SpecError, Task
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """Scores of one model: a mean per dataset, a row per image, and what they were measured on.
+class Scores:
+    """Scores of one model: a mean per dataset, a row per image that was asked for, and what they were measured on.
 
-    `refused` says which datasets the store did not take, for example because it holds other scores of their images;
-    `notes` what a reader must know, such as pictures that are not those of the standard set. `stopped` is what ended
-    the scoring early; the images before it are here and in the store.
+    stored: by dataset, on what the images that were not scored again had been measured. `refused` says which datasets
+    the store did not take, for example because it holds other scores of their images; `notes` what a reader must know,
+    such as pictures that are not those of the standard set. `stopped` is what ended the scoring early; the images
+    before it are here and in the store.
     """
 
     rows: list[dict[str, Any]]
     images: pd.DataFrame
     environment: dict[str, Any]
+    stored: dict[str, list[str]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stopped: BaseException | None = None
 
     def lines(self) -> list[str]:
-        """What `evaluate` prints: scores with their protocol, and what they were measured on."""
+        """What `evaluate` prints: scores with their protocol, which are new, and what they were measured on."""
         lines = []
         for row in self.rows:
             count = "all" if row["images"] == row["expected"] else f"{row['images']} of"
             psnr, ssim = ("-" if row[n] is None else f"{row[n]:.{d}f}" for n, d in (("psnr", 3), ("ssim", 4)))
             single = "" if row["psnr_single"] is None else f" (single samples {row['psnr_single']:.3f})"
-            lines.append(f"{row['dataset']:10} {psnr} dB{single}  {ssim}  {count} {row['expected']} images")
-            if row["images"] != row["expected"]:
-                part = self.images[self.images["dataset"] == row["dataset"]]
-                lines += [f"  {image.image:20} {image.psnr:.3f} dB  {image.ssim:.4f}" for image in part.itertuples()]
+            origin = "" if not row["stored"] else f": {row['new']} scored now, {row['stored']} stored before"
+            lines.append(f"{row['dataset']:10} {psnr} dB{single}  {ssim}  {count} {row['expected']} images{origin}")
+            asked = self.images[self.images["dataset"] == row["dataset"]]
+            if len(asked) < row["expected"]:
+                lines += [f"  {image.image:20} {image.psnr:.3f} dB  {image.ssim:.4f}" for image in asked.itertuples()]
+        lines += [f"note: {note}" for note in self.notes]
         protocol = self.rows[0]["protocol"] if self.rows else {}
-        backend = "" if self.environment["backend"] == "none" else f", backend {self.environment['backend']}"
-        return [
-            *lines,
-            *(f"note: {note}" for note in self.notes),
-            "protocol: " + ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None),
-            f"measured on {self.environment['device']}{backend}, {self.environment['threads']} threads, PyTorch "
-            f"{self.environment['versions']['torch']}, commit {self.environment['commit']}",
-        ]
+        lines.append("protocol: " + ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None))
+        if any(row["new"] for row in self.rows):
+            lines.append(f"measured on {machine_line(self.environment)}")
+        lines += [f"{name}: stored before, {told}" for name, machines in self.stored.items() for told in machines]
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `evaluate`; a PSNR of identical images is null."""
@@ -114,6 +116,16 @@ def load_model(
     return model.to(device).eval(), protocol
 
 
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """An environment in one line."""
+    backend = "" if machine.get("backend") in (None, "none") else f", backend {machine['backend']}"
+    version = (machine.get("versions") or {}).get("torch")
+    return (
+        f"{machine.get('device')}{backend}, {machine.get('threads')} threads, PyTorch {version}, "
+        f"commit {machine.get('commit')}"
+    )
+
+
 def summarise(model: str, task: Task, dataset: str, rows: pd.DataFrame, expected: int, protocol: Protocol) -> dict:
     """One row of `evaluate`: means over the set, null unless every image of it was scored."""
     complete = len(rows) == expected
@@ -163,13 +175,15 @@ def score(
     images: str | None = None,
     save: Path | None = None,
     store: Store | None = None,
+    again: bool = False,
     backend: str = "auto",
     device: str = "cpu",
     progress: Callable[[str, int, int, str], None] | None = None,
-) -> Scoring:
+) -> Scores:
     """Scores `name` (a catalogue model, or a baseline) on every set, filing each set in `store` as soon as it ends.
 
-    What ends it early (a damaged picture, Ctrl-C) is in `Scoring.stopped`, with all images scored before it filed.
+    Images that `store` holds under the same key with the same pixels are not scored again, unless `again` says so.
+    What ends it early (a damaged picture, Ctrl-C) is in `Scores.stopped`, with all images scored before it filed.
 
     images: glob of stems; parts of a set are parts of one record. progress: (dataset, done, total, stem).
     Raises SpecError, DataError, ModelError, BackendError or EvaluationError when nothing could be scored.
@@ -192,31 +206,37 @@ def score(
         key |= {"weights": models.weights_hash(model), "overrides": overrides}
     key |= {"task": task.name, "protocol": protocol.to_dict()}
     measured_on = environment.describe(device, used) | {"command": environment.command()}
-    rows, frames, refused, notes, stopped = [], [], [], [], None
+    result = Scores([], frame_of([]), measured_on)
+    stopped, asked = None, []
     for dataset in datasets:
-        done: list[dict[str, Any]] = []
-        try:
-            for row in scored(model, task, dataset, protocol, device=device, pattern=images, save=save):
-                done.append(row)
-                if progress is not None:
-                    progress(dataset.name, len(done), len(dataset.stems(images)), row["image"])
-        except (Exception, KeyboardInterrupt) as error:
-            stopped = error
-        if done:
-            frame, expected = frame_of(done), len(dataset)
-            notes += nonstandard(dataset, frame)
-            whole = frame
-            if store is not None:
-                try:
-                    record = Store.evaluation_key(**key, dataset=dataset.name)
-                    told = measured_on | {"finished": records.now()}
-                    whole = store.add_evaluation(record, frame, told, expected=expected)
-                except StoreError as error:
-                    refused.append(str(error))
-            rows.append(summarise(name, task, dataset.name, whole, expected, protocol))
-            frames.append(frame)
+        record = Store.evaluation_key(**key, dataset=dataset.name)
+        target = NOWHERE if store is None else record_target(store, record, measured_on, len(dataset))
+        told = partial(progress, dataset.name) if progress else None
+        options = {"device": device, "pattern": images, "save": save, "again": again, "progress": told}
+        found = score_set(model, task, dataset, protocol, target, **options)
+        stopped = found.stopped
+        if len(found.asked):
+            asked.append(found.asked)
+            result.notes.extend(nonstandard(dataset, found.asked))
+            if found.refused:
+                result.refused.append(str(found.refused))
+            before = found.rows[~found.rows["image"].isin(found.new)]
+            counts = {"new": len(found.new), "stored": len(before)}
+            result.rows.append(summarise(name, task, dataset.name, found.rows, len(dataset), protocol) | counts)
+            if len(before) and not found.refused:
+                result.stored[dataset.name] = _machines(store, record, before)
         if stopped is not None:
             break
-    if stopped is not None and not rows:
+    if stopped is not None and not asked:
         raise stopped
-    return Scoring(rows, pd.concat(frames, ignore_index=True), measured_on, refused, notes, stopped)
+    return replace(result, images=pd.concat(asked, ignore_index=True), stopped=stopped)
+
+
+def _machines(store: Store, key: dict[str, Any], rows: pd.DataFrame) -> list[str]:
+    """What these rows of a record were measured on, a line for each environment."""
+    environments = store.read_evaluation(store.evaluation_folder(key))[1]["environments"]
+    lines = []
+    for label, part in rows.groupby("environment", dropna=False, sort=False):
+        machine = environments.get(label, {})
+        lines.append(f"{len(part)} images measured {machine.get('finished')} on {machine_line(machine)}")
+    return lines

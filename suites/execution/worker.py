@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +209,7 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
     from models.ops.scan import resolve
     from suites import environment
     from suites.data import find, load_training
-    from suites.evaluation.evaluate import evaluate
+    from suites.evaluation.filing import cell_target, score_set
     from suites.training.step import determinism
     from suites.training.trainer import train
 
@@ -247,22 +247,18 @@ def train_and_evaluate(cell: Cell, folder: Path, store: Store, options: Options,
     set_aside_unreadable(folder / "scores.parquet", records.read_frame)
     with determinism(True) if options.deterministic else nullcontext():
         for dataset in sets:
-            before = scored(folder, dataset.name)  # before an interruption, or when fewer images were there
-            rest = {stem: path for stem, path in dataset.files.items() if stem not in before}
-            if not rest:
-                continue
-            rows = evaluate(
+            score_set(
                 model,
                 cell.task,
-                replace(dataset, files=rest),
+                dataset,
                 cell.protocol,
-                device=device,
+                cell_target(store, folder),
+                device=options.device,
                 labels=cell.variant.labels,
                 progress=lambda done, total, stem, name=dataset.name: report(
                     "evaluate", dataset=name, done=done, total=total
                 ),
-            )
-            store.write_scores(folder, rows)
+            ).checked()
     record.add(evaluate_seconds=round(time.perf_counter() - begun, 3), finished=records.now())
     return {"weights": models.weights_hash(weights), "expected": {dataset.name: len(dataset) for dataset in sets}}
 
