@@ -33,7 +33,8 @@ def main() -> int:
 
 
 def show(lines: Iterable[str]) -> None:
-    out.print(*lines, sep="\n")
+    for line in lines:
+        out.print(line)
 
 
 @app.callback(invoke_without_command=True)
@@ -51,8 +52,8 @@ def list_everything(data: cli.Data = cli.DATA) -> None:
 
 @app.command()
 def run(
-    suite: cli.SuiteName, only: cli.Only = None, changes: cli.Changes = None, seeds: cli.Seeds = None,
-    budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
+    suite: cli.SuiteName, only: cli.Only = None, base: cli.WithBase = True, changes: cli.Changes = None,
+    seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
     deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
     backend: cli.Backend = "auto", dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
     results: cli.Results = cli.STORE,
@@ -61,16 +62,22 @@ def run(
     from results.store import Store
     from suites import environment, recipes
 
-    chosen = recipes.choose(suite, only=only, changes=changes or [], seeds=seeds, budget=budget)
-    store, device = Store(results), environment.choose_device(device)
     if dry_run:
-        from suites.execution import preflight
-        from suites.planning.dryrun import describe
+        with cli.busy("checking the cells and what they cost"):
+            from suites.execution import preflight
+            from suites.planning.dryrun import describe
 
-        show(describe(chosen, store, device, preflight.obstacles(chosen.cells, backend, device, data)))
+            chosen = recipes.choose(suite, only=only, base=base, changes=changes or [], seeds=seeds, budget=budget)
+            store, device = Store(results), environment.choose_device(device)
+            lines = describe(chosen, store, device, preflight.obstacles(chosen.cells, backend, device, data))
+        show(lines)
         return 0
-    from suites.execution import engine
+    with cli.busy("loading PyTorch, checking the cells"):
+        from suites.execution import engine
 
+        chosen = recipes.choose(suite, only=only, base=base, changes=changes or [], seeds=seeds, budget=budget)
+        store, device = Store(results), environment.choose_device(device)
+    show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
     outcome = engine.run(chosen, store, device=device, data=data, console=out, **options)
     show(outcome.lines())

@@ -6,9 +6,11 @@
 import os
 import shutil
 import sys
+import threading
 import tomllib
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "results" / "runs"
 DATA = Path("data").resolve() if Path("data").is_dir() else None
 DATA_VARIABLE, DATA_HELP = "MAMBAIR_BENCH_DATA", "folder of <Dataset>/ folders, or ./data"
+PATIENCE_S = 2.0  # before a command that shows nothing says what it is doing
 INTERRUPTED = 130  # exit status after Ctrl-C
 # Help is as wide as the terminal; 160 columns where it is piped into a file or a pager.
 WIDTH = shutil.get_terminal_size((160, 24)).columns
@@ -67,6 +70,7 @@ MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exis
 # run
 SuiteName = Annotated[str, Argument(autocompletion=suites)]
 Only = Annotated[str | None, Option(help="glob of cell names: variant/task/seed-N")]
+WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]
 Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]
 Seeds = Annotated[str | None, Option(help="0,1,2")]
 BudgetName = Annotated[str | None, Option(help="smoke, reduced or paper")]
@@ -134,6 +138,18 @@ def start(context: Context, print_version: bool) -> None:
         print(version())
     elif context.invoked_subcommand is None:
         print(context.get_help())
+
+
+@contextmanager
+def busy(doing: str) -> Iterator[None]:
+    """Says on stderr what is being done when it takes more than PATIENCE_S seconds."""
+    timer = threading.Timer(PATIENCE_S, lambda: print(f"{doing} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def interrupted(arguments: list[str]) -> str:

@@ -252,12 +252,14 @@ class Family:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of cells, and the comparisons that they are made for. `doc` is what `list` prints."""
+    """A named list of cells, and the comparisons that they are made for. `doc` is what `list` prints, `notes` what a
+    run or a dry run says first."""
 
     name: str
     doc: str
     cells: tuple[Cell, ...]
     families: tuple[Family, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def compared(self) -> list[Family]:
         """The families of which a member beside the base is among the cells, at whatever seed."""

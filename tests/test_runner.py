@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 import models
 import runner
+from suites import commandline as cli
 from suites.evaluation import filing
 from suites.evaluation.evaluate import COLUMNS
 
@@ -78,7 +80,7 @@ def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) 
     status, out, _ = command("--help")
     names = [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()]
     assert status == 0
-    expected = "list run tables evaluate complexity profile breakdown restore import verify report data doctor"
+    expected = "list run tables evaluate complexity profile breakdown restore export import verify report data doctor"
     assert sorted(names) == sorted(expected.split())
     assert command()[:2] == (0, out) and command("-h")[:2] == (0, out)  # nothing asked for: the help, and no error
 
@@ -304,12 +306,52 @@ def test_dry_run_says_what_it_would_cost(command: Command, tmp_path: Path) -> No
     assert not (tmp_path / "store").exists()
 
 
+def test_a_selection_brings_the_base_of_its_families(command: Command, tmp_path: Path) -> None:
+    dry = ["run", "ablations", "--only", "tokens-*/seed-1", "--dry-run", "--results", tmp_path / "store"]
+    status, out, _ = command(*dry)
+    prose = " ".join(out.split())
+    assert status == 0 and "ablations: 5 cells" in out and "base/sr-x2/seed-1" in out and "rank" not in prose
+    assert "with the bases that the variants are compared with: base/sr-x2/seed-1 (--no-base leaves them out)" in prose
+    assert "tokens, sr-x2 4 against base, 1 seed" in prose
+    status, out, _ = command(*dry, "--no-base")
+    assert status == 0 and "ablations: 4 cells" in out and "against base" not in out
+    assert "compared with nothing, for their base is no part of this plan: tokens (sr-x2)" in " ".join(out.split())
+    out = command("run", "ablations", "--only", "scans-2/*", "--dry-run", "--results", tmp_path / "store")[1]
+    assert "scans, sr-x2 1 against base, 4 seeds" in " ".join(out.split())  # of the two that the family has
+
+
+def test_a_dry_run_builds_no_network(command: Command, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.nn.Module.__init__", lambda *_: pytest.fail("a network was built"))
+    assert command("run", "ablations", "--dry-run", "--results", tmp_path / "store")[0] == 0
+
+
+def test_work_that_takes_long_is_announced_on_stderr(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(cli, "PATIENCE_S", 0.01)
+    with cli.busy("counting"):
+        time.sleep(0.2)
+    monkeypatch.setattr(cli, "PATIENCE_S", 10)
+    with cli.busy("doing nothing"):
+        pass
+    assert capsys.readouterr() == ("", "counting ...\n")
+
+
+def test_ctrl_c_says_what_is_kept(command: Command, tmp_path: Path, monkeypatch) -> None:
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("suites.recipes.choose", interrupted)
+    status, _, err = command("run", "smoke", "--results", tmp_path / "store")
+    assert status == 130 and err.startswith("stopped: finished cells are stored") and len(err.splitlines()) == 1
+    monkeypatch.setattr("suites.benchmark.cost.of_variant", interrupted)
+    assert command("complexity", "mambairv2-tiny")[::2] == (130, "stopped: nothing was written\n")
+
+
 def test_dry_run_plans_for_another_machine(command: Command, tmp_path: Path) -> None:
     status, out, _ = command("run", "pilot", "--dry-run", "--results", tmp_path / "store", "--device", "cpu")
     assert status == 0 and "8 cells, 48,000 iterations" in out
     prose = " ".join(out.split())
     assert "cannot run here: tf32x3 is a precision of Triton kernels" in prose and "(--set precision=NAME)" in prose
-    assert "cannot run here: BSD100: no folder of datasets was given" in prose
+    assert "cannot run here: BSD100, BSDS500-test, BSDS500-train, Set14, T91, Urban12: no folder of datasets" in prose
     assert max(map(len, out.splitlines())) <= 100
     refused(command("run", "smoke", "--dry-run", "--backend", "no-such"), "no-such")
 

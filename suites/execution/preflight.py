@@ -13,11 +13,19 @@ from suites.spec import Cell, SpecError
 
 
 def check_data(cells: Sequence[Cell], data: Path | None) -> None:
-    """Looks for every dataset before the first cell starts. Raises DataError for one that is missing."""
-    for name in sorted({name for cell in cells for name in cell.test_sets}):
-        find(name, data)
-    for name in sorted({name for cell in cells for name in cell.train_sets}):
-        find_training(name, data)
+    """Looks for every dataset before the first cell starts. Raises DataError, a sentence for each that is missing."""
+    wanted = {(find, name) for cell in cells for name in cell.test_sets}
+    wanted |= {(find_training, name) for cell in cells for name in cell.train_sets}
+    if data is None and (away := sorted({name for _, name in wanted} - {"embedded", "embedded-train"})):
+        raise DataError(f"{', '.join(away)}: no folder of datasets was given: use --data DIR (or MAMBAIR_BENCH_DATA)")
+    missing = []
+    for look, name in sorted(wanted, key=lambda pair: (pair[0] is find_training, pair[1])):
+        try:
+            look(name, data)
+        except DataError as error:
+            missing.append(str(error))
+    if missing:
+        raise DataError("; ".join(dict.fromkeys(missing)))
 
 
 def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:

@@ -3,7 +3,8 @@
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[st
     planned, evidence = engine.plan(suite, store), Evidence(store)
     counts = Counter(state for _, state, _ in planned)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    lines = [f"{suite.name}: {counted(len(planned), 'cell')} ({states})"]
+    lines = [f"{suite.name}: {counted(len(planned), 'cell')} ({states})", *suite.notes]
     lines += _cells(planned, store)
     rest = [cell for cell, state, _ in planned if state != "done"]
     lines += [*_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence), *notes]
@@ -92,19 +93,20 @@ def _cost(rest: Sequence[Cell], evidence: Evidence, device: str) -> list[str]:
 
 
 def detectable(suite: Suite, evidence: Evidence) -> list[str]:
-    """Lines on the smallest differences from the base that the suite's seeds can tell from zero; none for a suite that
-    compares nothing.
+    """Lines on the differences from each family's base that so many seeds find; none for a suite that compares nothing.
 
-    Two numbers a family and dataset: for one difference, and for the first step of Holm's procedure in the family. The
-    variance is pooled over the family: k differences from a shared base at n seeds leave k (n - 1) degrees of freedom
-    (two-way layout, variant by seed).
+    Counted is what the suite itself holds: variants that share seeds with their base. Two numbers a family and
+    dataset: for one difference, and for the first step of Holm's procedure in the family. The variance is pooled over
+    the family: k differences from a shared base at n seeds leave k (n - 1) degrees of freedom (two-way layout, variant
+    by seed).
     """
-    families = suite.compared()
-    if not families:
-        return []
-    known, rows, sources = scatter.measured(evidence) + list(scatter.PUBLISHED), [], {}
-    for family in families:
-        seeds, variants = _seeds(suite, family), len(family.members) - 1
+    known, rows, sources, alone = scatter.measured(evidence) + list(scatter.PUBLISHED), [], {}, []
+    for family in suite.compared():
+        counts = _shared_seeds(suite, family)
+        if not counts:
+            alone.append(f"{family.name} ({family.base.task.name})")
+            continue
+        seeds, variants = min(counts), len(counts)
         task, budget = family.base.task.name, family.base.budget.name
         effects = []
         for dataset in family.base.test_sets:
@@ -112,8 +114,7 @@ def detectable(suite: Suite, evidence: Evidence) -> list[str]:
             if found and seeds > 1:
                 sources[task, found] = None
                 one, holm = (
-                    minimum_detectable_effect(found.sd, seeds, alpha, POWER, df=variants * (seeds - 1))
-                    for alpha in (ALPHA, ALPHA / variants)
+                    found.sd * _unit_effect(seeds, alpha, variants * (seeds - 1)) for alpha in (ALPHA, ALPHA / variants)
                 )
                 effects.append(f"{dataset} {one:.3f} ({holm:.3f})")
         unknown = "scatter not known yet: the first two seeds tell" if seeds > 1 else "give two or more --seeds"
@@ -130,18 +131,29 @@ def detectable(suite: Suite, evidence: Evidence) -> list[str]:
         )
         for task, one in sources
     ]
-    return [
-        title,
-        *rows,
-        *(["assumed scatter, which the differences above are proportional to:", *assumed] if assumed else []),
-    ]
+    lines = [title, *rows] if rows else []
+    if assumed:
+        lines += ["assumed scatter, which the differences above are proportional to:", *assumed]
+    if alone:
+        lines.append(f"compared with nothing, for their base is no part of this plan: {', '.join(alone)}")
+    return lines
 
 
-def _seeds(suite: Suite, family: Family) -> int:
-    """Seeds that the base has in the suite."""
-    base = family.base
-    own = {cell.seed for cell in suite.cells if (cell.variant, cell.task) == (base.variant, base.task)}
-    return len(own or {cell.seed for cell in suite.cells})
+@cache
+def _unit_effect(seeds: int, alpha: float, df: int) -> float:
+    """The smallest detectable difference, in standard deviations of a paired difference."""
+    return minimum_detectable_effect(1.0, seeds, alpha, POWER, df=df)
+
+
+def _shared_seeds(suite: Suite, family: Family) -> list[int]:
+    """How many seeds each variant of the family has in common with the base, within the suite; none counts not."""
+
+    def seeds(member: Cell) -> set[int]:
+        return {cell.seed for cell in suite.cells if replace(member, seed=cell.seed) == cell}
+
+    base = seeds(family.base)
+    others = (cell for _, cell in family.members if cell != family.base)
+    return [count for cell in others if (count := len(seeds(cell) & base))]
 
 
 def _plain(value: object) -> str:

@@ -26,26 +26,43 @@ def choose(
     budget: str | None = None,
     seeds: str | Sequence[int] | None = None,
     only: str | None = None,
+    base: bool = True,
     changes: Sequence[str] = (),
 ) -> Suite:
     """The suite `name` as asked for: its budget, seeds ("0,1,2"), cells that fit the glob `only`, `--set` changes.
 
+    base: whether `only` brings along what its cells are compared with (see `select`). `notes` of the suite say so.
     Raises SpecError for an unknown suite, budget, key or value, and when `only` leaves no cell.
     """
     check_choice("suite", name, tuple(SUITES))
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else tuple(seeds)
-    return settings.apply(select(SUITES[name](budget, numbers), only), changes)
+    selected = select(SUITES[name](budget, numbers), only, base)
+    suite = settings.apply(selected, changes)  # of the same length and order, under other names
+    pairs = zip(selected.cells, suite.cells, strict=True)
+    brought = [cell.name for before, cell in pairs if only and not fnmatchcase(before.name, only)]
+    if not brought:
+        return suite
+    names = f"{', '.join(brought[:4])}{', ...' if len(brought) > 4 else ''}"
+    note = f"with the bases that the variants are compared with: {names} (--no-base leaves them out)"
+    return replace(suite, notes=(note,))
 
 
-def select(suite: Suite, only: str | None) -> Suite:
-    """The cells whose name (variant/task/seed-N) fits the glob. Raises SpecError when there are none."""
+def select(suite: Suite, only: str | None, base: bool = True) -> Suite:
+    """The cells whose name (variant/task/seed-N) fits the glob; with `base` also the bases of their families, at the
+    seeds of these cells: without its base a variant is compared with nothing. Raises SpecError when no cell fits."""
     if only is None:
         return suite
-    cells = tuple(cell for cell in suite.cells if fnmatchcase(cell.name, only))
-    if not cells:
+    fitting = {cell.name: cell for cell in suite.cells if fnmatchcase(cell.name, only)}
+    if not fitting:
         names = ", ".join(cell.name for cell in suite.cells[:6]) + (", ..." if len(suite.cells) > 6 else "")
         raise SpecError(f"--only {only!r} fits no cell of {suite.name}: they are {names} (globs: 'base/*', '*/seed-0')")
-    return replace(suite, cells=cells)
+    bases = {
+        replace(family.base, seed=cell.seed).name
+        for family in suite.families
+        for cell in fitting.values()
+        if base and any(replace(member, seed=cell.seed) == cell for _, member in family.members)
+    }
+    return replace(suite, cells=tuple(cell for cell in suite.cells if cell.name in fitting or cell.name in bases))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ def _check(cells: Sequence[Cell], part: str, name: str, key: str, text: str) -> 
     if part in ("", "network") and any(name in cell.variant.overrides for cell in cells):
         values = {str(cell.variant.overrides.get(name)) for cell in cells}
         if len(values) > 1:
-            raise SpecError(f"--set {key}: the suite's variants differ in it; choose some with --only")
+            raise SpecError(f"--set {key}: the suite's variants differ in it; choose some with --only (and --no-base)")
 
 
 def _change(cell: Cell, part: str, name: str, text: str) -> tuple[Cell, bool]:

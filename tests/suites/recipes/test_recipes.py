@@ -74,7 +74,7 @@ def test_budgets_seeds_and_globs():
 
 
 def change(*changes: str, suite: str = "smoke", **options) -> tuple[Cell, ...]:
-    return recipes.choose(suite, changes=changes, **options).cells
+    return recipes.choose(suite, changes=changes, base=False, **options).cells
 
 
 def test_changes_are_typed_and_change_the_identity():
