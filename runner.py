@@ -104,8 +104,8 @@ def evaluate(
     images: cli.Images = None, tiles: cli.Tiles = None, routing: cli.Routing = None, samples: cli.Samples = None,
     prompt_order: cli.PromptOrder = None, lr: cli.LrRoute = None, seed: cli.NoiseSeed = None,
     precision: cli.Precision = None, device: cli.Device = None, backend: cli.Backend = "auto",
-    save_images: cli.SaveImages = None, again: cli.Again = False, json: cli.Json = None, data: cli.Data = cli.DATA,
-    results: cli.Results = cli.STORE,
+    save_images: cli.SaveImages = None, as_official: cli.AsOfficial = False, again: cli.Again = False,
+    json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
     from results.store import Store
@@ -118,7 +118,8 @@ def evaluate(
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, **route}
     protocol = scoring.protocol_for(model, parsed, **choices)
     files = {"weights": weights, "network": network, "data": data, "images": images, "save": save_images}
-    where = {"backend": backend, "device": environment.choose_device(device), "store": Store(results), "again": again}
+    where = {"backend": backend, "device": environment.choose_device(device), "store": Store(results)}
+    where |= {"again": again, "as_official": as_official}
     with ScoreBar(err) as progress:
         result = scoring.score(model, parsed, sets.split(","), protocol, progress=progress, **files, **where)
     show(result.lines())

@@ -236,7 +236,7 @@ def _import_record(store: Store, source: Store, folder: Path, report: ImportRepo
     with _skipping(report.conflicts, "damaged here, remove it and import again: "):
         before = len(store.read_evaluation(target)[0]) if (target / "record.json").exists() else None
     merged, conflicts = store.merge_record(
-        target, record["key"], rows, record["environments"], record["expected"], strict=False
+        target, record["key"], rows, record["environments"], record["expected"], record, strict=False
     )
     if conflicts:
         key = record["key"]

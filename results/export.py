@@ -15,7 +15,7 @@ import pandas as pd
 from results import families, measured, records
 from results.measured import PROVENANCE, SCORE_COLUMNS
 from results.records import StoreError
-from results.store import Store
+from results.store import TOLD, Store
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of MACHINE/NAME: no path that leads elsewhere
 
@@ -51,7 +51,8 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
         rows, record = store.read_evaluation(folder)
         for label, environment in record["environments"].items():
             environments[label] = _with_provenance(environment, known, f"evaluation {folder.name}")
-        evaluations[folder.name] = {"key": record["key"], "expected": record["expected"]}
+        told = {name: record[name] for name in TOLD if record[name]}
+        evaluations[folder.name] = {"key": record["key"], "expected": record["expected"], **told}
         tables.append(rows.assign(hash=folder.name))
     for folder in store.cell_folders():
         status = store.status(folder)

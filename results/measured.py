@@ -1,9 +1,10 @@
 """What was measured here once and is committed: `results/measured/`, a folder per machine.
 
-    counted/complexity.csv parameters, MACs and scan FLOPs counted by `suites.benchmark.cost`, for any machine;
-                                     overrides as in the published tables, the task's own arguments left out
-    <machine>/<name>.scores.json     {"exported": ..., "environments": {label: ...}, "evaluations": {hash: {"key",
-                                     "expected"}}, "cells": {hash: {"config", "status", "environment", "parameters"}}}
+    counted/complexity.csv           parameters, MACs and scan FLOPs by `runner.py complexity --all`; overrides
+                                     as in the published tables, without the task's own arguments
+    <machine>/<name>.scores.json     {"exported": ..., "environments": {label: ...},
+                                     "evaluations": {hash: {"key", "expected", "file", "as_official"}},
+                                     "cells": {hash: {"config", "status", "environment", "parameters"}}}
     <machine>/<name>.scores.csv.xz   a row per image of each: hash, environment (label) and the store's score columns
     <machine>/families/<hash>/       the store's own member.json
 
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from results import families, records
 from results.records import StoreError
-from results.store import MACHINE, SPENT, flatten_config
+from results.store import MACHINE, SPENT, flatten_config, told_of
 
 FOLDER = Path(__file__).parent / "measured"
 COMPLEXITY = FOLDER / "counted" / "complexity.csv"
@@ -152,7 +153,7 @@ def _evaluation_row(
     used = [environments[label] for label in rows["environment"].unique()]
     latest = max(used, key=lambda item: str(item.get("finished")), default={})
     means = records.summarise(rows, expected)
-    row = {"hash": name, **key, **{column: latest.get(column) for column in (*MACHINE, "finished")}}
+    row = {"hash": name, **key, **told_of(entry), **{column: latest.get(column) for column in (*MACHINE, "finished")}}
     return row | (means[0] if means else {"images": 0, "expected": entry["expected"], "complete": False}), expected
 
 

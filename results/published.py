@@ -16,6 +16,8 @@
     note        what a reader should know about it
 
 A first line that starts with `#` is the table's caption. Another paper's table is one more file.
+
+`weights.json` names the weights that the authors published: only their scores are compared with published ones.
 """
 
 import csv
@@ -151,6 +153,12 @@ def _problems(row: dict[str, str]) -> Iterator[tuple[str, str]]:
             low, high = RANGES[row["metric"]]
             if not low <= number(value) <= high:
                 yield "value", f"{value} is out of the range of {row['metric']}, {low:g} to {high:g}"
+
+
+def official_weights() -> dict[str, dict[str, str]]:
+    """What weights.json says of each file of weights, by the hash of its tensors (`models.weights_hash`): file,
+    file_sha256, model, task, source."""
+    return json.loads((FOLDER / "weights.json").read_text())["weights"]
 
 
 def number(value: str) -> float | None:

@@ -2,7 +2,8 @@
 
     <root>/<hash>/               a training cell: config.json, environment.json, status.json, scores.parquet,
                                  train.jsonl, weights.safetensors
-    <root>/evaluations/<hash>/   scores of given weights: record.json (its key), environment.json, scores.parquet
+    <root>/evaluations/<hash>/   scores of given weights: record.json (key, expected images, the weights' file, whether
+                                 the user said that they are the official ones), environment.json, scores.parquet
     <root>/families/<hash>/      which variant is compared with which base: member.json (results.families)
 
 <hash> names the canonical configuration or key (`records.key_of`). Score tables have a row per image: dataset, image
@@ -34,7 +35,7 @@ CELL_COLUMNS = (
     *("device", "device_type", "backend", "threads", "commit", "command", "problem"),
 )
 EVALUATION_COLUMNS = (
-    *("hash", "model", "overrides", "labels", "weights", "task", "dataset", "protocol"),
+    *("hash", "model", "overrides", "labels", "weights", "file", "as_official", "task", "dataset", "protocol"),
     *("images", "expected", "complete", "coverage", "psnr", "ssim", "psnr_single"),
     *("finished", "device", "device_type", "backend", "threads", "commit", "command", "problem"),
 )
@@ -42,6 +43,7 @@ MEAN_COLUMNS = (
     *("source", "hash", "dataset", "images", "expected", "complete", "coverage", "psnr", "ssim", "psnr_single"),
 )
 SCORE_COLUMNS = ("source", "hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
+TOLD = ("file", "as_official")  # of a record's weights, by whoever scored them
 MACHINE = ("device", "device_type", "backend", "threads", "commit", "command")
 
 
@@ -144,13 +146,21 @@ class Store:
         return self.root / EVALUATIONS / records.key_of(key)
 
     def add_evaluation(
-        self, key: Mapping[str, Any], rows: pd.DataFrame, environment: Mapping[str, Any], *, expected: int
+        self,
+        key: Mapping[str, Any],
+        rows: pd.DataFrame,
+        environment: Mapping[str, Any],
+        *,
+        expected: int,
+        file: str | None = None,
+        as_official: bool = False,
     ) -> pd.DataFrame:
         """Merges rows per image into the record of `key` and returns all of its rows.
 
         expected: images of the whole dataset; a mean is given once they are all there. environment: what these rows
-        were measured on (environment.json keeps one per merge, the rows' `environment` column names it). Raises
-        StoreError, and changes nothing, when an image is there with another score (over 1e-6) or other pixels.
+        were measured on (environment.json keeps one per merge, the rows' `environment` column names it). file,
+        as_official: as of `describe_weights`. Raises StoreError, and changes nothing, when an image is there with
+        another score (over 1e-6) or other pixels.
         """
         rows = records.check_rows(rows, f"scores on {key['dataset']}")
         foreign = sorted(set(rows["dataset"]) - {key["dataset"]})
@@ -159,8 +169,19 @@ class Store:
         label = records.key_of(environment)[:8]
         folder = self.evaluation_folder(key)
         incoming = rows.assign(environment=label)
-        merged, _ = self.merge_record(folder, key, incoming, {label: dict(environment)}, expected, strict=True)
+        told = {"file": file, "as_official": as_official}
+        merged, _ = self.merge_record(folder, key, incoming, {label: dict(environment)}, expected, told, strict=True)
         return merged
+
+    def describe_weights(self, key: Mapping[str, Any], *, file: str | None, as_official: bool) -> None:
+        """Adds to the record of `key` what its key does not hold: the name of the weights' file, without its folder
+        (the first one that was said stays), and whether the user said that the weights are the published ones, so that
+        their scores may be compared with published scores (once said, it stays). Nothing where there is no record."""
+        folder = self.evaluation_folder(key)
+        if (folder / "record.json").exists():
+            rows, record = self.read_evaluation(folder)
+            told = {"file": file, "as_official": as_official}
+            self.merge_record(folder, key, rows.iloc[:0], {}, record["expected"], told, strict=True)
 
     def merge_record(
         self,
@@ -169,33 +190,44 @@ class Store:
         rows: pd.DataFrame,
         environments: Mapping[str, Any],
         expected: int,
+        told: Mapping[str, Any],
         *,
         strict: bool,
     ) -> tuple[pd.DataFrame, list[str]]:
-        """Union of a record's rows with `rows`. Contradictions: an error when strict, else our row stays and they are
-        returned in words. Written so that a crash between two files leaves rows without means, never wrong ones."""
+        """Union of a record's rows with `rows`, and of what both say of its weights (`told`, TOLD).
+
+        Contradictions: an error when strict, else our row stays and they are returned in words. Written so that a crash
+        between two files leaves rows without means, never wrong ones.
+        """
         with locks.exclusive(self.root / EVALUATIONS / ".lock"):
-            old, conflicts = rows.iloc[:0], []
+            old, conflicts, known = rows.iloc[:0], [], {}
             if (folder / "record.json").exists():
-                old, stored = self.read_evaluation(folder)
-                environments = {**stored["environments"], **environments}
-                expected = max(expected, stored["expected"])
+                old, known = self.read_evaluation(folder)
+                environments = {**known["environments"], **environments}
+                expected = max(expected, known["expected"])
+            told = {name: known.get(name) or told[name] for name in TOLD}
             if strict:
                 merged = records.merge_rows(old, rows, str(folder))
             else:
                 fresh, conflicts = records.compare_rows(old, rows)
                 merged = pd.concat([old, fresh], ignore_index=True) if len(old) else fresh.reset_index(drop=True)
-            if len(merged) > len(old) or not (folder / "record.json").exists():
+            if len(merged) > len(old) or any(told[name] != known.get(name) for name in TOLD):
                 used = set(merged["environment"].dropna())
                 records.write_json(
                     folder / "environment.json", {label: environments[label] for label in environments if label in used}
                 )
                 records.write_frame(folder / "scores.parquet", merged)
-                records.write_json(folder / "record.json", {"key": records.canonical(key), "expected": int(expected)})
+                content = {"key": records.canonical(key), "expected": int(expected)}
+                records.write_json(
+                    folder / "record.json", content | {name: value for name, value in told.items() if value}
+                )
             return merged, conflicts
 
     def read_evaluation(self, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Rows per image, and {"key", "expected", "environments"}. Raises StoreError for a damaged record."""
+        """Rows per image, and {"key", "expected", "environments", "file", "as_official"}.
+
+        Raises StoreError for a damaged record.
+        """
         record = records.read_json(folder / "record.json")
         try:
             key, expected = record["key"], int(record["expected"])
@@ -206,7 +238,7 @@ class Store:
             raise StoreError(f"{folder / 'record.json'} has a key that belongs to the folder {name}")
         rows = records.read_frame(folder / "scores.parquet")
         environments = records.read_json(folder / "environment.json")
-        return rows, {"key": key, "expected": expected, "environments": environments}
+        return rows, {"key": key, "expected": expected, "environments": environments, **told_of(record)}
 
     # Families
 
@@ -287,7 +319,7 @@ class Store:
                 scores, record = self.read_evaluation(folder)
                 environments = list(record["environments"].values())
                 latest = max(environments, key=lambda item: str(item.get("finished")), default={})
-                row |= record["key"] | {name: latest.get(name) for name in (*MACHINE, "finished")}
+                row |= record["key"] | {name: latest.get(name) for name in (*MACHINE, "finished")} | told_of(record)
                 row |= self._record_means(scores, record)
             except StoreError as error:
                 row["problem"] = str(error)
@@ -359,6 +391,12 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
         }
     except (KeyError, TypeError) as error:
         raise StoreError(f"a configuration lacks {error}: it was made by another version") from error
+
+
+def told_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of its weights beside their hash: {"file": name or None, "as_official": bool}."""
+    file = record.get("file")
+    return {"file": file if isinstance(file, str) else None, "as_official": record.get("as_official") is True}
 
 
 def is_hash(name: str) -> bool:

@@ -87,6 +87,8 @@ OptionalWeights = Annotated[Path | None, Option("--weights", help=".pth or .safe
 Images = Annotated[str | None, Option(help="glob of stems")]
 PromptOrder = Annotated[str | None, Option(help="raster (as the official code) or semantic (paper)")]
 LrRoute = Annotated[str | None, Option("--lr", help="how the LR image is made: matlab, once or pil")]
+AS_OFFICIAL_HELP = "these are the authors' weights in another file: `tables` compares them with published scores"
+AsOfficial = Annotated[bool, Option("--as-official", help=AS_OFFICIAL_HELP)]
 Again = Annotated[bool, Option("--again", help="score what is stored too, and compare")]
 SaveImages = Annotated[Path | None, Option(help="folder for the restored images")]
 Source = Annotated[Path, Argument(metavar="INPUT", help="a picture, or a folder of pictures")]

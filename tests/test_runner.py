@@ -18,6 +18,7 @@ from PIL import Image
 
 import models
 import runner
+from results.store import Store
 from suites import commandline as cli
 from suites.evaluation import filing
 from suites.evaluation.evaluate import COLUMNS
@@ -244,6 +245,21 @@ def test_evaluate_prints_stores_and_writes_json(command: Command, tmp_path: Path
     assert [image["image"] for image in made["images"]] == ["baby"] and 0 < made["images"][0]["psnr"] < 60
     assert made["environment"]["backend"] in ("cpu", "chunked", "triton")
     assert command(*score, "--data", data, "--results", tmp_path / "store")[0] == 0  # the same again is no conflict
+
+
+def test_own_weights_stand_apart_in_tables_unless_they_are_said_to_be_published(
+    command: Command, tmp_path: Path, tiny_weights: Path
+) -> None:
+    data, store = data_set(tmp_path / "data"), tmp_path / "store"
+    where = ["--data", data, "--results", store]
+    score = ["evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "Set5", "--weights", tiny_weights, *where]
+    assert command(*score)[0] == 0
+    status, out, _ = command("tables", "table3", "--results", store)
+    assert status == 0 and "### tiny.pth, mambairv2-tiny, sr-x2: weights " in out and "1 of 5 images" in out
+    assert command(*score, "--as-official")[0] == 0  # nothing is scored again; the record says it
+    assert list(Store(store).evaluations()["as_official"]) == [True]
+    assert "tiny.pth" not in command("tables", "table3", "--results", store)[1]
+    refused(command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--as-official", *where), "--as-offi")
 
 
 def test_a_set_that_fails_half_way_keeps_what_was_scored(command: Command, tmp_path: Path, monkeypatch) -> None:

@@ -56,6 +56,8 @@ def blocks(frame: pd.DataFrame) -> Iterator[Block]:
 
 
 def _paper(frame: pd.DataFrame) -> Iterator[Block]:
+    others = frame[frame["setting"] != ""]
+    frame = frame[frame["setting"] == ""]
     for task, part in frame.groupby("task", sort=False):
         for metrics in (("params", "macs", "psnr"), ("ssim",)):
             shown = part[part["metric"].isin(metrics)]
@@ -66,6 +68,8 @@ def _paper(frame: pd.DataFrame) -> Iterator[Block]:
         if part["measured"].notna().any():
             yield from _compared(f"{method}, {task}", part)
     yield from _not_measured(own)
+    for (task, method, model, _), part in others.groupby(["task", "method", "model", "setting"], sort=False):
+        yield _other_weights(f"{method}, {model}, {task}", part)
 
 
 def _quantity(row: dict[str, Any]) -> str:
@@ -159,6 +163,20 @@ def _compared_block(heading: str, part: pd.DataFrame) -> Block:
             block.notes.append(_sentence(f"{text} ({', '.join(sets)})" if several and any(sets) else text))
     block.notes += [f"Protocol: {text}." for text in protocols]
     block.notes += [f"Not there: {', '.join(names)} ({reason})." for reason, names in blank.items()]
+    return block
+
+
+def _other_weights(heading: str, part: pd.DataFrame) -> Block:
+    """Scores of weights that are not the published ones, compared with nothing."""
+    block = Block(f"{heading}: {part['setting'].iloc[0]}, not the published ones", ("quantity", "measured", "of"))
+    for row in part.to_dict("records"):
+        texts = (number(row["measured"], row["metric"]), row["interval"] or row["verdict"])
+        block.rows.append([Cell(text) for text in (_quantity(row), *texts)])
+    for text, rows in part.groupby("evidence", sort=False):
+        block.notes.append(_sentence(f"{text} ({', '.join(rows['dataset'].unique())})"))
+    block.notes += [_sentence(text) for text in dict.fromkeys(part["note"]) if text]
+    block.notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
+    block.notes.append("Nothing published is of these weights. If it is: `runner.py evaluate --as-official`.")
     return block
 
 

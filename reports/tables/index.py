@@ -44,7 +44,8 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
     Raises TableError for a name that is not among `names(evidence)`.
     """
     if name in _published().tables:
-        rows = paper.rows(_published().tables[name], evidence)
+        models = {model for frame in _published().tables.values() for model in frame["model"]}
+        rows = paper.rows(_published().tables[name], evidence, models)
     elif name in _budgets(evidence):
         rows = trained.rows(name, evidence, steps.steps(_published().tables))
     elif name == sensitivity.NAME and sensitivity.known(evidence):

@@ -1,5 +1,6 @@
 """What every table shares: the columns of its frame, and how an interval and a protocol read in it."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,3 +48,9 @@ def machine_text(entries: Iterable[Mapping[str, Any]]) -> str:
 def protocol_text(protocol: Mapping[str, Any]) -> str:
     """A protocol in one line; what does not apply (None) is left out."""
     return ", ".join(f"{name} {value}" for name, value in protocol.items() if value is not None)
+
+
+def overrides_text(overrides: Mapping[str, Any]) -> str:
+    """Arguments of a network as the published tables write them: `ase=off scans=2`."""
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in sorted(overrides.items())}
+    return " ".join(f"{name}={value}" for name, value in values.items())

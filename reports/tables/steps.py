@@ -25,8 +25,12 @@ class Step:
 
 def network_key(model: str, overrides: Mapping[str, Any]) -> str:
     """A network apart from its task, as a string."""
-    own = {name: value for name, value in overrides.items() if name not in TASK_ARGUMENTS}
-    return json.dumps([model, own], sort_keys=True)
+    return json.dumps([model, own_arguments(overrides)], sort_keys=True)
+
+
+def own_arguments(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that the task does not say."""
+    return {name: value for name, value in overrides.items() if name not in TASK_ARGUMENTS}
 
 
 def steps(tables: Mapping[str, pd.DataFrame]) -> dict[tuple[str, ...], Step]:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import Difference, against_base, holm, mean_interval
-from reports.tables.rows import interval_fields, machine_text, protocol_text, units
+from reports.tables.rows import interval_fields, machine_text, overrides_text, protocol_text, units
 from reports.tables.steps import Step, network_key
 from results import records
 from results.evidence import Evidence
@@ -165,10 +165,7 @@ def _common(part: pd.DataFrame, dataset: str, outside: bool) -> dict[str, Any]:
     notes = (OUTSIDE if outside else "", _untrained(first["overrides"]), _missing(part))
     return {
         "model": first["model"],
-        "overrides": " ".join(
-            f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-            for name, value in sorted(first["overrides"].items())
-        ),
+        "overrides": overrides_text(first["overrides"]),
         "task": first["task"],
         "budget": first["budget"],
         "dataset": dataset,

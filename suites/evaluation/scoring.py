@@ -176,6 +176,7 @@ def score(
     save: Path | None = None,
     store: Store | None = None,
     again: bool = False,
+    as_official: bool = False,
     backend: str = "auto",
     device: str = "cpu",
     progress: Callable[[str, int, int, str], None] | None = None,
@@ -186,6 +187,8 @@ def score(
     What ends it early (a damaged picture, Ctrl-C) is in `Scores.stopped`, with all images scored before it filed.
 
     images: glob of stems; parts of a set are parts of one record. progress: (dataset, done, total, stem).
+    as_official: the weights are published ones in a file that is not known here; the record says so, and `tables`
+    compares it with published scores.
     Raises SpecError, DataError, ModelError, BackendError or EvaluationError when nothing could be scored.
     """
     names = list(dict.fromkeys(each.strip() for each in sets if each.strip()))
@@ -196,8 +199,8 @@ def score(
         dataset.stems(images)  # a glob that fits nothing is said before the first image
     key: dict[str, Any] = {"model": name, "weights": "none"}
     if name in BASELINES:
-        if weights or network:
-            raise SpecError(f"{name} is no network: leave out --weights and --network")
+        if weights or network or as_official:
+            raise SpecError(f"{name} is no network: leave out --weights, --network and --as-official")
         model, used = name, "none"
     else:
         model, protocol = load_model(name, task, weights, protocol, network=network, backend=backend, device=device)
@@ -215,6 +218,8 @@ def score(
         options = {"device": device, "pattern": images, "save": save, "again": again, "progress": told}
         found = score_set(model, task, dataset, protocol, target, **options)
         stopped = found.stopped
+        if store is not None and weights is not None and not found.refused:
+            store.describe_weights(record, file=weights.name, as_official=as_official)
         if len(found.asked):
             asked.append(found.asked)
             result.notes.extend(nonstandard(dataset, found.asked))

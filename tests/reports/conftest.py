@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from results import measured
+from results import measured, published
 from results.store import Store
 
 
@@ -20,7 +20,9 @@ def nothing_committed(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path, nothing_committed) -> Store:
+def store(tmp_path, nothing_committed, make, monkeypatch) -> Store:
+    """An empty store; `make.WEIGHTS` are published weights."""
+    monkeypatch.setattr(published, "official_weights", lambda: {make.WEIGHTS: {"file": "published.pth"}})
     return Store(tmp_path / "store")
 
 

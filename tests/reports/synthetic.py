@@ -50,6 +50,8 @@ def evaluate(
     weights: str = WEIGHTS,
     labels: str = "learned",
     change: np.ndarray | float = 0.0,
+    file: str | None = None,
+    as_official: bool = False,
     **protocol,
 ) -> None:
     """Files a record of `images` of `of` images, `change` added to each PSNR; `protocol` changes the official one."""
@@ -64,7 +66,8 @@ def evaluate(
         labels=labels,
     )
     rows = scores(dataset, images, psnr, ssim)
-    store.add_evaluation(key, rows.assign(psnr=rows["psnr"] + change), MACHINE, expected=of)
+    rows = rows.assign(psnr=rows["psnr"] + change)
+    store.add_evaluation(key, rows, MACHINE, expected=of, file=file, as_official=as_official)
 
 
 def cell(variant: str, seed: int, budget: Budget | None = None, model: str = "mambairv2-tiny", **overrides) -> Cell:

@@ -31,11 +31,13 @@ def rows(images: int, psnr: float = 38.0, dataset: str = "Set5") -> pd.DataFrame
     return pd.DataFrame({"dataset": dataset, "image": names, "pixels": [name * 8 for name in names], **scores})
 
 
-def evaluate(store: Store, images: int = 5, psnr: float = 38.0, *, of: int = 5, machine=MACHINE, **protocol) -> str:
+def evaluate(
+    store: Store, images: int = 5, psnr: float = 38.0, *, of: int = 5, machine=MACHINE, told=None, **protocol
+) -> str:
     key = Store.evaluation_key(
         "mambairv2-light", weights=WEIGHTS, task="sr-x2", dataset="Set5", protocol={**PROTOCOL, **protocol}
     )
-    store.add_evaluation(key, rows(images, psnr), machine, expected=of)
+    store.add_evaluation(key, rows(images, psnr), machine, expected=of, **(told or {}))
     return records.key_of(key)
 
 
@@ -78,7 +80,7 @@ def same(a: pd.DataFrame, b: pd.DataFrame, *drop: str) -> None:
 
 def test_what_is_written_comes_back_to_the_last_bit(store, committed, tmp_path):
     evaluate(store)
-    evaluate(store, seed=1, psnr=38.1)
+    evaluate(store, seed=1, psnr=38.1, told={"file": "mine.pth", "as_official": True})
     cells = [train(store, variant, seed) for variant in ("base", "off") for seed in (0, 1)]
     store.add_family("ablations", "parts", config("base", 0), [("all", config("base", 0)), ("none", config("off", 0))])
     lines = export.export(store, "h200/pilot", "the command")

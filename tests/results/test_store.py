@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results import locks, records
+from results import archive, locks, records
 from results.store import Store, StoreError
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 
@@ -271,3 +271,26 @@ def test_running_without_a_living_lock_was_interrupted(tmp_path):
         assert store.cells().loc[0, "state"] == "running"
     status = store.status(folder)
     assert status["state"] == "planned" and "interrupted at step 3" in status["reason"]
+
+
+def told(store: Store, of: dict) -> tuple:
+    row = store.evaluations().set_index("hash").loc[records.key_of(of)]
+    return row["file"], row["as_official"]
+
+
+def test_a_record_says_of_its_weights_what_its_key_does_not(tmp_path):
+    """The file's name, and that the user holds them for published ones: added, never taken back, no part of the key."""
+    store, other = Store(tmp_path / "a"), Store(tmp_path / "b")
+    store.describe_weights(key(), file="early.pth", as_official=True)
+    assert not store.root.exists()  # nothing is there to be described
+    store.add_evaluation(key(), rows("baby"), MACHINE, expected=2)
+    assert told(store, key()) == (None, False)
+    before = (store.evaluation_folder(key()) / "record.json").read_text()
+    store.describe_weights(key(), file=None, as_official=False)
+    assert (store.evaluation_folder(key()) / "record.json").read_text() == before
+    store.describe_weights(key(), file="mine.pth", as_official=True)
+    store.add_evaluation(key(), rows("bird"), MACHINE, expected=2, file="same.pth")
+    assert told(store, key()) == ("mine.pth", True)
+    assert len(store.scores()) == 2 and len(store.evaluation_folders()) == 1
+    other.add_evaluation(key(), rows("baby"), MACHINE, expected=2, file="theirs.pth")
+    assert archive.import_into(other, store.root).ok and told(other, key()) == ("theirs.pth", True)

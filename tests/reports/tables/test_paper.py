@@ -1,5 +1,6 @@
 """Tables from stores whose expected numbers are known: matching, verdicts, blanks with their reasons."""
 
+import hashlib
 import shutil
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import models
 import runner
-from reports.tables import index
+from reports.tables import index, render
 from reports.tables.blocks import blocks
 from reports.tables.rows import COLUMNS
 from results import export, published
@@ -189,19 +191,65 @@ def test_a_part_of_a_set_is_no_score(store, make):
 
 def test_two_weights_have_a_row_each(store, make):
     make.evaluate(store, 38.26)
-    make.evaluate(store, 37.00, weights="f" * 64)
+    make.evaluate(store, 37.00, weights="f" * 64, file="again.pth", as_official=True)
     frame = index.table("table3", Evidence(store))
     found = frame[(frame["method"] == "MambaIRv2-light") & (frame["dataset"] == "Set5") & (frame["task"] == "sr-x2")]
     found = found[found["metric"] == "psnr"]
-    assert list(found["evidence"].str[:16]) == ["weights 01234567", "weights ffffffff"]
+    assert list(found["evidence"].str.split(",").str[0]) == [
+        "weights 01234567",
+        "weights ffffffff (again.pth",
+    ]
+    assert "(again.pth, scored as official), Gumbel seed 0" in found["evidence"].iloc[1]
     assert list(found["verdict"]) == ["reproduced", "differs"]
+
+
+def test_own_weights_are_compared_with_nothing_and_have_a_section_of_their_own(store, make):
+    """Neither a row nor a verdict of the paper's network for a file that nobody published."""
+    for seed in (0, 1):
+        make.evaluate(store, 37.00, weights="f" * 64, file="mine.pth", seed=seed)
+    make.evaluate(store, 30.00, weights="f" * 64, file="mine.pth", dataset="Urban100", images=50, of=100)
+    make.evaluate(store, 36.00, weights="f" * 64, file="mine.pth", routing="argmax")  # another protocol
+    frame = index.table("table3", Evidence(store))
+    paper = row(frame)
+    assert paper["measured"] is None and paper["verdict"] == "only weights that are not the published ones"
+    own = row(frame, method="mine.pth")
+    assert (own["measured"], own["published"], own["difference"]) == (pytest.approx(37.0), "", None)
+    assert (own["verdict"], own["setting"], own["interval"]) == ("other weights", "weights ffffffff", "2 seeds")
+    assert row(frame, dataset="Urban100", method="mine.pth")["verdict"] == "50 of 100 images"
+    text = render.render(frame, "md", index.caption("table3"))
+    section = text[text.index("### mine.pth, mambairv2-light, sr-x2: weights ffffffff, not the published ones") :]
+    assert "| Set5 PSNR     |   37.000 |          2 seeds |" in section
+    assert "`runner.py evaluate --as-official`" in section and "differs" not in section
+    assert "mine.pth" not in text[: text.index("### mine.pth")]
+    assert "mine.pth" not in render.render(index.table("table4", Evidence(store)), "md", "")  # of another network
+
+
+def test_a_network_that_no_table_is_about_stands_in_all_of_its_task(store, make):
+    make.evaluate(store, 37.00, model="mine.py:Net", weights="f" * 64, file="mine.pth")
+    for name in ("table3", "table4"):
+        own = row(index.table(name, Evidence(store)), method="mine.pth")
+        assert (own["model"], own["measured"]) == ("mine.py:Net", pytest.approx(37.0))
+
+
+def test_only_files_of_known_provenance_are_published_weights():
+    for digest, told in published.official_weights().items():
+        assert len(digest) == 64 and set(told) == {"file", "file_sha256", "model", "task", "source"}
+
+
+def test_the_known_hashes_are_those_of_the_files(shared):
+    for digest, told in published.official_weights().items():
+        path = shared / "weights" / told["file"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == told["file_sha256"]
+        assert models.weights_hash(path) == digest
 
 
 def test_weights_of_a_smaller_budget_are_never_held_against_the_paper(store, make):
     make.train(store, make.cell("base", 0, model="mambairv2-light"), 38.26, weights=make.WEIGHTS)
-    make.evaluate(store, 38.26)
-    found = row(index.table("table3", Evidence(store)))
+    make.evaluate(store, 38.26, as_official=True)
+    frame = index.table("table3", Evidence(store))
+    found = row(frame)
     assert found["measured"] is None and found["verdict"] == "only weights of a smaller budget"
+    assert row(frame, method="a file without a name")["note"] == "trained here at the smoke budget"
 
 
 def test_trained_at_the_papers_budget_for_as_long(store, make):
