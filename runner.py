@@ -157,13 +157,13 @@ def profile(
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
     from reports.pages import profile as page
     from suites import environment
-    from suites.benchmark import presets, profiling
+    from suites.benchmark import presets, profiling, progress
 
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
     lists |= {"launches": launch, "routing": routing}
     plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
-    with profiling.ProfileBar(err) as progress:
-        result = profiling.run(plans, progress, lambda found: cli.save(json, found))
+    with progress.ProfileBar(err) as bar:
+        result = profiling.run(plans, bar, lambda found: cli.save(json, found))
     show([page.markdown(result)])
     return int(profiling.is_wrong(result))
 

@@ -15,7 +15,7 @@ from results import records
 from suites import environment
 from suites.benchmark import presets
 from suites.benchmark.comparison import Candidate, Comparison, Plan, Point
-from suites.benchmark.profiling import circumstances
+from suites.benchmark.profiling import settings_of
 from suites.benchmark.timing import StopWatch
 from suites.spec import SpecError
 
@@ -57,7 +57,7 @@ def plans(device: torch.device) -> Iterator[tuple[str, Plan]]:
 
 def row(plan: Plan, watch: StopWatch, calls: int) -> dict[str, Any]:
     (candidate,), (point,) = plan.candidates, plan.points
-    with circumstances(plan, point):
+    with settings_of(plan, point):
         comparison = Comparison(plan, point, watch)
         (entry,) = comparison.entries
         comparison.prepare(entry)
@@ -71,8 +71,8 @@ def row(plan: Plan, watch: StopWatch, calls: int) -> dict[str, Any]:
 
 
 def taken_apart(comparison: Comparison, candidate: Candidate, calls: int) -> list[dict[str, Any]]:
-    subject = comparison.subject(candidate)
-    return kernels(lambda: subject.call(*candidate.how), comparison.plan.device, calls)
+    model = comparison.model(candidate)
+    return kernels(lambda: model.call(*candidate.how), comparison.plan.device, calls)
 
 
 def described(candidate: Candidate, point: Point, task: str) -> dict[str, Any]:

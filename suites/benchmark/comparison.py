@@ -15,7 +15,7 @@ from torch import Tensor
 import models
 from models.ops.scan import BackendError
 from results.published import parse_overrides
-from suites.benchmark.subjects import LIMITS, Subject, agreement
+from suites.benchmark.model import LIMITS, BenchmarkModel, agreement
 from suites.benchmark.timing import StopWatch, quantiles, ratio
 from suites.spec import Task
 
@@ -105,7 +105,7 @@ class Comparison:
     def __init__(self, plan: Plan, point: Point, watch: StopWatch) -> None:
         self.plan, self.point, self.watch = plan, point, watch
         self.entries = [Entry(candidate) for candidate in plan.candidates]
-        self.subjects: dict[str, Subject] = {}
+        self.models: dict[str, BenchmarkModel] = {}
         self.references: dict[tuple[str, bool], list[Tensor]] = {}
 
     def guarded(self, entry: Entry, work: Callable[[], Any]) -> Any:
@@ -125,38 +125,38 @@ class Comparison:
             torch.cuda.empty_cache()
 
     def prepare(self, entry: Entry) -> None:
-        """The subject and its reference, the first call, checks, warm-up, peak memory."""
-        if (subject := self.guarded(entry, lambda: self.subject(entry.candidate))) is None:
+        """The model and its reference, the first call, checks, warm-up, peak memory."""
+        if (model := self.guarded(entry, lambda: self.model(entry.candidate))) is None:
             return
-        if entry.status == "ok" and not self.refer(entry, subject):
+        if entry.status == "ok" and not self.refer(entry, model):
             return
         how = entry.candidate.how
         start = time.perf_counter()
-        if self.guarded(entry, lambda: (subject.call(*how), self.wait())) is None:
+        if self.guarded(entry, lambda: (model.call(*how), self.wait())) is None:
             return
         entry.first_call_s = time.perf_counter() - start
-        self.check(entry, subject)
-        self.guarded(entry, lambda: self.warm(entry, subject))
+        self.check(entry, model)
+        self.guarded(entry, lambda: self.warm(entry, model))
 
-    def subject(self, candidate: Candidate) -> Subject:
-        if candidate.variant not in self.subjects:
+    def model(self, candidate: Candidate) -> BenchmarkModel:
+        if candidate.variant not in self.models:
             plan, point = self.plan, self.point
             overrides = {**candidate.overrides, "routing": plan.routing}
             where = (point.mode, point.size, point.batch, plan.device)
-            self.subjects[candidate.variant] = Subject(candidate.model, overrides, plan.task, *where)
-        return self.subjects[candidate.variant]
+            self.models[candidate.variant] = BenchmarkModel(candidate.model, overrides, plan.task, *where)
+        return self.models[candidate.variant]
 
-    def refer(self, entry: Entry, subject: Subject) -> bool:
+    def refer(self, entry: Entry, model: BenchmarkModel) -> bool:
         """Whether there is a result to compare with. Without memory for it on the GPU it is computed on the CPU."""
         if (entry.candidate.variant, False) in self.references:
             return True
         trial = Entry(entry.candidate)
-        found = self.guarded(trial, lambda: [subject.reference(given) for given in (True, False)])
-        if trial.status == "oom" and self.plan.device.type == "cuda" and not subject.draws:
+        found = self.guarded(trial, lambda: [model.reference(given) for given in (True, False)])
+        if trial.status == "oom" and self.plan.device.type == "cuda" and not model.draws:
             trial = Entry(entry.candidate)
             on_host = Comparison(replace(self.plan, device=torch.device("cpu")), self.point, self.watch)
             found = self.guarded(
-                trial, lambda: [on_host.subject(entry.candidate).reference(given) for given in (True, False)]
+                trial, lambda: [on_host.model(entry.candidate).reference(given) for given in (True, False)]
             )
         if found is None:
             entry.status, entry.reason = "unchecked", f"the float32 reference: {trial.status}, {trial.reason}"
@@ -169,13 +169,13 @@ class Comparison:
             torch.cuda.synchronize(self.plan.device)
         return True
 
-    def check(self, entry: Entry, subject: Subject) -> None:
+    def check(self, entry: Entry, model: BenchmarkModel) -> None:
         """Compares both results with the reference; a candidate that disagrees is not timed."""
         limits = LIMITS[self.point.mode, entry.candidate.precision]
         entry.check = {"reference": "plain network, float32, scan in chunks", "limits": vars(limits)}
         for given in (True, False):
             found = self.guarded(
-                entry, lambda given=given: subject.result(*entry.candidate.how, given and subject.labels is not None)
+                entry, lambda given=given: model.result(*entry.candidate.how, given and model.labels is not None)
             )
             if found is None:
                 return
@@ -188,36 +188,38 @@ class Comparison:
                 entry.reason = f"{share:.2%} of values within {tolerance:g} with {order}, {needed:.1%} needed"
                 return
 
-    def warm(self, entry: Entry, subject: Subject) -> None:
+    def warm(self, entry: Entry, model: BenchmarkModel) -> None:
         for _ in range(WARM):
-            estimate = self.watch.read(lambda: subject.call(*entry.candidate.how))
+            estimate = self.watch.read(lambda: model.call(*entry.candidate.how))
         entry.calls = self.watch.calls(estimate)
         if entry.candidate.launch == "graph":
-            graph = subject.graphs[*entry.candidate.how[:2], False]
+            graph = model.graphs[*entry.candidate.how[:2], False]
             entry.peak_mib, entry.pool_mib = graph.peak_mib, graph.pool_mib
         elif self.plan.device.type == "cuda":
-            device, own = self.plan.device, subject.bytes()
+            device, own = self.plan.device, model.bytes()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             others = torch.cuda.memory_allocated(device) - own
-            subject.call(*entry.candidate.how)
+            model.call(*entry.candidate.how)
             entry.peak_mib = (torch.cuda.max_memory_allocated(device) - others) / 2**20
 
     def read(self, entry: Entry) -> None:
-        subject = self.subjects[entry.candidate.variant]
-        how = entry.candidate.how
-        wait = entry.candidate.launch != "graph"
-        call = lambda: self.watch.read(lambda: subject.call(*how), entry.calls, wait)  # noqa: E731
-        if (milliseconds := self.guarded(entry, call)) is not None:
+        """One reading of a candidate that nothing has happened to."""
+
+        def reading() -> float:
+            model, how = self.models[entry.candidate.variant], entry.candidate.how
+            return self.watch.read(lambda: model.call(*how), entry.calls, entry.candidate.launch != "graph")
+
+        if (milliseconds := self.guarded(entry, reading)) is not None:
             entry.times.append(milliseconds)
 
     def finish(self) -> None:
         """Checks every candidate once more: what was timed still computes the same."""
         for entry in self.entries:
             if entry.status == "ok":
-                subject = self.subjects[entry.candidate.variant]
-                subject.mend()
-                self.check(entry, subject)
+                model = self.models[entry.candidate.variant]
+                model.reset_weights()
+                self.check(entry, model)
 
     def rows(self, macs: Callable[[Candidate, Point], tuple[int | None, str | None]]) -> list[dict[str, Any]]:
         return [self.row(entry, *macs(entry.candidate, self.point)) for entry in self.entries]

@@ -33,7 +33,7 @@ import models
 from models.mambairv2 import AttentiveStateSpace
 from results import measured, published, records
 from suites import environment
-from suites.benchmark.variants import parse_variant
+from suites.benchmark.plans import parse_size, parse_variant
 from suites.spec import SpecError, Task
 
 TOLERANCE = 1e-4  # relative: within it the two counters agree
@@ -125,15 +125,7 @@ def of_variant(variant: str | None, task: str | None, output: str) -> dict[str, 
         raise SpecError("no network was named: give one that `list` names, or --all")
     parsed = Task.parse(task or "sr-x2")
     name, overrides = parse_variant(variant, parsed)
-    return complexity(name, parsed, parse_size(output), **overrides)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`"720x1280"` as (height, width). Raises SpecError for anything else."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise SpecError(f"{text!r} is no size: give HEIGHTxWIDTH, for example 720x1280")
-    return int(height), int(width)
+    return complexity(name, parsed, parse_size(output, "the restored image"), **overrides)
 
 
 def lines(counted: dict[str, Any]) -> list[str]:

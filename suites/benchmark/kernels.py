@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.ops import scan
 from suites.benchmark.comparison import WARM, Entry
-from suites.benchmark.launch_modes import Recorded
+from suites.benchmark.launch_modes import MeasuredGraph
 from suites.benchmark.timing import StopWatch, quantiles, ratio
 
 TOLERANCE = 2e-5  # relative error by norm
@@ -26,7 +26,7 @@ MODES = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
-class Case:
+class ScanCase:
     """mode: one of MODES. length: L pixels of each of `batch` images with `channels` E and `states` N."""
 
     mode: str
@@ -41,7 +41,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Way:
+class ScanCandidate:
     """Who scans: a backend, launched as suites.benchmark.launch_modes says."""
 
     backend: str
@@ -72,7 +72,7 @@ class Tensors:
         return Tensors(**{k: x.double() for k, x in cut.items()}, classes=self.classes, order=self.order)
 
 
-def problem(case: Case, device: torch.device) -> Tensors:
+def random_inputs(case: ScanCase, device: torch.device) -> Tensors:
     """Random inputs: steps of about softplus(-4), decays of random rates, classes drawn evenly."""
     g = torch.Generator(device).manual_seed(0)
     b, l, e, n = case.batch, case.length, case.channels, case.states
@@ -118,24 +118,27 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Cases, and the ways that take turns at each; ratios are to the first."""
+class ScanPlan:
+    """Cases, and the candidates that take turns at each; ratios are to the first."""
 
-    cases: tuple[Case, ...]
-    ways: tuple[Way, ...]
+    cases: tuple[ScanCase, ...]
+    candidates: tuple[ScanCandidate, ...]
     rounds: int
     device: torch.device
 
 
-class Trial:
-    """The ways of one case: checked, timed in rounds that all share, and checked once more."""
+class ScanComparison:
+    """The candidates of one case: checked, timed in rounds that all share, and checked once more."""
 
-    def __init__(self, case: Case, ways: Sequence[Way], device: torch.device, watch: StopWatch) -> None:
+    def __init__(
+        self, case: ScanCase, candidates: Sequence[ScanCandidate], device: torch.device, watch: StopWatch
+    ) -> None:
         self.case, self.device, self.watch = case, device, watch
         self.trains = case.mode == "forward+backward"
-        self.entries = [Entry(way) for way in ways]
-        self.calls: dict[Way, Callable[[], list[Tensor]]] = {}
-        self.tensors, self.exact = problem(case, device), []
+        self.entries = [Entry(candidate) for candidate in candidates]
+        self.calls: dict[ScanCandidate, Callable[[], list[Tensor]]] = {}
+        self.tensors: Tensors | None = None
+        self.exact: list[Tensor] = []
 
     def guarded(self, entry: Entry, work: Callable[[], Any]) -> Any:
         """work(), or None when it fails: the entry then says why."""
@@ -151,12 +154,14 @@ class Trial:
             torch.cuda.synchronize(self.device)
 
     def run(self, rounds: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-        """A row for every way."""
+        """A row for every candidate."""
         tell(f"{self.case.name}: in float64")
-        reference = Entry(Way("chunked", "eager"))
-        self.exact = self.guarded(reference, lambda: exact(self.tensors, self.trains))
+        reference = Entry(ScanCandidate("chunked", "eager"))
+        self.guarded(reference, self.refer)
         for entry in self.entries:
-            if self.exact is None:
+            if self.tensors is None:
+                entry.status, entry.reason = reference.status, f"the input: {reference.reason}"
+            elif not self.exact:
                 entry.status, entry.reason = "unchecked", f"float64: {reference.status}, {reference.reason}"
             tell(f"{self.case.name}: checking {entry.candidate.backend} {entry.candidate.launch}")
             self.guarded(entry, lambda entry=entry: self.prepare(entry))
@@ -168,28 +173,33 @@ class Trial:
             self.guarded(entry, lambda entry=entry: self.check(entry))
         return [self.row(entry) for entry in self.entries]
 
+    def refer(self) -> None:
+        """Makes the input and the result in float64."""
+        self.tensors = random_inputs(self.case, self.device)
+        self.exact = exact(self.tensors, self.trains)
+
     def prepare(self, entry: Entry) -> None:
         """First call, check, warm-up, memory."""
-        way, start = entry.candidate, time.perf_counter()
-        scan.resolve(way.backend, self.device)
-        work = lambda tensors: scanned(tensors, way.backend, self.trains)  # noqa: E731
-        if way.launch == "graph":
-            self.calls[way] = graph = Recorded(work, self.tensors, self.own)
+        candidate, start = entry.candidate, time.perf_counter()
+        scan.resolve(candidate.backend, self.device)
+        work = lambda tensors: scanned(tensors, candidate.backend, self.trains)  # noqa: E731
+        if candidate.launch == "graph":
+            self.calls[candidate] = graph = MeasuredGraph(work, self.tensors, self.own)
             entry.peak_mib, entry.pool_mib = graph.peak_mib, graph.pool_mib
         else:
-            self.calls[way] = lambda: work(self.tensors)
-        self.calls[way]()
+            self.calls[candidate] = lambda: work(self.tensors)
+        self.calls[candidate]()
         self.wait()
         entry.first_call_s = time.perf_counter() - start
         self.check(entry)
         for _ in range(WARM):
-            estimate = self.watch.read(self.calls[way])
+            estimate = self.watch.read(self.calls[candidate])
         entry.calls = self.watch.calls(estimate)
-        if self.device.type == "cuda" and way.launch != "graph":
+        if self.device.type == "cuda" and candidate.launch != "graph":
             gc.collect()
             others = torch.cuda.memory_allocated(self.device) - self.own()
             torch.cuda.reset_peak_memory_stats(self.device)
-            self.calls[way]()
+            self.calls[candidate]()
             entry.peak_mib = (torch.cuda.max_memory_allocated(self.device) - others) / 2**20
 
     def read(self, entry: Entry) -> float:
@@ -208,8 +218,8 @@ class Trial:
             entry.reason = f"relative error {error:.1e}, at most {TOLERANCE:.0e} is allowed"
 
     def row(self, entry: Entry) -> dict[str, Any]:
-        way, timed, first = entry.candidate, entry.status == "ok", self.entries[0]
-        row = {"operator": "scan", **vars(self.case), "classes": CLASSES, **vars(way)}
+        candidate, timed, first = entry.candidate, entry.status == "ok", self.entries[0]
+        row = {"operator": "scan", **vars(self.case), "classes": CLASSES, **vars(candidate)}
         row |= quantiles(entry.times) if timed else dict.fromkeys(("median_ms", "p10_ms", "p90_ms"))
         row |= {"peak_mib": entry.peak_mib if timed else None, "pool_mib": entry.pool_mib if timed else None}
         row |= {"status": entry.status, "reason": entry.reason, "first_call_s": entry.first_call_s if timed else None}

@@ -10,10 +10,10 @@ from torch import Tensor
 import models
 from suites.training.cuda_graph import WARM, GraphedStep
 
-LAUNCHES = ("eager", "compiled", "graph")
+LAUNCH_MODES = ("eager", "compiled", "graph")
 
 
-class Recorded:
+class MeasuredGraph:
     """`work(batch)` as one CUDA graph (suites.training.cuda_graph), and what the recording took. A call replays it.
 
     work, batch: as in `GraphedStep`. `batch` is copied; so is, into the same place, the one given to a call. own: bytes

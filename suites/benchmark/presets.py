@@ -7,10 +7,9 @@ light x2 at 64x64 beside the plain network with the scan as a loop. What the goa
 
 import torch
 
-from suites.benchmark import kernels
 from suites.benchmark.comparison import Candidate, Plan, Point
-from suites.benchmark.kernels import Case, Way
-from suites.benchmark.profiling import plan
+from suites.benchmark.kernels import ScanCandidate, ScanCase, ScanPlan
+from suites.benchmark.plans import plan
 from suites.spec import SpecError, Task
 
 PRESETS = ("goals",)
@@ -18,19 +17,19 @@ SR2 = Task("sr", 2)
 IMAGE = (360, 640)
 EXACT = ("tf32x3", "bf16", "fp32")
 SCANS = (
-    Case("forward", 1, 48, 8, 230400),
-    Case("forward+backward", 32, 48, 8, 4096),
-    Case("forward", 1, 348, 16, 230400),
-    Case("forward+backward", 1, 48, 8, 230400),
-    Case("forward", 32, 48, 8, 4096),
-    Case("forward+backward", 1, 348, 16, 230400),
+    ScanCase("forward", 1, 48, 8, 230400),
+    ScanCase("forward+backward", 32, 48, 8, 4096),
+    ScanCase("forward", 1, 348, 16, 230400),
+    ScanCase("forward+backward", 1, 48, 8, 230400),
+    ScanCase("forward", 32, 48, 8, 4096),
+    ScanCase("forward+backward", 1, 348, 16, 230400),
 )
-CPU_SCANS = (Case("forward+backward", 1, 48, 8, 4096), Case("forward", 1, 48, 8, 4096))
+CPU_SCANS = (ScanCase("forward+backward", 1, 48, 8, 4096), ScanCase("forward", 1, 48, 8, 4096))
 
 
 def choose(
     preset: str | None, models: str | None, task: str | None, *, rounds: int, device: str, **lists: str | None
-) -> list[Plan | kernels.Plan]:
+) -> list[Plan | ScanPlan]:
     """The plans of a preset, or one of what was typed; None stands for the default of `plan`.
 
     Raises SpecError where a preset, which fixes all lists, comes with one of them, and as `plan` does.
@@ -45,7 +44,7 @@ def choose(
     return [plan(variants, parsed, rounds=rounds, device=device, **chosen)]
 
 
-def plans(preset: str, device: str, rounds: int) -> list[Plan | kernels.Plan]:
+def plans(preset: str, device: str, rounds: int) -> list[Plan | ScanPlan]:
     """What is measured, in order. Raises SpecError for an unknown preset and for fewer rounds than one."""
     if preset not in PRESETS:
         raise SpecError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
@@ -61,22 +60,22 @@ def network(model: str, hows: list[tuple[str, str, str]], point: Point, rounds: 
     return Plan(candidates, (point,), SR2, "gumbel", rounds, device)
 
 
-def on_gpu(device: torch.device, rounds: int) -> list[Plan | kernels.Plan]:
+def on_gpu(device: torch.device, rounds: int) -> list[Plan | ScanPlan]:
     inference = [(precision, "triton", launch) for precision in EXACT for launch in ("graph", "eager")]
     training = [(precision, "triton", "graph") for precision in ("tf32x3", "bf16", "tf32")]
     training += [("tf32x3", "triton", "eager"), ("fp32", "triton", "graph")]
-    ways = (Way("triton", "graph"), Way("triton", "eager"), Way("mamba_ssm", "eager"))
+    scans = (ScanCandidate("triton", "graph"), ScanCandidate("triton", "eager"), ScanCandidate("mamba_ssm", "eager"))
     return [
         network("mambairv2-light", training, Point("training", (64, 64), 32), rounds, device),
         network("mambairv2-light", inference, Point("inference", IMAGE, 1), rounds, device),
-        kernels.Plan(SCANS, ways, rounds, device),
+        ScanPlan(SCANS, scans, rounds, device),
         network("mambairv2-base", inference, Point("inference", IMAGE, 1), rounds, device),
     ]
 
 
-def on_cpu(device: torch.device, rounds: int) -> list[Plan | kernels.Plan]:
+def on_cpu(device: torch.device, rounds: int) -> list[Plan | ScanPlan]:
     hows = [("fp32", backend, "eager") for backend in ("reference", "cpu")]
     return [
-        kernels.Plan(CPU_SCANS, (Way("chunked", "eager"), Way("cpu", "eager")), rounds, device),
+        ScanPlan(CPU_SCANS, (ScanCandidate("chunked", "eager"), ScanCandidate("cpu", "eager")), rounds, device),
         network("mambairv2-light", hows, Point("inference", (64, 64), 1), rounds, device),
     ]

@@ -9,7 +9,7 @@ from torch import Tensor
 import models
 from models.mambairv2 import Context
 from models.ops import scan
-from suites.benchmark.subjects import Subject, enliven
+from suites.benchmark.model import BenchmarkModel, scale_init
 from suites.spec import Task
 
 SR2 = Task("sr", 2)
@@ -32,7 +32,7 @@ def bench_layer(measure, device, backend):
     """One layer without gradients, [1, 64, 64, 48], routed by argmax."""
     skip_unless_it_runs(backend, device)
     network = models.build("mambairv2-light", upscale=2, routing="argmax").eval()
-    enliven(network)
+    scale_init(network)
     network.to(device)
     layer = network.layers[0].residual_group["layers"][1]
     x = torch.randn(1, 64, 64, 48, generator=torch.Generator().manual_seed(0)).to(device)
@@ -49,16 +49,16 @@ def bench_layer(measure, device, backend):
     measure("layer of light forward, 64x64", partial(run, x, backend), exact, 1e-4)
 
 
-def checked(measure, name: str, subject: Subject, precision: str, backend: str, tolerance: float) -> None:
-    """Compares with the plain network in float32 (suites.benchmark.subjects), then times the call itself."""
+def checked(measure, name: str, model: BenchmarkModel, precision: str, backend: str, tolerance: float) -> None:
+    """Compares with the plain network in float32 (suites.benchmark.model), then times the call itself."""
     how = precision, backend, "eager"
-    call = partial(subject.call, *how)
-    expected = subject.reference(given=False)
-    values = subject.result(*how)
+    call = partial(model.call, *how)
+    expected = model.reference(given=False)
+    values = model.result(*how)
 
     def result() -> list[Tensor]:
         output = call()
-        return [output.detach()] if subject.mode == "inference" else [output]
+        return [output.detach()] if model.mode == "inference" else [output]
 
     error = max(float((a - b).norm() / b.norm()) for a, b in zip(values, expected, strict=True) if float(b.norm()) > 0)
     assert error <= tolerance, f"relative error {error:.1e}: not timed"
@@ -72,8 +72,8 @@ def bench_network(measure, device, backend, precision):
     skip_unless_it_runs(backend, device)
     if precision == "bf16" and (device.type == "cpu" or backend == "reference"):
         pytest.skip("bf16 is for GPUs")
-    subject = Subject("mambairv2-light", {}, SR2, "inference", (64, 64), 1, device)
-    checked(measure, "light x2 inference, 64x64", subject, precision, backend, 1e-3 if precision == "fp32" else 5e-2)
+    model = BenchmarkModel("mambairv2-light", {}, SR2, "inference", (64, 64), 1, device)
+    checked(measure, "light x2 inference, 64x64", model, precision, backend, 1e-3 if precision == "fp32" else 5e-2)
 
 
 @pytest.mark.parametrize("backend", [name for name in scan.BACKENDS if name != "reference"])
@@ -81,5 +81,5 @@ def bench_training_step(measure, device, backend):
     """Forward, backward and Adam: the tiny network of the smoke suite on a CPU, light with batch 32 on a GPU."""
     skip_unless_it_runs(backend, device)
     name, size, batch = ("mambairv2-tiny", 24, 8) if device.type == "cpu" else ("mambairv2-light", 64, 32)
-    subject = Subject(name, {}, SR2, "training", (size, size), batch, device)
-    checked(measure, f"{name} x2 training step, {size}x{size} x{batch}", subject, "fp32", backend, 1e-2)
+    model = BenchmarkModel(name, {}, SR2, "training", (size, size), batch, device)
+    checked(measure, f"{name} x2 training step, {size}x{size} x{batch}", model, "fp32", backend, 1e-2)

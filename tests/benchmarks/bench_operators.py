@@ -47,8 +47,8 @@ def bench_scan(measure, device, backend, trains, number):
         pytest.skip("Triton's interpreter is no measurement")
     if backend == "reference" and length > 4096:
         pytest.skip("a loop over the steps takes minutes")
-    case = kernels.Case(kernels.MODES[trains], batch, LIGHT["channels"], LIGHT["states"], length)
-    tensors = kernels.problem(case, device)
+    case = kernels.ScanCase(kernels.MODES[trains], batch, LIGHT["channels"], LIGHT["states"], length)
+    tensors = kernels.random_inputs(case, device)
     exact = kernels.exact(tensors, trains)
     measure(case.name, partial(kernels.scanned, tensors, backend, trains), exact, kernels.TOLERANCE)
 

@@ -7,6 +7,7 @@ from models import ModelError
 from results import measured, published
 from suites.benchmark import cost
 from suites.benchmark.cost import complexity
+from suites.benchmark.plans import parse_size
 from suites.spec import SpecError, Task
 
 SR = Task.parse("sr-x2")
@@ -159,10 +160,10 @@ def test_committed_counts_are_the_official_networks(committed):
 
 
 def test_sizes_and_models_that_do_not_exist():
-    assert cost.parse_size("720x1280") == (720, 1280)
+    assert parse_size("720x1280", "the image") == (720, 1280)
     for text in ("720", "720x", "0x5", "-1x5", "axb", "720x1280x3"):
         with pytest.raises(SpecError, match="HEIGHTxWIDTH"):
-            cost.parse_size(text)
+            parse_size(text, "the image")
     with pytest.raises(SpecError, match="no input pixel"):
         complexity(TINY, Task.parse("sr-x4"), (3, 64))
     with pytest.raises(ModelError, match="swinir"):

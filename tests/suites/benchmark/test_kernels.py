@@ -1,15 +1,15 @@
-"""The scan measured alone: its check is independent of the backends, and rows say what became of each way."""
+"""The scan measured alone: its check is independent of the backends, and rows say what became of each candidate."""
 
 import numpy as np
 import pytest
 import torch
 
 from suites.benchmark import kernels
-from suites.benchmark.kernels import Case, Way
+from suites.benchmark.kernels import ScanCandidate, ScanCase, ScanComparison
 from suites.benchmark.timing import StopWatch
 
 CPU = torch.device("cpu")
-FORWARD, BOTH = (Case(mode, 2, 5, 3, 70) for mode in kernels.MODES)
+FORWARD, BOTH = (ScanCase(mode, 2, 5, 3, 70) for mode in kernels.MODES)
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +17,8 @@ def quick(monkeypatch):
     monkeypatch.setattr("suites.benchmark.timing.SHORTEST_MS", 0.0)
 
 
-def trial(case: Case, *ways: Way) -> kernels.Trial:
-    return kernels.Trial(case, ways, CPU, StopWatch(CPU))
+def comparison(case: ScanCase, *candidates: ScanCandidate) -> ScanComparison:
+    return ScanComparison(case, candidates, CPU, StopWatch(CPU))
 
 
 def by_definition(t: kernels.Tensors) -> torch.Tensor:
@@ -35,7 +35,7 @@ def by_definition(t: kernels.Tensors) -> torch.Tensor:
 
 
 def test_the_reference_is_the_definition_in_float64_whatever_the_slices(monkeypatch):
-    tensors = kernels.problem(BOTH, CPU)
+    tensors = kernels.random_inputs(BOTH, CPU)
     whole = kernels.exact(tensors, True)
     assert {x.dtype for x in whole} == {torch.float64} and len(whole) == 9
     doubles = tensors.channels(slice(None))
@@ -49,8 +49,13 @@ def test_the_reference_is_the_definition_in_float64_whatever_the_slices(monkeypa
 
 @pytest.mark.parametrize("case", [FORWARD, BOTH])
 def test_ways_take_turns_and_rows_follow_from_their_readings(case):
-    ways = Way("chunked", "eager"), Way("reference", "eager"), Way("chunked", "graph"), Way("mamba_ssm", "eager")
-    first, second, graph, peer = trial(case, *ways).run(3, lambda text: None)
+    candidates = (
+        ScanCandidate("chunked", "eager"),
+        ScanCandidate("reference", "eager"),
+        ScanCandidate("chunked", "graph"),
+        ScanCandidate("mamba_ssm", "eager"),
+    )
+    first, second, graph, peer = comparison(case, *candidates).run(3, lambda text: None)
     assert (first["operator"], first["mode"], first["channels"], first["length"]) == ("scan", case.mode, 5, 70)
     assert first["status"] == second["status"] == "ok" and 0 < second["check"]["error"] < kernels.TOLERANCE
     assert second["median_ms"] == pytest.approx(np.median(second["times_ms"])) and second["runs"] == 3
@@ -70,21 +75,21 @@ def test_a_wrong_result_or_gradient_is_not_timed(monkeypatch, wrong):
         return found
 
     monkeypatch.setattr(kernels, "scanned", scanned)
-    (row,) = trial(BOTH, Way("chunked", "eager")).run(1, lambda text: None)
+    (row,) = comparison(BOTH, ScanCandidate("chunked", "eager")).run(1, lambda text: None)
     assert row["status"] == "differs" and row["times_ms"] == [] and row["median_ms"] is None
     assert row["check"]["error"] == pytest.approx(1e-4, rel=0.02)
 
 
 def test_what_goes_wrong_while_it_is_timed_is_found(monkeypatch):
-    made = trial(FORWARD, Way("chunked", "eager"))
-    read = kernels.Trial.read
+    made = comparison(FORWARD, ScanCandidate("chunked", "eager"))
+    read = ScanComparison.read
 
     def spoiling(self, entry):
         found = read(self, entry)
         self.tensors.u.mul_(2)  # what is timed from now on computes something else
         return found
 
-    monkeypatch.setattr(kernels.Trial, "read", spoiling)
+    monkeypatch.setattr(ScanComparison, "read", spoiling)
     (row,) = made.run(2, lambda text: None)
     assert row["status"] == "differs" and row["times_ms"] == []
 
@@ -94,5 +99,11 @@ def test_without_float64_there_is_no_time(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(kernels, "exact", short)
-    (row,) = trial(FORWARD, Way("chunked", "eager")).run(1, lambda text: None)
+    (row,) = comparison(FORWARD, ScanCandidate("chunked", "eager")).run(1, lambda text: None)
     assert row["status"] == "unchecked" and "out of memory" in row["reason"] and row["times_ms"] == []
+
+
+def test_inputs_that_fit_in_no_memory_are_a_row():
+    case = ScanCase("forward", 1, 48, 8, 10**12)
+    (row,) = comparison(case, ScanCandidate("chunked", "eager")).run(1, lambda text: None)
+    assert row["status"] == "oom" and row["reason"].startswith("the input:") and row["median_ms"] is None

@@ -11,8 +11,9 @@ import torch
 import runner
 from reports.pages import performance, profile
 from results import profiles
-from suites.benchmark import cost, kernels, presets, profiling
+from suites.benchmark import cost, presets, profiling
 from suites.benchmark.comparison import Plan, Point
+from suites.benchmark.kernels import ScanPlan
 from suites.spec import SpecError, Task
 
 CPU = torch.device("cpu")
@@ -26,8 +27,8 @@ def quick(monkeypatch):
 
 def described(plan) -> list[dict]:
     """Fields of the rows that a plan will make."""
-    if isinstance(plan, kernels.Plan):
-        return [{"operator": "scan", **vars(case), **vars(way)} for case in plan.cases for way in plan.ways]
+    if isinstance(plan, ScanPlan):
+        return [{"operator": "scan", **vars(case), **vars(way)} for case in plan.cases for way in plan.candidates]
     found = []
     for point in plan.points:
         at = {"mode": point.mode, "batch": point.batch, "height": point.size[0], "width": point.size[1]}
@@ -57,7 +58,7 @@ def test_the_multiply_adds_of_a_patch_are_those_counted():
 
 
 def tiny(plan):
-    if isinstance(plan, kernels.Plan):
+    if isinstance(plan, ScanPlan):
         return replace(plan, cases=tuple(replace(case, length=64) for case in plan.cases))
     candidates = tuple(replace(candidate, variant="mambairv2-tiny") for candidate in plan.candidates)
     return replace(plan, candidates=candidates, points=tuple(replace(p, size=(8, 8)) for p in plan.points))

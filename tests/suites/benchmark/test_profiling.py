@@ -19,9 +19,9 @@ from models.ops.common.dispatch import kernels_allowed
 from models.ops.scan import mamba_ssm as peer_backend
 from models.ops.scan import reference
 from reports.pages import profile
-from suites.benchmark import profiling
+from suites.benchmark import plans, profiling, progress
 from suites.benchmark.comparison import Candidate, Comparison, Entry, Point
-from suites.benchmark.subjects import LIMITS, Subject, agreement
+from suites.benchmark.model import LIMITS, BenchmarkModel, agreement
 from suites.spec import SpecError, Task
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def quick(monkeypatch):
 
 
 def plan(variants: str = "mambairv2-tiny", **choices):
-    return profiling.plan(variants, SR2, **{**CHOICES, **choices})
+    return plans.plan(variants, SR2, **{**CHOICES, **choices})
 
 
 def rows(variants: str = "mambairv2-tiny", **choices) -> list[dict]:
@@ -148,7 +148,7 @@ def test_what_cannot_run_is_a_row_with_its_reason_and_the_rest_goes_on():
 @pytest.mark.parametrize("when", ["at once", "while timed"])
 def test_out_of_memory_is_a_row_and_the_rest_goes_on(monkeypatch, when):
     calls = []
-    whole = Subject.call
+    whole = BenchmarkModel.call
 
     def call(self, precision, backend, *rest):
         calls.append(backend if kernels_allowed() else "reference")  # which scans in chunks too
@@ -156,21 +156,21 @@ def test_out_of_memory_is_a_row_and_the_rest_goes_on(monkeypatch, when):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
         return whole(self, precision, backend, *rest)
 
-    monkeypatch.setattr(Subject, "call", call)
+    monkeypatch.setattr(BenchmarkModel, "call", call)
     first, second = rows(backends="chunked,cpu" if scan.load("cpu").unavailable() is None else "chunked,reference")
     assert (first["status"], first["median_ms"], first["runs"]) == ("oom", None, 0) and "memory" in first["reason"]
     assert second["status"] == "ok" and second["ratio"] is None
 
 
 def test_an_unforeseen_error_of_a_kernel_is_a_row(monkeypatch):
-    whole = Subject.call
+    whole = BenchmarkModel.call
 
     def call(self, precision, backend, *rest):
         if precision == "bf16":
             raise RuntimeError("an illegal instruction was met")
         return whole(self, precision, backend, *rest)
 
-    monkeypatch.setattr(Subject, "call", call)
+    monkeypatch.setattr(BenchmarkModel, "call", call)
     first, second = rows(precisions="bf16,fp32")
     assert first["status"] == "failed" and "illegal instruction" in first["reason"] and second["status"] == "ok"
 
@@ -228,23 +228,46 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch):
 
 def test_a_result_that_goes_wrong_while_it_is_timed_is_found(monkeypatch):
     readings = []
-    whole, call = Comparison.read, Subject.call
+    whole, call = Comparison.read, BenchmarkModel.call
     monkeypatch.setattr(Comparison, "read", lambda self, e: (readings.append(e), whole(self, e)))
 
     def drifting(self, *how):
         output = call(self, *how)
         return output + 0.1 if readings and self.network.backend == "chunked" else output
 
-    monkeypatch.setattr(Subject, "call", drifting)
+    monkeypatch.setattr(BenchmarkModel, "call", drifting)
     (row,) = rows()
     assert row["status"] == "differs" and row["times_ms"] == [] and len(readings) == 3
+
+
+def test_a_size_that_fits_in_no_memory_costs_no_other_size(monkeypatch, tmp_path, capsys):
+    file = tmp_path / "profile.json"
+    asked = ["profile", "--models", "mambairv2-tiny", "--sizes", "1000000x1000000,16x16", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["runner.py", *asked, "--device", "cpu", "--json", str(file)])
+    assert runner.main() == 0
+    large, good = json.loads(file.read_text())["rows"]
+    assert (large["height"], large["status"], large["median_ms"]) == (1_000_000, "oom", None) and large["reason"]
+    assert (good["height"], good["status"]) == (16, "ok") and good["median_ms"] > 0
+    assert "1000000x1000000" in capsys.readouterr().out
+
+
+def test_a_network_that_fits_on_no_gpu_is_a_row(monkeypatch):
+    made = BenchmarkModel.__init__
+
+    def fails(self, name, overrides, task, mode, size, *rest):
+        if size == (8, 8):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+        made(self, name, overrides, task, mode, size, *rest)
+
+    monkeypatch.setattr(BenchmarkModel, "__init__", fails)
+    assert [row["status"] for row in rows(sizes="8x8,16x16")] == ["oom", "ok"]
 
 
 def test_without_a_reference_there_is_no_time(monkeypatch):
     def no_memory(self, given):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Subject, "reference", no_memory)
+    monkeypatch.setattr(BenchmarkModel, "reference", no_memory)
     (row,) = rows()
     assert row["status"] == "unchecked" and row["median_ms"] is None and "out of memory" in row["reason"]
 
@@ -255,43 +278,43 @@ def test_the_reference_is_the_plain_network(monkeypatch):
     monkeypatch.setattr(
         "models.layers.window_attention", lambda *a, **k: (seen.append(k["backend"]), attention(*a, **k))[1]
     )
-    subject = Subject("mambairv2-tiny", {}, SR2, "inference", (8, 8), 1, CPU)
-    exact = subject.result("fp32", "reference", "eager")  # step by step
+    model = BenchmarkModel("mambairv2-tiny", {}, SR2, "inference", (8, 8), 1, CPU)
+    exact = model.result("fp32", "reference", "eager")  # step by step
     seen.clear()
-    assert agreement(subject.reference(given=False), exact, 1e-5) == 1
+    assert agreement(model.reference(given=False), exact, 1e-5) == 1
     assert set(seen) == {"plain"}
 
 
 def test_a_training_step_leaves_the_weights_as_they_are():
-    subject = Subject("mambairv2-tiny", {}, SR2, "training", (8, 8), 2, CPU)
-    before = [p.detach().clone() for p in subject.network.parameters()]
-    loss = float(subject.call("fp32", "chunked", "eager"))
-    assert all(torch.equal(a, b) for a, b in zip(before, subject.network.parameters(), strict=True))
-    assert loss == float(subject.call("fp32", "chunked", "eager")) > 0
+    model = BenchmarkModel("mambairv2-tiny", {}, SR2, "training", (8, 8), 2, CPU)
+    before = [p.detach().clone() for p in model.network.parameters()]
+    loss = float(model.call("fp32", "chunked", "eager"))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))
+    assert loss == float(model.call("fp32", "chunked", "eager")) > 0
     with torch.no_grad():
-        expected = (subject.network.eval()(subject.batch.lq) - subject.batch.gt).abs().mean()
+        expected = (model.network.eval()(model.batch.lq) - model.batch.gt).abs().mean()
     assert loss == pytest.approx(float(expected), rel=1e-5)
     weights = sum(p.numel() for p in before)
-    assert subject.bytes() > 4 * 4 * weights  # weights, gradients, two moments
+    assert model.bytes() > 4 * 4 * weights  # weights, gradients, two moments
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("given", [True, False])
 def test_the_reference_of_a_batch_is_taken_image_by_image(monkeypatch, mode, given):
-    monkeypatch.setattr("suites.benchmark.subjects.PART", 128)
-    subject = Subject("mambairv2-tiny", {}, SR2, mode, (8, 16), 3, CPU)
-    together = subject.result("fp32", "chunked", "eager", given)
-    assert agreement(subject.reference(given), together, 1e-4) == 1
-    assert agreement(subject.reference(not given), together, 1e-4) < 0.5  # another order, another result
+    monkeypatch.setattr("suites.benchmark.model.PART", 128)
+    model = BenchmarkModel("mambairv2-tiny", {}, SR2, mode, (8, 16), 3, CPU)
+    together = model.result("fp32", "chunked", "eager", given)
+    assert agreement(model.reference(given), together, 1e-4) == 1
+    assert agreement(model.reference(not given), together, 1e-4) < 0.5  # another order, another result
 
 
 def test_weights_that_a_bad_step_spoilt_are_mended():
-    subject = Subject("mambairv2-tiny", {}, SR2, "training", (8, 8), 1, CPU)
-    expected = subject.result("fp32", "chunked", "eager")
+    model = BenchmarkModel("mambairv2-tiny", {}, SR2, "training", (8, 8), 1, CPU)
+    expected = model.result("fp32", "chunked", "eager")
     with torch.no_grad():
-        next(subject.network.parameters()).fill_(torch.nan)
-    assert agreement(subject.result("fp32", "chunked", "eager"), expected, 1.0) == 0
-    assert agreement(subject.result("fp32", "chunked", "eager"), expected, 1e-6) == 1
+        next(model.network.parameters()).fill_(torch.nan)
+    assert agreement(model.result("fp32", "chunked", "eager"), expected, 1.0) == 0
+    assert agreement(model.result("fp32", "chunked", "eager"), expected, 1e-6) == 1
 
 
 def test_agreement_is_a_share_in_units_of_the_root_mean_square():
@@ -303,8 +326,8 @@ def test_agreement_is_a_share_in_units_of_the_root_mean_square():
 
 
 def test_every_mode_and_precision_has_limits():
-    assert {mode for mode, _ in LIMITS} == set(profiling.MODES)
-    assert len(LIMITS) == len(profiling.MODES) * 4
+    assert {mode for mode, _ in LIMITS} == set(plans.MODES)
+    assert len(LIMITS) == len(plans.MODES) * 4
 
 
 # --- the peer ----------------------------------------------------------------------------------------------------
@@ -368,7 +391,7 @@ def test_the_peer_is_called_as_its_own_interface_calls_it(monkeypatch, direction
 
 def test_the_forecast_adds_up_what_is_left():
     made = plan(sizes="10x10,20x20", rounds=4)
-    forecast = profiling.Forecast(made)
+    forecast = progress.Forecast(made)
     assert "not known" in forecast.text()
     forecast.read(made.points[0], Entry(made.candidates[0], times=[1000.0]))
     assert forecast.text() == "about 29 s left"  # 3 readings and 2 checks, then 4 and 2 of four times the pixels
@@ -408,7 +431,7 @@ def test_the_command_prints_tables_and_writes_json(monkeypatch, capsys, tmp_path
 
 def test_wrong_results_are_an_exit_status(monkeypatch, capsys):
     wrong(monkeypatch, "no prompt")
-    monkeypatch.setattr(profiling, "_backends", lambda names, device: ["wrong"])
+    monkeypatch.setattr(plans, "_backends", lambda names, device: ["wrong"])
     status, out, _ = command(
         monkeypatch, capsys, "--models", "mambairv2-tiny", "--sizes", "32x32", "--rounds", "1", "--device", "cpu"
     )
@@ -425,9 +448,9 @@ def test_macs_are_blank_with_a_reason_without_a_counter(monkeypatch):
 
 def test_the_bar_speaks_now_and_then_where_there_is_no_terminal(monkeypatch, tmp_path: Path):
     now = iter([100.0, 100.0, 101.0, 140.0, 140.0])
-    monkeypatch.setattr(profiling.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     with open(tmp_path / "log", "w") as log:
-        bar = profiling.ProfileBar(Console(file=log))
+        bar = progress.ProfileBar(Console(file=log))
         for number in range(3):
             bar(f"round {number}", number, 6, "about 3 s left")
     assert (tmp_path / "log").read_text().splitlines() == [

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 import models
 from models.ops.common.dispatch import without_kernels
 from models.ops.noise import PhiloxGumbel, noise_key
-from suites.benchmark.launch_modes import Recorded
+from suites.benchmark.launch_modes import MeasuredGraph
 from suites.data.pool import Batch
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training.step import optimise
 
-LIVELY = 4.0  # times the initial weights of matrix products
-LIVELY_BIAS = 25.0  # of tables of position bias: the scores that they are added to are of order one
+INIT_SCALE = 4.0  # times the initial weights of matrix products
+BIAS_SCALE = 25.0  # of tables of position bias: the scores that they are added to are of order one
 PART = 2**14  # pixels that the reference takes at a time, or one image
-LIVELY_PROMPT = 8.0  # of both factors of the prompts
+PROMPT_SCALE = 8.0  # of both factors of the prompts
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ LIMITS = {
 }
 
 
-class Subject:
+class BenchmarkModel:
     """A catalogue model with an input of one size and batch, in one mode, on one device.
 
     name, overrides: as in `models.build`. mode: "inference" (no gradients, evaluation) or "training" (a step of
@@ -77,7 +77,7 @@ class Subject:
     ) -> None:
         self.mode, self.device = mode, device
         self.network = models.build(name, **{**task.network, **overrides})
-        enliven(self.network)
+        scale_init(self.network)
         self.network.to(device).train(mode == "training")
         draw = torch.Generator().manual_seed(0)
         shapes = [(batch, task.channels, *size), (batch, task.channels, *(side * task.scale for side in size))]
@@ -93,7 +93,7 @@ class Subject:
         variant, budget = Variant("own", name, overrides), Budget("reduced", 1, batch=batch, patch=min(size))
         self.cell = Cell(variant, task, 0, budget, (), (), Protocol.official(task))
         self.optimizer = None
-        self.graphs: dict[tuple, Recorded] = {}  # by precision, backend and whether the order is given
+        self.graphs: dict[tuple, MeasuredGraph] = {}  # by precision, backend and whether the order is given
         self.initial = [p.detach().cpu().clone() for p in self.network.parameters()]
         if mode == "training":  # as suites.training.state.Run makes it
             on_gpu = device.type == "cuda"
@@ -124,7 +124,7 @@ class Subject:
             raise models.ModelError("this network draws at random in training, which no CUDA graph can repeat")
         key = precision, backend, labels is not None
         if key not in self.graphs:
-            self.graphs[key] = Recorded(
+            self.graphs[key] = MeasuredGraph(
                 lambda given: self.work(given, precision, parts), batch, self.bytes, list(self.network.parameters())
             )
         return self.graphs[key](batch)
@@ -153,13 +153,13 @@ class Subject:
         else:
             gradients = graph.gradients if graph else [p.grad for p in self.network.parameters()]
             found = [x.float().cpu() for x in gradients if x is not None]
-            self.mend()
+            self.reset_weights()
         if graph and labels is not None:
             del self.graphs[key]  # nobody times it
         return found
 
     @torch.no_grad()
-    def mend(self) -> None:
+    def reset_weights(self) -> None:
         """Puts the weights back after a step whose gradients were not finite: 0 times those is no number either."""
         if self.optimizer and not all(p.isfinite().all() for p in self.network.parameters()):
             for parameter, value in zip(self.network.parameters(), self.initial, strict=True):
@@ -194,16 +194,16 @@ class Subject:
 
 
 @torch.no_grad()
-def enliven(network: nn.Module) -> None:
+def scale_init(network: nn.Module) -> None:
     """Enlarges initial weights so that every part of the network shows in its output; see the head of this module."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear) and ".route" not in name:
-            module.weight.mul_(LIVELY)
+            module.weight.mul_(INIT_SCALE)
         elif isinstance(module, nn.Embedding):
-            module.weight.mul_(LIVELY_PROMPT)
+            module.weight.mul_(PROMPT_SCALE)
     for name, parameter in network.named_parameters():
         if name.endswith("relative_position_bias_table"):
-            parameter.mul_(LIVELY_BIAS)
+            parameter.mul_(BIAS_SCALE)
 
 
 def agreement(found: list[Tensor], expected: list[Tensor], tolerance: float) -> float:
