@@ -292,7 +292,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from models.kernels import attention as kernels
+from models.ops.attention import triton as kernels
 
 def shared_memory(kernel, blocks, **more):
     constants = {"HEADS": 6, "D": 29, "P": 32, "W": 16, "SHIFT": 8, "PRECISION": "tf32x3", "WIDE": False, **more}

@@ -14,7 +14,12 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from models.kernels import depthwise, linear, linear_gradients, norm, routing, sums
+from models.ops.common import sums
+from models.ops.depthwise import triton as depthwise
+from models.ops.linear import triton as linear
+from models.ops.linear import triton_gradients as linear_gradients
+from models.ops.norm import triton as norm
+from models.ops.routing import triton as routing
 
 INTEGERS = {"rows", "columns", "other_rows", "other_columns", "height", "width", "tiles", "length"}
 LONG = {"keys", "layer", "classes"}

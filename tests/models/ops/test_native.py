@@ -77,7 +77,7 @@ def test_plain_vectors_compute_the_same(own_cache, compiler, monkeypatch, target
 
 
 def test_two_processes_build_at_once(own_cache, compiler):
-    code = "from models import native; native.library(); print(native.build())"
+    code = "from models.ops import native; native.library(); print(native.build())"
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     paths = {process.communicate(timeout=120)[0].strip() for process in processes}

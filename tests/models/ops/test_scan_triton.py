@@ -186,7 +186,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from models.scan import triton_backward, triton_forward
+from models.ops.scan import triton_backward, triton_forward
 
 KERNELS = {"ends_kernel", "carry_kernel", "replay_kernel", "adjoint_kernel", "collect_kernel"}
 NARROW = {"ends_kernel", "replay_kernel", "adjoint_kernel"}
