@@ -68,9 +68,16 @@ class Abreast:
 
     # What a subclass decides
 
+    def begins(self, cell: Cell) -> bool:
+        """Whether this cell may be taken up now; if not, all that wait are left."""
+        return True
+
     def marks(self, cell: Cell) -> Collection[int]:
         """Iterations, beside the last, after which `marked` is called."""
         return ()
+
+    def joined(self, run: Run) -> None:
+        """Called when a cell is taken up, before its first iteration here."""
 
     def stepped(self, run: Run) -> None:
         """Called after every iteration, on the cell's stream: the device may still be at work."""
@@ -90,17 +97,21 @@ class Abreast:
     def train(self, cells: Iterable[tuple[Cell, Path]], width: int, until: float) -> bool:
         """Trains cells in their folders, at most `width` at a time, as long as time.monotonic() is below `until`.
 
-        Returns whether all are trained; the others have checkpoints at the iteration where they stopped. Raises what
-        `suites.training.train` does.
+        Returns whether all are trained; the others have checkpoints at the iteration where they stopped, if they were
+        begun. Raises what `suites.training.train` does.
         """
-        waiting = deque(cells)
+        waiting, left = deque(cells), False
         try:
             while True:
                 while waiting and len(self.lanes) < width:
+                    if not self.begins(waiting[0][0]):
+                        waiting.clear()
+                        left = True
+                        break
                     self._settle()
                     self._join(*waiting.popleft())
                 if not self.lanes:
-                    return True
+                    return not left
                 self._advance()
                 if not any(lane.due for lane in self.lanes):
                     continue
@@ -144,6 +155,7 @@ class Abreast:
             self._images[cell.train_sets] = load_training(cell.train_sets, self.data)
         images = self._images[cell.train_sets]
         run = begin(cell, identify(cell, images), folder, self.device, self.backend)
+        self.joined(run)
         if run.step < run.budget.iterations:
             key = cell.train_sets, cell.task, run.budget.patch, semantics_of(run)
             if key not in self._pools:
