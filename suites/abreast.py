@@ -69,7 +69,7 @@ class Abreast:
     # What a subclass decides
 
     def begins(self, cell: Cell) -> bool:
-        """Whether this cell may be taken up now; if not, all that wait are left."""
+        """Whether this cell may be taken up now; if not, it is left as it is."""
         return True
 
     def marks(self, cell: Cell) -> Collection[int]:
@@ -104,12 +104,12 @@ class Abreast:
         try:
             while True:
                 while waiting and len(self.lanes) < width:
-                    if not self.begins(waiting[0][0]):
-                        waiting.clear()
+                    cell, folder = waiting.popleft()
+                    if self.begins(cell):
+                        self._settle()
+                        self._join(cell, folder)
+                    else:
                         left = True
-                        break
-                    self._settle()
-                    self._join(*waiting.popleft())
                 if not self.lanes:
                     return not left
                 self._advance()

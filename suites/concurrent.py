@@ -2,7 +2,7 @@
 
     python -m suites.concurrent ablations STORE --data DATA --budget reduced-bf16 --marks 1500,3000,4500 [--seconds S]
 
-Cells are taken seed by seed, those begun before first. Finished cells lie in STORE like any others; beside its scores a
+Cells are taken seed by seed. Finished cells lie in STORE like any others; beside its scores a
 cell's folder keeps scores-<iteration>.parquet for every mark, of the pictures of --way. STORE/pace.jsonl says how long
 steps took beside how many others. With --warm the kernels are compiled first (suites.warmup). Stopped by --seconds or
 anything else, the same command goes on where all cells stand.
@@ -118,7 +118,6 @@ class Concurrent(Abreast):
         with ExitStack() as locked, Beside(self.processes) as self.scorers:
             ours = [name for name in self.cells if self._take(name, locked)]
             untrained = [name for name in ours if not (self.folders[name] / LAST).exists()]
-            untrained.sort(key=lambda name: not self._begun(name))
             self.train([(self.cells[name], self.folders[name]) for name in untrained], self.width, until)
             self.collect(self.scorers.results(until))
             self.collect(self.scorers.last())
@@ -254,7 +253,9 @@ def main() -> int:
     parser.add_argument("--marks", default="", help="iterations that are scored on the way: 1500,3000,4500")
     parser.add_argument("--way", default="", help="sets that are scored on the way; a cell's own when none is named")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long; go on another time")
-    parser.add_argument("--begin-for", type=float, default=math.inf, help="begin no cell after so many seconds")
+    parser.add_argument(
+        "--begin-for", type=float, default=math.inf, help="after so many seconds begin no cell, only go on"
+    )
     parser.add_argument("--warm", type=int, default=0, help="processes that compile kernels first")
     parser.add_argument("--device")
     options = parser.parse_args()
