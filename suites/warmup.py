@@ -112,11 +112,16 @@ def share(cells: Sequence[Cell], index: int, count: int, device: str) -> tuple[i
     """Compiles every `count`-th kernel that the cells' networks launch, from `index` on. Returns how many there are,
     how many were compiled, and the seconds of walking and of compiling."""
     start, found = time.perf_counter(), {}
-    with training.determinism(True), unlaunched(lambda met, key: found.setdefault(key, met)):
+
+    def note(met: Met, key: tuple) -> None:
+        if key not in found:
+            found[key] = met if len(found) % count == index else None  # it holds on to its tensors
+
+    with training.determinism(True), unlaunched(note):
         for cell in cells:
             walk(cell, device)
     walked = time.perf_counter()
-    mine = list(found.values())[index::count]
+    mine = [met for met in found.values() if met is not None]
     for met in mine:
         met.compile()
     return len(found), len(mine), walked - start, time.perf_counter() - walked
