@@ -16,7 +16,6 @@ from models.ops.depthwise import convolve
 from models.ops.linear import forked_linear, linear
 from models.ops.norm import layer_norm
 from models.ops.scan import Prompt, attentive_scan
-from models.ops.scan.permutation import to_steps
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -139,11 +138,13 @@ def selective_scan(
     backend: str,
     prompt: Prompt | None = None,
     added: tuple[str, Tensor] | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     """Scans u [B, L, E] in every direction of `module` and sums the outputs at their pixels: [B, L, E].
 
     order int64 [B, K, L] or None (raster): the pixel visited at each step. `prompt` is added to C inside the scan;
-    `added` names what a prompt given in pixel order [B, K, L, dim] is added to: B, C, delta or y.
+    `added` names what a prompt given in pixel order [B, K, L, dim] is added to: B, C, delta or y. memory: steps after
+    which the state starts anew, None for never.
     Projections are linear per token, so they are taken in pixel order. The scan takes u and what autocast makes of them
     as they are; its state is float32 (float64 for u in float64), its result, of every direction, has the type of u.
     """
@@ -168,6 +169,7 @@ def selective_scan(
         order=order,
         prompt=prompt,
         backend=backend,
+        memory=memory,
         **inputs,
     )  # [B, K, L, E]
     if target == "y":
@@ -178,22 +180,3 @@ def selective_scan(
 def column_major(height: int, width: int, device: torch.device) -> Tensor:
     """int64 [H W]: pixels (raster numbers) in the order of columns, each from top to bottom."""
     return torch.arange(height * width, device=device).view(height, width).t().flatten()
-
-
-class _Permute(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
-        return to_steps(x, index)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return to_steps(grad, ctx.saved_tensors[0]), None, None
-
-
-def permute_pixels(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
-    """y[..., i, :] = x[..., index[i], :] for x [B, K, L, F], a permutation int64 [B, K, L] and its inverse `back`.
-
-    The backward is a gather by the inverse; that of a plain gather adds with atomics.
-    """
-    return _Permute.apply(x, index, back)

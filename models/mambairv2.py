@@ -59,7 +59,6 @@ from models.layers import (
     add_scan_parameters,
     column_major,
     depthwise,
-    permute_pixels,
     selective_scan,
     without_autocast,
 )
@@ -71,7 +70,7 @@ from models.ops.noise import PhiloxGumbel
 from models.ops.norm import forked_norm
 from models.ops.routing import by_class, route
 from models.ops.scan import Prompt
-from models.ops.scan.permutation import inverse
+from models.ops.scan.permutation import inverse, permute_pixels
 
 NoiseSource = Callable[[int, tuple[int, int, int]], Tensor]
 ROUTINGS, PROMPT_ORDERS = ("gumbel", "argmax"), ("raster", "semantic")
@@ -94,6 +93,8 @@ class Config:
     "semantic" (the paper's equation): the prompt of the pixel that it scans.
     routing: "gumbel" samples the class, "argmax" takes the likeliest; both train straight-through.
     prompt_sharing: "none" (code) or "network": one N for all layers (the paper's text).
+    memory: steps of the scan after which its state starts anew. None: never. 1: no memory, so that the scan is a gate,
+    y_i = (C_i + P_i) (delta_i B_i u_i) + D u_i.
     inner_rank None: an unfactored pool P [T, d]; pool_rank is the r whose spread of M N it starts with.
 
     Raises ModelError for values that no network has.
@@ -122,6 +123,7 @@ class Config:
     routing: str = "gumbel"
     prompt_sharing: str = "none"
     pool_rank: int = 32
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", as_counts("depths", self.depths))
@@ -130,8 +132,9 @@ class Config:
         check_frame(self)
         for name in ("window_size", "num_tokens", "pool_rank", "convffn_kernel_size"):
             check_count(name, getattr(self, name))
-        if self.inner_rank is not None:
-            check_count("inner_rank", self.inner_rank)
+        for name in ("inner_rank", "memory"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         if len(self.num_heads) != len(self.depths):
             raise ModelError(f"num_heads {self.num_heads} and depths {self.depths} must name the same number of groups")
         for heads in self.num_heads:
@@ -244,7 +247,13 @@ class AttentiveStateSpace(nn.Module):
             else:
                 added = self.config.prompt_target, self.per_pixel(chosen(table, classes, soft), order, at)
         y = selective_scan(
-            self.selectiveScan, u, order=order, prompt=prompt, added=added, backend=context.backend
+            self.selectiveScan,
+            u,
+            order=order,
+            prompt=prompt,
+            added=added,
+            backend=context.backend,
+            memory=self.config.memory,
         )  # [B, L, E]
         y, last = y.unflatten(1, (height, width)), self.out_proj
         return linear(y, last.weight, last.bias, norm=self.out_norm, residual=residual, fused=fused)

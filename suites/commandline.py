@@ -69,7 +69,7 @@ MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exis
 
 # run
 SuiteName = Annotated[str, Argument(autocompletion=suites)]
-Only = Annotated[str | None, Option(help="glob of cell names: variant/task/seed-N")]
+Only = Annotated[str | None, Option(help="globs of cell names, by commas: variant/task/seed-N")]
 WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]
 Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]
 Seeds = Annotated[str | None, Option(help="0,1,2")]

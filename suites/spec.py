@@ -148,7 +148,7 @@ class Budget:
     milestones: last iterations at a learning rate, multiplied by gamma after each. charbonnier_eps is added unsquared.
     """
 
-    name: Literal["smoke", "reduced", "paper"]
+    name: Literal["smoke", "reduced", "reduced-bf16", "long-bf16", "paper"]
     iterations: int
     batch: int = 32
     patch: int = 64

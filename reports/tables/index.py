@@ -14,7 +14,7 @@ from reports.tables.rows import COLUMNS, TableError
 from results import published
 from results.evidence import Evidence
 
-BUDGETS = ("smoke", "reduced", "paper")
+BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "paper")
 
 
 def names(evidence: Evidence) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from suites.recipes import ablations, paper, pilot, settings, smoke
-from suites.spec import SpecError, Suite, check_choice
+from suites.spec import Cell, SpecError, Suite, check_choice
 
 __all__ = ["SUITES", "choose", "parse_seeds", "select"]
 
@@ -39,7 +39,7 @@ def choose(
     selected = select(SUITES[name](budget, numbers), only, base)
     suite = settings.apply(selected, changes)  # of the same length and order, under other names
     pairs = zip(selected.cells, suite.cells, strict=True)
-    brought = [cell.name for before, cell in pairs if only and not fnmatchcase(before.name, only)]
+    brought = [cell.name for before, cell in pairs if only and not _fits(before, only)]
     if not brought:
         return suite
     names = f"{', '.join(brought[:4])}{', ...' if len(brought) > 4 else ''}"
@@ -48,11 +48,11 @@ def choose(
 
 
 def select(suite: Suite, only: str | None, base: bool = True) -> Suite:
-    """The cells whose name (variant/task/seed-N) fits the glob; with `base` also the bases of their families, at the
+    """The cells whose name (variant/task/seed-N) fits one of the globs, which commas separate; with `base` also the bases of their families, at the
     seeds of these cells: without its base a variant is compared with nothing. Raises SpecError when no cell fits."""
     if only is None:
         return suite
-    fitting = {cell.name: cell for cell in suite.cells if fnmatchcase(cell.name, only)}
+    fitting = {cell.name: cell for cell in suite.cells if _fits(cell, only)}
     if not fitting:
         names = ", ".join(cell.name for cell in suite.cells[:6]) + (", ..." if len(suite.cells) > 6 else "")
         raise SpecError(f"--only {only!r} fits no cell of {suite.name}: they are {names} (globs: 'base/*', '*/seed-0')")
@@ -63,6 +63,10 @@ def select(suite: Suite, only: str | None, base: bool = True) -> Suite:
         if base and any(replace(member, seed=cell.seed) == cell for _, member in family.members)
     }
     return replace(suite, cells=tuple(cell for cell in suite.cells if cell.name in fitting or cell.name in bases))
+
+
+def _fits(cell: Cell, globs: str) -> bool:
+    return any(fnmatchcase(cell.name, glob.strip()) for glob in globs.split(","))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ PLAIN = {"ase": "off", "sgn": "off"}
 SWITCHES: dict[str, dict[str, Any]] = {
     "base": {},
     "attention-only": {"scans": 0},
+    "no-memory": {"memory": 1, **PLAIN},
     "plain-scan": PLAIN,
     "sgn-off": {"sgn": "off"},
     "ase-off": {"ase": "off"},
@@ -33,7 +34,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "semantic-order": {"prompt_order": "semantic"},
     "argmax": {"routing": "argmax"},
     "shared-N": {"prompt_sharing": "network"},
+    "mambair": {},
 }
+ELSEWHERE = ("base", "plain-scan")  # of the switches, on other tasks than super-resolution
+REPLACED = "mambair"  # the variant that is another network than the setting's own
 LABELS = {"kmeans": "kmeans", "slic": "slic"}  # who makes the sort key in place of the router
 OF_THE_PROTOCOL = ("prompt_order", "routing")  # a network is scored as it was trained
 
@@ -44,10 +48,19 @@ FAMILIES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("attention + ASE + SGN", "base"),
             ("attention only", "attention-only"),
+            ("no memory", "no-memory"),
             ("plain scan", "plain-scan"),
             ("ASE", "sgn-off"),
             ("SGN, untrained routing", "ase-off"),
         ),
+    ),
+    (
+        *("memory", "does the scan without ASE and SGN use what it remembers, or is it a gate?", "no-memory"),
+        (("no memory", "no-memory"), ("plain scan", "plain-scan"), ("attention only", "attention-only")),
+    ),
+    (
+        *("replaced", "is MambaIRv2 better than the network that it replaces?", "base"),
+        (("MambaIRv2", "base"), ("MambaIR", "mambair")),
     ),
     (
         *("scans", "how many directions does the attentive scan need?", "base"),
@@ -89,10 +102,19 @@ FAMILIES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
 )
 
+PLAIN_ELSEWHERE = (
+    *("attentive", "are ASE and SGN worth more on another task?", "base"),
+    (("attention + ASE + SGN", "base"), ("plain scan", "plain-scan")),
+)
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What the variants of one task are trained and scored on; `rank` is the model's own r."""
+    """What the variants of one task are trained and scored on.
+
+    rank: the model's own r. only: names of the variants that are trained, all that the task has where it is empty.
+    replaced: the network that MambaIRv2 replaces, with its arguments.
+    """
 
     model: str
     budget: Budget
@@ -100,6 +122,8 @@ class Setting:
     test_sets: tuple[str, ...]
     overrides: dict[str, Any] = field(default_factory=dict)
     rank: int = 32
+    only: tuple[str, ...] = ()
+    replaced: tuple[str, dict[str, Any]] = field(default=("mambair-light", {}))
 
 
 # The paper's ablations: light x2, 250K iterations (secondary source); milestones as in the official 250K schedules.
@@ -116,11 +140,18 @@ PAPER_CHARBONNIER = replace(
 DFWB = ("DIV2K", "Flickr2K", "BSDS500-train", "BSDS500-test", "WED")
 SMALL_SETS = ("BSDS500-train", "BSDS500-test", "T91")
 REDUCED_CHARBONNIER = replace(paper.REDUCED, loss="charbonnier")
+BF16_CHARBONNIER = replace(paper.REDUCED_BF16, loss="charbonnier")
+
+BF16_SETS = ("Set5", "Set14", "BSD100", "Urban12")
+BF16_ELSEWHERE = ("base", "plain-scan", "rank-4")
 
 SMOKE = Budget("smoke", iterations=100, batch=2, patch=24, lr=8e-3, milestones=(50, 80, 90, 95), checkpoint_every=50)
 # Light's own T, r and d_state in the smallest network, so that every switch has its value at every budget.
 SMOKE_NETWORK = {"d_state": 8, "num_tokens": DEFAULT_TOKENS, "inner_rank": 32, "pool_rank": 32}
-SMOKE_SETTING = Setting("mambairv2-tiny", SMOKE, ("embedded",), ("embedded",), SMOKE_NETWORK)
+SMOKE_REPLACED = "mambair-light", {"depths": (2,)}
+SMOKE_SETTING = Setting(
+    *("mambairv2-tiny", SMOKE, ("embedded",), ("embedded",), SMOKE_NETWORK), replaced=SMOKE_REPLACED
+)
 SMOKE_CHARBONNIER = replace(SMOKE_SETTING, budget=replace(SMOKE, loss="charbonnier"))
 
 SETTINGS: dict[str, dict[str, Setting]] = {
@@ -129,6 +160,21 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "sr-x2": Setting("mambairv2-light", paper.REDUCED, SMALL_SETS, ("Set5", "Set14", "BSD100", "Urban100")),
         "denoise-25": Setting("mambairv2-light", REDUCED_CHARBONNIER, SMALL_SETS, ("Kodak24", "McMaster")),
         "jpeg-10": Setting("mambairv2-light", REDUCED_CHARBONNIER, SMALL_SETS, ("Classic5", "LIVE1")),
+    },
+    "reduced-bf16": {
+        "sr-x2": Setting("mambairv2-light", paper.REDUCED_BF16, SMALL_SETS, BF16_SETS),
+        "denoise-25": Setting(
+            *("mambairv2-light", BF16_CHARBONNIER, SMALL_SETS, ("Kodak24", "McMaster")), only=BF16_ELSEWHERE
+        ),
+        "jpeg-10": Setting(
+            *("mambairv2-light", BF16_CHARBONNIER, SMALL_SETS, ("Classic5", "LIVE1")), only=BF16_ELSEWHERE
+        ),
+    },
+    "long-bf16": {
+        "sr-x2": Setting(
+            *("mambairv2-light", paper.LONG_BF16, SMALL_SETS, BF16_SETS),
+            only=("base", "attention-only", "no-memory", "plain-scan"),
+        ),
     },
     "paper": {
         "sr-x2": Setting("mambairv2-light", PAPER_SR, ("DIV2K",), paper.TEST_SETS),
@@ -140,30 +186,37 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         ),
     },
 }
-SEEDS = {"smoke": (0, 1), "reduced": (0, 1, 2, 3), "paper": (0, 1, 2, 3)}
+SEEDS = {
+    "smoke": (0, 1),
+    "reduced": (0, 1, 2, 3),
+    "reduced-bf16": (0, 1, 2, 3),
+    "long-bf16": (0, 1),
+    "paper": (0, 1, 2, 3),
+}
 
 
 def ablations(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Suite:
-    """Ablations: components, scan count, T, r on three tasks, prompt target, sort key, code against text.
+    """Ablations: components, memory, scan count, T, r on three tasks, prompt target, sort key, code against text.
 
     Paper: the components and the prompt's target (light x2, 250K iterations: attention only 32.89 / 39.11, + ASE 32.94
     / 39.20, + SGN 32.97 / 39.24 dB on Urban100 / Manga109; C over B, delta and y by 0.01 to 0.05; secondary source,
     single runs). Of scan count, T and r no published values could be found. Expected: differences under 0.1 dB.
     Budgets: smoke (every switch in a tiny network on the embedded pictures, for minutes: it runs, no more); reduced
-    (the default: light, 6K iterations on BSDS500 and T91); paper (light x2 by the 250K schedule on DIV2K; r on
+    (the default: light, 6K iterations on BSDS500 and T91); reduced-bf16 (the same in bfloat16 in under half the time,
+    fewer variants on denoising and JPEG); long-bf16 (ten times as long: base, plain scan, no memory, attention only);
+    paper (light x2 by the 250K schedule on DIV2K; r on
     denoising and JPEG with the 22.7M network by the official from-scratch schedule, where these levels are fine-tuned).
-    Cost: 38 cells a seed; `--dry-run` prints hours, and the effect that so many seeds can detect.
+    Cost: 42 cells a seed; `--dry-run` prints hours, and the effect that so many seeds can detect.
     Command: python runner.py run ablations --budget reduced --data DIR --device cuda
     """
     name = budget or "reduced"
     check_choice("budget of the suite ablations", name, tuple(SETTINGS))
     numbers = seeds or SEEDS[name]
     cells = {task: _cells(task, setting, numbers[0]) for task, setting in SETTINGS[name].items()}
-    families = [
-        Family(title, question, cells["sr-x2"][base], tuple((label, cells["sr-x2"][one]) for label, one in members))
-        for title, question, base, members in FAMILIES
-    ]
+    families = [_family(*family, cells["sr-x2"]) for family in FAMILIES]
+    families += [_family(*PLAIN_ELSEWHERE, own) for task, own in cells.items() if task != "sr-x2"]
     families += [_ranks(SETTINGS[name][task], own) for task, own in cells.items()]
+    families = [family for family in families if family is not None and len(family.members) > 1]
     every = (replace(cell, seed=seed) for own in cells.values() for cell in own.values() for seed in numbers)
     return Suite("ablations", ablations.__doc__ or "", tuple(every), tuple(families))
 
@@ -171,19 +224,32 @@ def ablations(budget: str | None = None, seeds: tuple[int, ...] | None = None) -
 def _cells(task: str, setting: Setting, seed: int) -> dict[str, Cell]:
     """By variant name: every switch on super-resolution, the base alone on other tasks, and all ranks on each."""
     parsed = Task.parse(task)
-    switches = dict(SWITCHES) if parsed.kind == "sr" else {"base": SWITCHES["base"]}
+    names = SWITCHES if parsed.kind == "sr" else ELSEWHERE
+    switches = {name: SWITCHES[name] for name in names}
     switches |= {f"rank-{rank}": {"inner_rank": rank} for rank in RANKS if rank != setting.rank}
     switches["unfactored"] = {"inner_rank": None}
     cells = {}
     for name, switch in switches.items():
-        variant = Variant(name, setting.model, {**setting.overrides, **switch}, LABELS.get(name, "learned"))
+        if setting.only and name not in setting.only:
+            continue
+        model, overrides = setting.replaced if name == REPLACED else (setting.model, setting.overrides)
+        variant = Variant(name, model, {**overrides, **switch}, LABELS.get(name, "learned"))
         protocol = Protocol.official(parsed, **{key: switch[key] for key in OF_THE_PROTOCOL if key in switch})
         cells[name] = Cell(variant, parsed, seed, setting.budget, setting.train_sets, setting.test_sets, protocol)
     return cells
 
 
-def _ranks(setting: Setting, cells: dict[str, Cell]) -> Family:
+def _family(
+    title: str, question: str, base: str, members: tuple[tuple[str, str], ...], cells: dict[str, Cell]
+) -> Family | None:
+    """Of those members that are among the cells; None without the base."""
+    if base not in cells:
+        return None
+    return Family(title, question, cells[base], tuple((label, cells[one]) for label, one in members if one in cells))
+
+
+def _ranks(setting: Setting, cells: dict[str, Cell]) -> Family | None:
     """The family `rank` of one task."""
-    members = [(f"r = {rank}", cells["base" if rank == setting.rank else f"rank-{rank}"]) for rank in RANKS]
+    members = tuple((f"r = {rank}", "base" if rank == setting.rank else f"rank-{rank}") for rank in RANKS)
     question = "which rank does the pool need, and is it the same on every task?"
-    return Family("rank", question, cells["base"], (*members, ("unfactored", cells["unfactored"])))
+    return _family("rank", question, "base", (*members, ("unfactored", "unfactored")), cells)

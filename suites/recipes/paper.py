@@ -1,5 +1,7 @@
 """The paper's own rows, by the official recipe, and smaller versions of them that are labelled as such."""
 
+from dataclasses import replace
+
 from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Task, Variant
 
 # The official options file of light x2: batch 2 GPUs x 16, Adam (0.9, 0.99) at 2e-4, L1, patches of 64 LR pixels.
@@ -25,6 +27,15 @@ REDUCED = Budget(
     milestones=(3_000, 4_800, 5_400, 5_700),
     precision="tf32x3",
     checkpoint_every=500,
+)
+# The same in bfloat16, and ten times as long: the rate falls at the same parts of the way.
+REDUCED_BF16 = replace(REDUCED, name="reduced-bf16", precision="bf16")
+LONG_BF16 = replace(
+    REDUCED_BF16,
+    name="long-bf16",
+    iterations=60_000,
+    milestones=(30_000, 48_000, 54_000, 57_000),
+    checkpoint_every=1_000,
 )
 SMOKE = Budget("smoke", iterations=20, batch=2, patch=32, milestones=(10, 16, 18, 19), checkpoint_every=10)
 

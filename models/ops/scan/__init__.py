@@ -13,6 +13,7 @@ table, which is what `onehot - soft.detach() + soft` (straight-through) would ha
 Backends are modules of one interface (backends.py: `Backend`, BACKENDS); reference.py is the definition.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from models.ops.common.operator import operator
 from models.ops.scan.backends import BACKENDS, PEERS, Backend, BackendError, available, choose, load, resolve
+from models.ops.scan.memory import forgetful, prompts_of_steps
 from models.ops.scan.permutation import inverse, to_steps
 
 __all__ = [
@@ -64,6 +66,7 @@ def attentive_scan(
     order: Tensor | None = None,
     prompt: Prompt | None = None,
     backend: str = "auto",
+    memory: int | None = None,
 ) -> Tensor:
     """Scan the pixels of a batch of images in K directions; the equations are in the head of this module.
 
@@ -71,6 +74,8 @@ def attentive_scan(
     D, delta_bias: [K, E]. All in pixel order, in any memory layout.
     order: int64 [B, K, L], the pixel visited at step i of direction k, a permutation of 0..L-1; None: pixel i.
     backend: "auto" or a name in BACKENDS; "auto" leaves to `chunked` what the best backend refuses (float64, large N).
+    memory: steps after which the state is zero again, at least 1; None for never. A scan without memory (1) needs no
+    backend, and A has no part in it.
 
     Returns [B, K, L, E] in pixel order, in the type of `u`. Types may differ, and everything is computed in float64 for
     float64 `u` and in float32 else, under autocast too; kernels read u, delta, B and C in bfloat16 without a copy.
@@ -82,7 +87,13 @@ def attentive_scan(
     """
     if not torch.jit.is_tracing():  # sizes are tensors there
         _check_shapes(u, delta, A, B, C, D, delta_bias, order, prompt)
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory must be at least 1 step, not {memory}")
     table, classes, soft, at = (prompt.table, prompt.classes, prompt.soft, prompt.at) if prompt else (None,) * 4
+    if memory is not None and memory < u.shape[1]:
+        prompts = None if prompt is None else prompts_of_steps(table, classes, soft, at, A.shape[0])
+        scan = functools.partial(attentive_scan, backend=backend)
+        return forgetful(u, delta, A, B, C, D, delta_bias, order, prompts, memory, scan)
     inputs = (u, delta, A, B, C, D, delta_bias, table, soft)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     y, _ = _scan(u, delta, A, B, C, D, delta_bias, order, table, classes, soft, at, backend, save)

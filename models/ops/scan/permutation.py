@@ -18,3 +18,22 @@ def to_steps(x: Tensor, order: Tensor | None) -> Tensor:
 def to_pixels(x: Tensor, order: Tensor | None) -> Tensor:
     """x [B, K, L, F] of steps -> of pixels."""
     return x if order is None else to_steps(x, inverse(order))
+
+
+class _Permute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return to_steps(x, index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return to_steps(grad, ctx.saved_tensors[0]), None, None
+
+
+def permute_pixels(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+    """y[..., i, :] = x[..., index[i], :] for x [B, K, L, F], a permutation int64 [B, K, L] and its inverse `back`.
+
+    The backward is a gather by the inverse; that of a plain gather adds with atomics.
+    """
+    return _Permute.apply(x, index, back)

@@ -26,7 +26,7 @@ from suites.spec import Cell, Family, Suite, Task
 from suites.training.trainer import train
 from tests.results.test_store import finish, rows
 
-BUDGETS = ("smoke", "reduced", "paper")
+BUDGETS = ("smoke", "reduced", "paper")  # those with all variants
 
 
 def suite(budget: str = "smoke", seeds: tuple[int, ...] = (0,), **options) -> Suite:
@@ -36,6 +36,8 @@ def suite(budget: str = "smoke", seeds: tuple[int, ...] = (0,), **options) -> Su
 def network(cell: Cell) -> dict:
     """Every argument of the cell's network, and who labels."""
     arguments = {"depths": (1,), "num_heads": (2,), "embed_dim": 12}  # of a small one: no family is about these
+    if cell.variant.name == "mambair":
+        arguments = {"depths": (1,), "embed_dim": 30}
     with torch.device("meta"):
         model = models.build(cell.variant.model, **cell.task.network | arguments | cell.variant.overrides)
     return model.configuration | {"labels": cell.variant.labels}
@@ -52,7 +54,9 @@ def test_every_family_changes_what_it_is_named_after_and_nothing_else(budget):
     rank = {"sr-x2": 32, "denoise-25": other, "jpeg-10": other}
     on_off = ["on", "off"]
     expected = {
-        ("components", "sr-x2"): {"scans": [1, 0], "ase": on_off, "sgn": on_off},
+        ("components", "sr-x2"): {"scans": [1, 0], "ase": on_off, "sgn": on_off, "memory": [None, 1]},
+        ("memory", "sr-x2"): {"scans": [1, 0], "ase": ["off", "on"], "sgn": ["off", "on"], "memory": [1, None]},
+        **{("attentive", task): {"ase": on_off, "sgn": on_off} for task in ("denoise-25", "jpeg-10")},
         ("scans", "sr-x2"): {"scans": [1, 0, 2, 4]},
         ("plain-scans", "sr-x2"): {"scans": [1, 0, 2, 4], "ase": ["off", "on"], "sgn": ["off", "on"]},
         ("one-for-many", "sr-x2"): {"scans": [1, 2, 4], "ase": on_off, "sgn": on_off},
@@ -66,6 +70,8 @@ def test_every_family_changes_what_it_is_named_after_and_nothing_else(budget):
         },
     } | {("rank", task): {"inner_rank": [4, 8, 16, 32, 64, None]} for task in rank}
     found = families(budget)
+    (v2, v1) = (network(cell) for _, cell in found.pop(("replaced", "sr-x2")).members)
+    assert (v2["type"], v1["type"]) == ("MambaIRv2", "MambaIR")
     assert found.keys() == expected.keys()
     for key, family in found.items():
         networks = [network(cell) for _, cell in family.members]
@@ -73,7 +79,13 @@ def test_every_family_changes_what_it_is_named_after_and_nothing_else(budget):
         assert {name: own for name, own in values.items() if len(own) > 1} == expected[key]
         base, others = network(family.base), [one for one in networks if one != network(family.base)]
         assert len(others) == len(networks) - 1  # the base is a member, once
-        if key[0] not in ("components", "plain-scans", "one-for-many"):  # there two switches may go together
+        if key[0] not in (
+            "components",
+            "memory",
+            "plain-scans",
+            "one-for-many",
+            "attentive",
+        ):  # there two switches may go together
             assert all(sum(one[name] != base[name] for name in base) == 1 for one in others)
         if key[0] == "rank":
             assert base["inner_rank"] == rank[key[1]]
@@ -83,11 +95,11 @@ def test_every_family_changes_what_it_is_named_after_and_nothing_else(budget):
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_a_cell_is_trained_once_and_in_every_family_that_names_it(budget):
     chosen = suite(budget)
-    assert len(chosen.cells) == 38 and len({records.key_of(cell.config()) for cell in chosen.cells}) == 38
+    assert len(chosen.cells) == 42 and len({records.key_of(cell.config()) for cell in chosen.cells}) == 42
     members = [cell for family in chosen.families for _, cell in family.members]
-    assert len(members) == 51 and all(cell in chosen.cells for cell in members)
+    assert len(members) == 61 and all(cell in chosen.cells for cell in members)
     assert all(cell in members for cell in chosen.cells) and {cell.budget.name for cell in chosen.cells} == {budget}
-    assert sum(family.base.variant.name == "base" for family in chosen.families) == 10
+    assert sum(family.base.variant.name == "base" for family in chosen.families) == 13
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -101,7 +113,7 @@ def test_labels_tell_the_truth(budget):
 
 def test_a_network_is_scored_as_it_was_trained():
     for cell in suite("reduced").cells:
-        own = network(cell)
+        own = {"routing": "gumbel", "prompt_order": "raster"} | network(cell)  # MambaIR knows neither
         assert (cell.protocol.routing, cell.protocol.prompt_order) == (own["routing"], own["prompt_order"])
         assert cell.budget.loss == ("l1" if cell.task.kind == "sr" else "charbonnier")
         assert cell.protocol.channels == {"sr": "y", "denoise": "rgb", "jpeg": "gray"}[cell.task.kind]
@@ -124,7 +136,7 @@ def test_published_schedules():
         assert cell.budget.iterations == 1_600_000
         assert cell.budget.milestones == (800_000, 1_200_000, 1_400_000, 1_500_000)
     reduced = {cell.variant.model for cell in suite("reduced").cells}
-    assert reduced == {"mambairv2-light"}  # at a reduced budget not the 22.7M network
+    assert reduced == {"mambairv2-light", "mambair-light"}  # at a reduced budget not the 22.7M network
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +159,14 @@ def outputs(tmp_path_factory) -> dict[str, np.ndarray]:
         changed = {name for name, value in fresh.named_parameters() if not torch.equal(trained[name], value)}
         frozen = {name for name, _ in fresh.named_parameters()} - changed
         untrained = cell.variant.overrides.get("ase") == "off" and cell.variant.overrides.get("sgn") != "off"
-        assert all(".route." in name for name in frozen) if untrained else not frozen, (cell.name, frozen)
+        dead = {"no-memory": "A_logs", "mambair": ".attention."}  # of two squeezed channels, after two steps
+        still = ".route." if untrained else dead.get(cell.variant.name)
+        assert all(still in name for name in frozen) if still else not frozen, (cell.name, frozen)
     return found
 
 
 def test_every_switch_trains_and_restores_something_of_its_own(outputs):
-    assert len(outputs) == 38
+    assert len(outputs) == 42
     for task in ("sr-x2", "denoise-25", "jpeg-10"):
         own = {name: value for name, value in outputs.items() if f"/{task}/" in name}
         for name, value in own.items():
@@ -178,6 +192,23 @@ def test_sampled_cells_run_from_the_engine_to_the_families_of_the_store(tmp_path
     assert math.isfinite(means[learned["hash"]]) and means[learned["hash"]] != means[kmeans["hash"]]
 
 
+def test_budgets_in_bfloat16_train_the_same_networks_otherwise():
+    """Other names and other keys; the long one falls at the same parts of ten times the way."""
+    plain, bf16, long = (suite(budget).cells for budget in ("reduced", "reduced-bf16", "long-bf16"))
+    networks = {cell.name: cell.variant for cell in plain}
+    assert all(networks[cell.name] == cell.variant for cell in (*bf16, *long))
+    expected = replace(plain[0].budget, name="reduced-bf16", precision="bf16")
+    assert {cell.budget for cell in bf16 if cell.task.kind == "sr"} == {expected}
+    (budget,) = {cell.budget for cell in long}
+    assert (budget.name, budget.iterations, budget.precision) == ("long-bf16", 60_000, "bf16")
+    assert [m / 60_000 for m in budget.milestones] == [m / 6_000 for m in expected.milestones]
+    assert {cell.variant.name for cell in long} == {"base", "attention-only", "no-memory", "plain-scan"}
+    elsewhere = {cell.name for cell in bf16 if cell.task.kind != "sr"}
+    assert elsewhere == {f"{v}/{t}/seed-0" for v in ("base", "plain-scan", "rank-4") for t in ("denoise-25", "jpeg-10")}
+    for chosen in (bf16, long):
+        assert all(cell in chosen for family in suite(chosen[0].budget.name).families for _, cell in family.members)
+
+
 def test_changes_reach_the_families_too():
     chosen = suite(only="tokens-16/*", changes=("scans=2", "iterations=7"))
     (family,) = chosen.compared()
@@ -195,10 +226,10 @@ def test_dry_run_gives_the_effect_that_the_assumed_scatter_allows(tmp_path, monk
     prose = " ".join(text.split())  # lines are broken at 100 columns, anywhere in a sentence
     sd = math.sqrt(2) * 0.06
     one, holm = (minimum_detectable_effect(sd, 4, alpha, df=12) for alpha in (0.05, 0.0125))
-    assert "components, sr-x2          4 against base, 4 seeds         Set5 " in text
+    assert "tokens, sr-x2              4 against base, 4 seeds         Set5 " in text
     assert f"Set14 {one:.3f} ({holm:.3f})" in text and power_of(one, sd, 4, df=12) == pytest.approx(0.8)
     assert "3 against plain-scan, 4 seeds" in text and "rank, jpeg-10" in text
-    assert "scatter not known yet: the first two seeds tell" in prose and "152 cells, 912,000 iterations" in prose
+    assert "scatter not known yet: the first two seeds tell" in prose and "168 cells, 1,008,000 iterations" in prose
     assert "4 cells           base/sr-x2/seed-0,1,2,3          planned" in text and "about" in text.split("in all:")[1]
     assert "(2 degrees of freedom) [sqrt 2 times the sd of three seeds" in prose
     assert "as on sr-x2" in text and "NVIDIA H200" in text and not (tmp_path / "store").exists()

@@ -1,0 +1,44 @@
+"""What is compiled beforehand is what training and scoring launch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.ops.noise import PhiloxGumbel
+from suites.execution import warmup, worker
+from suites.recipes import ablations
+from suites.spec import Cell
+from suites.training import step
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+
+def cells() -> list[Cell]:
+    every = ablations.ablations("reduced-bf16", (0, 1)).cells
+    return [cell for cell in every if cell.variant.name in ("base", "no-memory") and cell.task.kind == "sr"]
+
+
+def test_seeds_are_no_other_network():
+    assert [cell.name for cell in warmup.networks(cells())] == ["base/sr-x2/seed-0", "no-memory/sr-x2/seed-0"]
+
+
+def test_a_step_after_it_compiles_nothing(tmp_path, monkeypatch):
+    from triton import knobs
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    chosen = [replace(cell, budget=replace(cell.budget, batch=2, patch=32)) for cell in cells()]
+    (line,) = warmup.warm(chosen, 4)
+    assert "2 networks in 4 processes" in line
+    compiled = set(tmp_path.glob("cache/*/*.cubin"))
+    assert compiled
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path / "cache"))
+    cell = chosen[0]
+    with step.determinism(True):
+        warmup.walk(cell, "cuda")
+        model = worker.scored_network(cell, "auto").cuda().eval()
+        model.noise = PhiloxGumbel([1])
+        with torch.no_grad():
+            model(torch.rand(1, 3, 48, 40, device="cuda"))
+    assert set(tmp_path.glob("cache/*/*.cubin")) == compiled
