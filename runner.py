@@ -181,18 +181,23 @@ def breakdown(
 
 @app.command()
 def restore(
-    source: cli.Source, target: cli.Target, model: cli.Model, weights: cli.Weights, task: cli.TaskName = "sr-x2",
-    tiles: cli.Tiles = None, precision: cli.Precision = None, device: cli.Device = None,
-    backend: cli.Backend = "auto",
+    source: cli.Source, target: cli.Target, weights: cli.Weights, model: cli.Model = None, network: cli.Network = None,
+    task: cli.TaskName = "sr-x2", tiles: cli.Tiles = None, routing: cli.Routing = None, samples: cli.Samples = None,
+    seed: cli.NoiseSeed = None, precision: cli.Precision = None, overwrite: cli.MayReplace = False,
+    device: cli.Device = None, backend: cli.Backend = "auto",
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
     from suites import environment
-    from suites.evaluation import restoration
-    from suites.spec import Protocol, Task
+    from suites.evaluation import restoration, scoring
+    from suites.progress import TileBar
+    from suites.spec import Task
 
-    protocol = Protocol.official(Task.parse(task), tiling=tiles or "official", precision=precision or "fp32")
-    where = {"device": environment.choose_device(device), "backend": backend, "console": out}
-    return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **where) > 0)
+    choices = {"tiling": tiles, "routing": routing, "samples": samples, "seed": seed, "precision": precision}
+    protocol = scoring.protocol_for(model or "", Task.parse(task), **choices)
+    where = {"device": environment.choose_device(device), "backend": backend, "network": network}
+    with TileBar(err) as bar:
+        how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
+        return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **how) > 0)
 
 
 @app.command("import")

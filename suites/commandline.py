@@ -30,7 +30,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": WIDTH, "max_
 KEPT = {
     "run": "finished cells are stored, and the same command continues the others from their last checkpoints",
     "evaluate": "the images scored so far are stored, and the same command scores the others",
-    "restore": "the pictures listed above are written; with the same command and --overwrite all are made again",
+    "restore": "the pictures listed above are written, and the same command goes on with the others of a folder",
     "profile": "--json FILE holds the sizes that were finished",
     "breakdown": "FILE holds the networks that were finished",
     "import": "what was merged before is in the store; import the archive again for the rest",
@@ -93,7 +93,7 @@ Again = Annotated[bool, Option("--again", help="score what is stored too, and co
 SaveImages = Annotated[Path | None, Option(help="folder for the restored images")]
 Source = Annotated[Path, Argument(metavar="INPUT", help="a picture, or a folder of pictures")]
 Target = Annotated[Path, Argument(metavar="OUTPUT", help="a picture (.png), or a folder")]
-Model = Annotated[str, Option(help="a catalogue model")]
+Model = Annotated[str | None, Option(help="a catalogue model; not needed with --network")]
 
 # complexity, profile, breakdown
 Variant = Annotated[str | None, Argument(help="overrides after the name: 'mambairv2-light scans=2'")]

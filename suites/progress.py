@@ -205,3 +205,24 @@ class ScoreBar(Progress):
         if dataset not in self.bars:
             self.bars[dataset] = self.add_task(dataset, total=total)
         self.update(self.bars[dataset], completed=done)
+
+
+class TileBar(Progress):
+    """A bar per picture while its tiles are restored; where there is no terminal, a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"))
+        columns += (TimeRemainingColumn(),)
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bar: TaskID | None = None
+        self.line_due = time.monotonic() + LINE_S
+
+    def __call__(self, picture: str, done: int, total: int) -> None:
+        if done == 0:
+            if self.bar is not None:
+                self.remove_task(self.bar)
+            self.bar = self.add_task(picture, total=total)
+        self.update(self.bar, completed=done)
+        if self.disable and time.monotonic() >= self.line_due:
+            self.line_due = time.monotonic() + LINE_S
+            self.console.print(f"{picture}: {done} of {total} tiles", markup=False, highlight=False, soft_wrap=True)

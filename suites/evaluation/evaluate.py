@@ -217,14 +217,17 @@ def restore_picture(
     return restored[..., 0] if picture.ndim == 2 else restored
 
 
-def save_picture(picture: np.ndarray, path: Path) -> None:
-    """Writes a uint8 picture [H, W] or [H, W, C] as PNG, atomically; its folder is made when missing."""
+def save_picture(picture: np.ndarray, path: Path, colour_profile: bytes | None = None) -> None:
+    """Writes a uint8 picture [H, W] or [H, W, C] as PNG, atomically; its folder is made when missing.
+
+    colour_profile: an ICC profile, stored with it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[..., 0]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(picture).save(temporary, format="PNG", icc_profile=colour_profile)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
