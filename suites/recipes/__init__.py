@@ -48,8 +48,11 @@ def choose(
 
 
 def select(suite: Suite, only: str | None, base: bool = True) -> Suite:
-    """The cells whose name (variant/task/seed-N) fits one of the globs, which commas separate; with `base` also the bases of their families, at the
-    seeds of these cells: without its base a variant is compared with nothing. Raises SpecError when no cell fits."""
+    """The cells whose name (variant/task/seed-N) fits one of the globs, which commas separate.
+
+    With `base` also the bases of their families, at the seeds of these cells: without its base a variant is compared
+    with nothing. Raises SpecError when no cell fits.
+    """
     if only is None:
         return suite
     fitting = {cell.name: cell for cell in suite.cells if _fits(cell, only)}
