@@ -7,6 +7,7 @@ Exit status: 0 done; 1 something that was asked for failed (a cell, a check); 2 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -20,10 +21,12 @@ err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
 def main() -> int:
     """Runs the command line; every mistake that was foreseen is one line on stderr."""
+    command = next(iter(sys.argv[1:]), "")
     try:
-        status = app(standalone_mode=False) or 0
+        with cli.busy(command):
+            status = app(standalone_mode=False) or 0
         if status == cli.INTERRUPTED:
-            err.print(cli.interrupted(sys.argv[1:]))
+            err.print(cli.interrupted(command))
         return status
     except Exception as error:
         if (message := cli.explain(error)) is None:
@@ -35,6 +38,12 @@ def main() -> int:
 def show(lines: Iterable[str]) -> None:
     for line in lines:
         out.print(line)
+
+
+def ended(result: Any) -> int:
+    """Shows the lines of a result; the exit status by whether it is `ok`."""
+    show(result.lines())
+    return 0 if result.ok else 1
 
 
 @app.callback(invoke_without_command=True)
@@ -59,29 +68,20 @@ def run(
     results: cli.Results = cli.STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
-    from results.store import Store
-    from suites import environment, recipes
+    from suites import recipes
 
+    chosen = recipes.choose(suite, only=only, base=base, changes=changes or [], seeds=seeds, budget=budget)
+    store, device = cli.store(results), cli.device(device)
     if dry_run:
-        with cli.busy("checking the cells and what they cost"):
-            from suites.execution import preflight
-            from suites.planning.dryrun import describe
+        from suites.planning import dryrun
 
-            chosen = recipes.choose(suite, only=only, base=base, changes=changes or [], seeds=seeds, budget=budget)
-            store, device = Store(results), environment.choose_device(device)
-            lines = describe(chosen, store, device, preflight.obstacles(chosen.cells, backend, device, data))
-        show(lines)
+        show(dryrun.check_and_describe(chosen, store, backend, device, data))
         return 0
-    with cli.busy("loading PyTorch, checking the cells"):
-        from suites.execution import engine
+    from suites.execution import engine
 
-        chosen = recipes.choose(suite, only=only, base=base, changes=changes or [], seeds=seeds, budget=budget)
-        store, device = Store(results), environment.choose_device(device)
     show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
-    outcome = engine.run(chosen, store, device=device, data=data, console=out, **options)
-    show(outcome.lines())
-    return 0 if outcome.ok else 1
+    return ended(engine.run(chosen, store, device=device, data=data, console=out, **options))
 
 
 @app.command()
@@ -89,9 +89,8 @@ def tables(names: cli.TableNames = None, format_: cli.Format = "md", results: cl
     """Every table: published, measured, difference, interval, verdict."""
     from reports.tables import index, render
     from results.evidence import Evidence
-    from results.store import Store
 
-    evidence = Evidence(Store(results))
+    evidence = Evidence(cli.store(results))
     frames = [(index.table(name, evidence), index.caption(name)) for name in names or index.names(evidence)]
     print(render.render_all(frames, format_))
     for problem in index.problems(evidence):
@@ -108,8 +107,6 @@ def evaluate(
     json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
-    from results.store import Store
-    from suites import environment
     from suites.evaluation import scoring
     from suites.progress import ScoreBar
     from suites.spec import Task
@@ -118,7 +115,7 @@ def evaluate(
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, **route}
     protocol = scoring.protocol_for(model, parsed, **choices)
     files = {"weights": weights, "network": network, "data": data, "images": images, "save": save_images}
-    where = {"backend": backend, "device": environment.choose_device(device), "store": Store(results)}
+    where = {"backend": backend, "device": cli.device(device), "store": cli.store(results)}
     where |= {"again": again, "as_official": as_official}
     with ScoreBar(err) as progress:
         result = scoring.score(model, parsed, sets.split(","), protocol, progress=progress, **files, **where)
@@ -140,8 +137,7 @@ def complexity(
     from suites.benchmark import cost
 
     if count_all:
-        cost.count_published(model, show)
-        return
+        return cost.count_published(model, show)
     result = cost.of_variant(model, task, output)
     cli.save(json, result)
     show(cost.lines(result))
@@ -156,12 +152,11 @@ def profile(
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
     from reports.pages import profile as page
-    from suites import environment
     from suites.benchmark import presets, profiling, progress
 
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
     lists |= {"launches": launch, "routing": routing}
-    plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=environment.choose_device(device))
+    plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=cli.device(device))
     with progress.ProfileBar(err) as bar:
         result = profiling.run(plans, bar, lambda found: cli.save(json, found))
     show([page.markdown(result)])
@@ -173,10 +168,9 @@ def breakdown(
     file: cli.JsonTarget, only: cli.OnlyNetworks = None, calls: cli.Calls = 5, device: cli.Device = None
 ) -> int:
     """Where the time of a network goes: the GPU's kernels within one call, for what `profile --preset goals` times."""
-    from suites import environment
     from suites.benchmark import breakdown
 
-    return int(not breakdown.run(file, environment.choose_device(device), only=only, calls=calls, say=out.print))
+    return int(not breakdown.run(file, cli.device(device), only=only, calls=calls, say=out.print))
 
 
 @app.command()
@@ -187,14 +181,13 @@ def restore(
     device: cli.Device = None, backend: cli.Backend = "auto",
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
-    from suites import environment
     from suites.evaluation import restoration, scoring
     from suites.progress import TileBar
     from suites.spec import Task
 
     choices = {"tiling": tiles, "routing": routing, "samples": samples, "seed": seed, "precision": precision}
     protocol = scoring.protocol_for(model or "", Task.parse(task), **choices)
-    where = {"device": environment.choose_device(device), "backend": backend, "network": network}
+    where = {"device": cli.device(device), "backend": backend, "network": network}
     with TileBar(err) as bar:
         how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
         return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **how) > 0)
@@ -204,11 +197,8 @@ def restore(
 def import_results(archive: Path, results: cli.Results = cli.STORE) -> int:
     """Merges results made on another machine (an archive or a folder) into the store."""
     from results.archive import import_into
-    from results.store import Store
 
-    merged = import_into(Store(results), archive)
-    show(merged.lines())
-    return 0 if merged.ok else 1
+    return ended(import_into(cli.store(results), archive))
 
 
 @app.command()
@@ -217,30 +207,25 @@ def export(
 ) -> None:
     """Commits what a store holds: scores, keys and environments as files under results/measured."""
     from results import export as exporting
-    from results.store import Store
     from suites import environment
 
-    show(exporting.export(Store(store), name, environment.command(), {"command": command, "finished": finished}))
+    show(exporting.export(cli.store(store), name, environment.command(), {"command": command, "finished": finished}))
 
 
 @app.command()
 def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
-    from results.store import Store
     from suites.execution import verification
 
-    result = verification.verify(cell, Store(results), device=device, data=data, console=out)
-    show(result.lines())
-    return 0 if result.ok else 1
+    return ended(verification.verify(cell, cli.store(results), device=device, data=data, console=out))
 
 
 @app.command()
 def report(open_: cli.Open = False, results: cli.Results = cli.STORE) -> None:
     """Writes what the store holds as one Markdown page, report.md in the store."""
     from reports.pages import report as page
-    from results.store import Store
 
-    path = page.write(Store(results))
+    path = page.write(cli.store(results))
     out.print(f"written: {path}")
     if open_:
         typer.launch(str(path))

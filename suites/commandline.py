@@ -38,6 +38,23 @@ KEPT = {
 }
 NOTHING_KEPT = "nothing was written"
 
+# What a command does before it has something to show, said after PATIENCE_S seconds.
+DOING = {
+    "run": "checking the cells",
+    "tables": "reading what is stored",
+    "report": "reading what is stored",
+    "evaluate": "loading the network",
+    "restore": "loading the network",
+    "complexity": "counting",
+    "profile": "loading the networks",
+    "breakdown": "loading the networks",
+    "verify": "reading the cell",
+    "data": "reading the pictures",
+    "import": "reading the archive",
+    "export": "reading the store",
+    "doctor": "loading PyTorch",
+}
+
 
 def tasks() -> list[str]:
     from suites.spec import Task
@@ -126,6 +143,20 @@ Open = Annotated[bool, Option("--open", help="show it when it is written")]
 Action = Annotated[str, Argument(help="list or check")]
 
 
+def store(folder: Path) -> Any:
+    """The `results.store.Store` in a folder."""
+    from results.store import Store
+
+    return Store(folder)
+
+
+def device(name: str | None) -> str:
+    """As `suites.environment.choose_device`."""
+    from suites import environment
+
+    return environment.choose_device(name)
+
+
 def version() -> str:
     """Name and version of pyproject.toml, and the commit of the checkout."""
     from suites import environment
@@ -143,9 +174,10 @@ def start(context: Context, print_version: bool) -> None:
 
 
 @contextmanager
-def busy(doing: str) -> Iterator[None]:
-    """Says on stderr what is being done when it takes more than PATIENCE_S seconds."""
-    timer = threading.Timer(PATIENCE_S, lambda: print(f"{doing} ...", file=sys.stderr, flush=True))
+def busy(command: str) -> Iterator[None]:
+    """Says on stderr what `command` is doing when it takes more than PATIENCE_S seconds."""
+    doing = DOING.get(command, "")
+    timer = threading.Timer(PATIENCE_S, lambda: doing and print(f"{doing} ...", file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
     try:
@@ -154,9 +186,9 @@ def busy(doing: str) -> Iterator[None]:
         timer.cancel()
 
 
-def interrupted(arguments: list[str]) -> str:
-    """What Ctrl-C has left of the command `arguments`, in one line."""
-    return f"stopped: {KEPT.get(next(iter(arguments), ''), NOTHING_KEPT)}"
+def interrupted(command: str) -> str:
+    """What Ctrl-C has left of `command`, in one line."""
+    return f"stopped: {KEPT.get(command, NOTHING_KEPT)}"
 
 
 def add_data(parser: ArgumentParser) -> None:

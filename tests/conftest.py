@@ -19,3 +19,9 @@ def shared() -> Path:
     if not (SHARED / "parity").is_dir():
         pytest.skip(f"needs the reference material in {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def no_word_on_slow_machines(monkeypatch):
+    """What a command says after two seconds of silence would come or not, by how busy the machine is."""
+    monkeypatch.setattr("suites.commandline.PATIENCE_S", 600.0)

@@ -449,10 +449,10 @@ def test_a_dry_run_builds_no_network(command: Command, tmp_path: Path, monkeypat
 
 def test_work_that_takes_long_is_announced_on_stderr(monkeypatch, capsys) -> None:
     monkeypatch.setattr(cli, "PATIENCE_S", 0.01)
-    with cli.busy("counting"):
+    with cli.busy("complexity"):
         time.sleep(0.2)
     monkeypatch.setattr(cli, "PATIENCE_S", 10)
-    with cli.busy("doing nothing"):
+    with cli.busy("tables"):
         pass
     assert capsys.readouterr() == ("", "counting ...\n")
 

@@ -5,19 +5,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 
 from results.evidence import Evidence
 from results.power import minimum_detectable_effect
 from results.store import Store
-from suites.execution import engine
+from suites.execution import engine, preflight
 from suites.planning import rates, scatter
 from suites.progress import counted
 from suites.spec import Cell, Family, Suite
 
 ALPHA, POWER = 0.05, 0.8
 WIDTH = 100
+
+
+def check_and_describe(suite: Suite, store: Store, backend: str, device: str, data: Path | None) -> list[str]:
+    """`describe` with why the cells cannot run here, if so. Raises as `preflight.obstacles` and `describe` do."""
+    return describe(suite, store, device, preflight.obstacles(suite.cells, backend, device, data))
 
 
 def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[str] = ()) -> list[str]:
