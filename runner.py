@@ -87,12 +87,13 @@ def run(
 @app.command()
 def tables(names: cli.TableNames = None, format_: cli.Format = "md", results: cli.Results = cli.STORE) -> None:
     """Every table: published, measured, difference, interval, verdict."""
-    from reports.tables import index, render
+    from reports.tables import index, render, terminal
     from results.evidence import Evidence
 
     evidence = Evidence(cli.store(results))
     frames = [(index.table(name, evidence), index.caption(name)) for name in names or index.names(evidence)]
-    print(render.render_all(frames, format_))
+    text = render.render_all(frames, format_, contents=not names)
+    print(terminal.fit(text, terminal.columns()) if format_ == "md" else text)
     for problem in index.problems(evidence):
         err.print(f"left out: {problem}")
 
@@ -152,6 +153,7 @@ def profile(
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
     from reports.pages import profile as page
+    from reports.tables import terminal
     from suites.benchmark import presets, profiling, progress
 
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
@@ -159,7 +161,7 @@ def profile(
     plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=cli.device(device))
     with progress.ProfileBar(err) as bar:
         result = profiling.run(plans, bar, lambda found: cli.save(json, found))
-    show([page.markdown(result)])
+    show([terminal.fit(page.markdown(result), terminal.columns())])
     return int(profiling.is_wrong(result))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from reports.tables.sensitivity import OFFICIAL
+from reports.tables.sensitivity import IDENTICAL, OFFICIAL
 from results import published
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "params": "params", "macs": "MACs"}
@@ -270,7 +270,7 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     sets = tuple(dict.fromkeys(part["dataset"]))
     rows = {name: own.set_index("dataset").to_dict("index") for name, own in part.groupby("method", sort=False)}
     model = part["model"].iloc[0]
-    absent = dict.fromkeys(("measured", "difference", "p"))
+    absent = dict.fromkeys(("measured", "difference", "p", "verdict"))
     scores = Block(f"{model}, {task}: PSNR", ("setting", *sets), notes=[_sentence(origin)])
     changes = Block(f"{model}, {task}: difference from the official protocol, 95 %", ("setting", *sets))
     for name, own in rows.items():
@@ -284,7 +284,11 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
             ("note", own),
             ("verdict", {k: row for k, row in own.items() if row["measured"] is None}),
         ):
-            said = [f"{row[column]} ({each})" for each, row in shown.items() if row[column]]
+            where: dict[str, list[str]] = {}
+            for each, row in shown.items():
+                if row[column]:
+                    where.setdefault(row[column], []).append(each)
+            said = [f"{text} ({', '.join(each)})" for text, each in where.items()]
             scores.notes += [f"{name}: {', '.join(said)}."] * bool(said)
     official = part[part["method"] == OFFICIAL]
     scores.notes += [f"Official protocol: {', '.join(dict.fromkeys(official['protocol']))}."]
@@ -293,7 +297,8 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     yield scores
     if changes.rows:
         changes.notes = [
-            "Paired over the pictures of a set, at equal Gumbel seeds where both draw noise; * still below 0.05 after "
+            "Paired over the pictures of a set: at the Gumbel seeds that both have where both draw noise, else with "
+            f"the mean of all official seeds. {IDENTICAL.capitalize()}: no score changed. * still below 0.05 after "
             "Holm's correction for the settings of a set.",
             "The interval is about pictures such as these; that the weights are one training's is not in it.",
             "SSIM: as CSV.",
@@ -302,6 +307,8 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
 
 
 def _starred(row: dict[str, Any]) -> str:
+    if row["verdict"] == IDENTICAL:
+        return IDENTICAL
     star = "*" if row["p"] is not None and row["p"] < 0.05 else ""
     return f"{_change(row)} {star}".rstrip()
 

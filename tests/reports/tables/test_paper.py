@@ -35,8 +35,13 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
     assert published[:2] == ["table3", "table4"] and index.names(Evidence(store)) == published
     make.train(store, make.cell("base", 0), 30.0)
     assert index.names(Evidence(store)) == [*published, "smoke"]
-    with pytest.raises(index.TableError, match=r"unknown table 'table9': choose from table3, .*smoke"):
+    with pytest.raises(
+        index.TableError, match=r"unknown table 'table9': did you mean .*\? choose from table3, .*smoke"
+    ):
         index.table("table9", Evidence(store))
+    for wrong, near in (("Table3", "table3"), ("tabel3", "table3 or"), ("complexty", "complexity")):
+        with pytest.raises(index.TableError, match=f"unknown table '{wrong}': did you mean {near}"):
+            index.table(wrong, Evidence(store))
     with pytest.raises(index.TableError, match=r"no cell of the budget 'reduced' is stored yet: runner\.py run"):
         index.table("reduced", Evidence(store))
 
