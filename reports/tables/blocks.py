@@ -17,6 +17,7 @@ from results import published
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "params": "params", "macs": "MACs"}
 SIGNS = {"secondary": "†", "computed": "‡"}
 LEGEND = {"†": "a secondary source, not the paper itself", "‡": "computed by this project, not printed in the paper"}
+COUNTED = ("quantity", "computed", "counted", "difference", "agreement", "verdict")  # nothing published among them
 COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
 VARIANTS = ("variant", "PSNR", "SSIM", "vs base, 95 %", "paper", "MDE", "verdict")
 DIGITS = {"psnr": 3, "ssim": 4}  # of measured scores
@@ -97,7 +98,8 @@ def _as_published(task: str, part: pd.DataFrame) -> Block:
     metric = next((NAMES[name] for name in (*SCORES, "macs") if (part["metric"] == name).any()), "")
     header = ("method", *_short(columns, metric))
     notes = [f"{'All: ' if alike else f'{sign} '}{LEGEND[sign]}." for sign in signs if sign]
-    return Block(f"{task}, as published: {metric}", header, rows, notes)
+    origin = "computed" if list(signs) == [SIGNS["computed"]] else "published"
+    return Block(f"{task}, as {origin}: {metric}", header, rows, notes)
 
 
 def _short(columns: list[str], metric: str) -> list[str]:
@@ -142,11 +144,14 @@ def _compared(heading: str, part: pd.DataFrame) -> Iterator[Block]:
     origins = list(origin.dropna().unique()) or [None]
     for number, name in enumerate(origins):
         rows = part[(origin == name) | (origin.isna() & (number == 0))]
-        yield _compared_block(f"{heading}: published and measured", rows)
+        yield _compared_block(heading, rows)
 
 
-def _compared_block(heading: str, part: pd.DataFrame) -> Block:
-    block = Block(heading, COMPARED, left=(0, 5))
+def _compared_block(network: str, part: pd.DataFrame) -> Block:
+    if (part["provenance"] == "computed").all():
+        block = Block(f"{network}: computed and counted", COUNTED, left=(0, 5))
+    else:
+        block = Block(f"{network}: published and measured", COMPARED, left=(0, 5))
     blank: dict[str, dict[str, None]] = {}
     for row in part.to_dict("records"):
         if row["measured"] is None:

@@ -112,6 +112,14 @@ def test_empty_store_keeps_every_published_cell_and_says_why_the_rest_is_blank(s
     assert set(index.table("tableA2", Evidence(store))["verdict"]) == {"no published counterpart"}
 
 
+def test_counts_of_ours_are_neither_published_nor_reproduced(store):
+    frame = index.table("complexity", Evidence(store))
+    assert set(frame["provenance"]) == {"computed"} and set(frame["verdict"]) == {"counts agree"}
+    text = render.render_all([(frame, index.caption("complexity"))], "md")
+    assert "as published" not in text and "reproduced" not in text and "published and measured" not in text
+    assert "sr-x2, as computed: MACs" in text and "| quantity       | computed | counted |" in text
+
+
 def test_counts_stand_beside_the_printed_digits(store):
     frame = index.table("table3", Evidence(store))
     params, macs = (row(frame, metric, dataset="") for metric in ("params", "macs"))
