@@ -157,6 +157,9 @@ def test_option_values_that_do_not_exist_are_refused(command: Command, tiny_weig
     score = ["evaluate", "mambairv2-tiny", "--sets", "embedded", "--weights", tiny_weights]
     refused(command(*score, "--task", "sr-x5"), "sr-x5", "sr-x4")
     refused(command(*score, "--task", "sr-x2", "--routing", "softmax"), "softmax", "gumbel", "argmax")
+    refused(command(*score, "--task", "sr-x2", "--routing", "None"), "'None': choose from gumbel, argmax")
+    assert "argmax, None" not in command(*score, "--task", "sr-x2", "--routing", "None")[2]
+    refused(command(*score, "--task", "sr-x2", "--seed", "-1"), "seed is -1: at least 0 is needed")
     refused(command(*score, "--task", "sr-x2", "--tiles", "tiny"), "tiny", "official")
     refused(command(*score, "--task", "sr-x2", "--precision", "fp8"), "fp8", "bf16")
     refused(command(*score, "--task", "sr-x2", "--device", "tpu"), "tpu", "cuda")

@@ -12,11 +12,14 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Variant
 
 # What may change without a published schedule ceasing to be one.
 UNLABELLED = ("accumulate", "checkpoint_every")
 DATASETS = ("train_sets", "test_sets")
+FINITE = ConfigDict(allow_inf_nan=False)
 
 
 def apply(suite: Suite, settings: Sequence[str]) -> Suite:
@@ -123,33 +126,18 @@ def _hints(part: str) -> dict[str, Any]:
 
 def convert(text: str, hint: Any, key: str) -> Any:
     """`text` as the type of an annotation: numbers, words, tuples (commas between), none. Raises SpecError."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        for choice in sorted(get_args(hint), key=lambda one: one is str):  # words last: everything is one
-            try:
-                return convert(text, choice, key)
-            except SpecError:
-                continue
-    elif origin is Literal:
-        for choice in get_args(hint):
-            if text == str(choice):
-                return choice
-    elif origin is tuple:
-        parts = [part for part in text.split(",") if part.strip()]
-        kinds = get_args(hint)
-        if kinds[-1] is Ellipsis:
-            return tuple(convert(part, kinds[0], key) for part in parts)
-        if len(parts) == len(kinds):
-            return tuple(convert(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
-    elif hint is NoneType:
-        if text.lower() == "none":
-            return None
-    else:
-        try:
-            return hint(text)
-        except ValueError:
-            pass
-    raise SpecError(f"--set {key}={text}: {describe(hint)} is needed")
+    if text.lower() == "none" and NoneType in get_args(hint):
+        return None
+    kinds = get_args(hint) if get_origin(hint) is tuple else ()
+    value = [part.strip() for part in text.split(",") if part.strip()] if kinds else text
+    try:
+        return TypeAdapter(hint, config=FINITE).validate_python(value)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        if kinds and wrong["loc"] and wrong["type"] not in ("missing", "too_long"):  # one of the numbers
+            text, hint = wrong["input"], kinds[0]
+        needed = "a finite number" if wrong["type"] == "finite_number" else describe(hint)
+        raise SpecError(f"--set {key}={text}: {needed} is needed") from None
 
 
 def describe(hint: Any) -> str:
