@@ -21,9 +21,10 @@ import models
 import runner
 from results.store import Store
 from suites import commandline as cli
+from suites import recipes
 from suites.evaluation import filing, restoration
 from suites.evaluation.evaluate import COLUMNS
-from suites.spec import Protocol, Task
+from suites.spec import Protocol, SpecError, Task
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -75,8 +76,19 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_list_names_what_there_is(command: Command) -> None:
     status, out, _ = command("list")
     assert status == 0
-    for word in ("smoke", "paper-light-x2", "mambairv2-light", "Urban100", "embedded", "table3"):
+    for word in ("smoke", "paper-light-x2", "mambairv2-light", "Urban100", "WED", "embedded", "table3"):
         assert word in out
+
+
+def test_list_names_every_dataset_that_a_suite_trains_or_scores_on(command: Command) -> None:
+    known = {line.split()[0] for line in command("list")[1].splitlines() if line.split()}
+    for name, recipe in recipes.SUITES.items():
+        for budget in ("smoke", "reduced", "paper"):
+            try:
+                cells = recipes.choose(name, budget=budget).cells
+            except SpecError:
+                continue  # a suite without this budget
+            assert {one for cell in cells for one in (*cell.train_sets, *cell.test_sets)} <= known
 
 
 def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) -> None:
