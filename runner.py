@@ -85,8 +85,15 @@ def run(
 
 
 @app.command()
-def tables(names: cli.TableNames = None, format_: cli.Format = "md", results: cli.Results = cli.STORE) -> None:
+def tables(
+    names: cli.TableNames = None, format_: cli.Format = "md", documents: cli.Documents = False,
+    results: cli.Results = cli.STORE,
+) -> None:
     """Every table: published, measured, difference, interval, verdict."""
+    if documents:
+        from reports.pages import documents as pages
+
+        return show(pages.write())
     from reports.tables import index, render, terminal
     from results.evidence import Evidence
 

@@ -85,6 +85,13 @@ def grid(header: tuple[str, ...], rows: list[list[Cell]], left: tuple[int, ...] 
     return "\n".join([line(header), line(rule), *map(line, texts)])
 
 
+def text_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A grid of plain texts without the columns that are empty in every row; the first `left` are aligned left."""
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    cells = [[Cell(row[i]) for i in kept] for row in rows]
+    return grid(tuple(header[i] for i in kept), cells, tuple(range(left)))
+
+
 def latex(frame: pd.DataFrame, caption: str) -> str:
     """The table as LaTeX: a `table` environment with booktabs rules for every block, the notes in its caption."""
     parts = [rf"% {_name(frame)}; needs \usepackage{{booktabs}}"]

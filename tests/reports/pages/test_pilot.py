@@ -114,10 +114,9 @@ def test_too_few_seeds_are_said(make):
     one = replace(found, means=found.means[found.means["seed"] == 0])
     with pytest.raises(StoreError, match="no two variants have two seeds"):
         one.spread("Set14", Way("last", 1))
-    text = pilot.filled(pilot.DOCUMENT.read_text(), one)
-    assert "Not measured yet: on Set14 no two variants have two seeds with last weights." in text
-    effects = text[text.index("<!-- table: effects -->") :]
-    effects = effects[: effects.index("<!-- end -->")]
+    tables = pilot.tables(one)
+    assert "Not measured yet: on Set14 no two variants have two seeds with last weights." in tables["scatter"]()
+    effects = tables["effects"]()
     assert "+0.120" in effects  # 0.1 and its pair's 0.02; noise cancels over draws
     assert "Standard errors: not measured yet: on Set14" in effects
 
@@ -154,8 +153,6 @@ def test_committed_scores_are_read_with_their_cells(make, store, nothing_committ
         pilot.load(nothing_committed)
 
 
-def test_the_document_holds_the_tables_of_what_is_committed():
-    text = pilot.DOCUMENT.read_text()
-    assert text == pilot.filled(text, pilot.load())
-    assert text.count("<!-- table: ") == 6 and pilot.NOTHING in pilot.filled(text, None)
-    assert pilot.NOTHING not in pilot.filled(text, made())
+def test_what_is_not_measured_is_said():
+    assert {make() for make in pilot.tables(None).values()} == {pilot.NOTHING}
+    assert not any(pilot.NOTHING in make() for make in pilot.tables(made()).values())
