@@ -52,7 +52,7 @@ def commands() -> list[tuple[str, str]]:
         for line in (*lines, *INDENTED.findall(text), *INLINE.findall(" ".join(text.split()))):
             line = line.removeprefix("$ ").removeprefix(".venv/bin/python ")
             if line.startswith("runner.py "):
-                typed = re.split(r"\s{2,}(?!-)|\s#", line.removeprefix("runner.py "))[
+                typed = re.split(r"\s{2,}(?![\s-])|\s#", line.removeprefix("runner.py "))[
                     0
                 ]  # what follows says what it does
                 found.setdefault(" ".join(typed.split()), path.name)
@@ -120,7 +120,16 @@ def test_documented_commands_run(command, checkout, monkeypatch, capsys):
 def official(folder: Path) -> dict[str, object]:
     """What README.md's snippet takes for given: an option file as a dict, weights, an image."""
     torch.save({"params": models.build("mambairv2-light").state_dict()}, folder / "mambairv2_lightSR_x2.pth")
-    network = {"type": "MambaIRv2Light", "upscale": 2, "upsampler": "pixelshuffledirect"}
+    light = {
+        "embed_dim": 48,
+        "d_state": 8,
+        "depths": [5] * 4,
+        "num_heads": [4] * 4,
+        "window_size": 16,
+        "inner_rank": 32,
+    }
+    light |= {"num_tokens": 64, "convffn_kernel_size": 5, "mlp_ratio": 1.0, "upsampler": "pixelshuffledirect"}
+    network = {"type": "MambaIRv2Light", "upscale": 2, **light}
     return {"options": {"network_g": network}, "image": torch.rand(1, 3, 16, 16)}
 
 
