@@ -4,6 +4,7 @@
 Exit status: 0 done; 1 something that was asked for failed (a cell, a check); 2 a mistake in what was asked.
 """
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,6 +65,7 @@ def run(
     suite: cli.SuiteName, only: cli.Only = None, base: cli.WithBase = True, changes: cli.Changes = None,
     seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
     deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
+    concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf,
     backend: cli.Backend = "auto", dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
     results: cli.Results = cli.STORE,
 ) -> int:
@@ -81,7 +83,44 @@ def run(
 
     show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
+    options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
     return ended(engine.run(chosen, store, device=device, data=data, console=out, **options))
+
+
+@app.command()
+def pilot(
+    budget: cli.BudgetName = None, seeds: cli.Seeds = None, changes: cli.Changes = None,
+    concurrent: cli.Concurrent = 4, scorers: cli.Scorers = 6, seconds: cli.Seconds = math.inf,
+    device: cli.Device = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """`run pilot`, four cells at a time on one GPU and scored meanwhile: what ablations cost and how scores scatter."""
+    limits = {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
+    chosen = {"budget": budget, "seeds": seeds, "changes": changes, "deterministic": True, "dry_run": dry_run}
+    return run("pilot", **chosen, **limits, device=device, data=data, results=results)
+
+
+@app.command()
+def curve(
+    budget: cli.BudgetName = None, seeds: cli.Seeds = None, changes: cli.Changes = None,
+    concurrent: cli.Concurrent = 3, scorers: cli.Scorers = 3, seconds: cli.Seconds = math.inf,
+    device: cli.Device = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """`run curve`, all seeds at a time on one GPU and scored on the way: this trainer beside the official code."""
+    limits = {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
+    chosen = {"budget": budget, "seeds": seeds, "changes": changes, "deterministic": True, "dry_run": dry_run}
+    return run("curve", **chosen, **limits, device=device, data=data, results=results)
+
+
+@app.command()
+def sweep(
+    model: str, weights: cli.ScaledWeights, sets: cli.Sets, only: cli.Points = None, jobs: cli.Processes = 1,
+    device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """Scores given weights under the official protocol and what could stand in its place, one change at a time."""
+    from suites.evaluation import sweep as sweeping
+
+    where = {"device": cli.device(device), "data": data, "results": results, "jobs": jobs}
+    return int(sweeping.sweep(model, weights, sets.split(","), only, say=out.print, **where) > 0)
 
 
 @app.command()
@@ -216,9 +255,11 @@ def export(
 ) -> None:
     """Commits what a store holds: scores, keys and environments as files under results/measured."""
     from results import export as exporting
+    from results import extra_scores
     from suites import environment
 
     show(exporting.export(cli.store(store), name, environment.command(), {"command": command, "finished": finished}))
+    show(extra_scores.export(cli.store(store), name))
 
 
 @app.command()

@@ -258,15 +258,47 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """What a suite scores of every cell beside its last weights under its protocol. No part of any cell's hash.
+
+    half: the weights after half the iterations, the last at the first learning rate of most schedules. at: those after
+    these iterations, as far as the cell has so many. average: the uniform average of weights over the last tenth.
+    noise_seeds: seeds of the routing noise with which all weights are scored, in place of the protocol's alone.
+    sets: test sets on which all but the last weights are scored; the cell's own when empty.
+    """
+
+    half: bool = False
+    at: tuple[int, ...] = ()
+    average: bool = False
+    noise_seeds: tuple[int, ...] = ()
+    sets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(iteration < 1 for iteration in self.at) or any(seed < 0 for seed in self.noise_seeds):
+            raise SpecError(f"scored at {self.at} with noise {self.noise_seeds}: at least 1, and seeds at least 0")
+
+    def weights(self, budget: Budget) -> dict[str, int]:
+        """Names of the weights beside the last ("half", "average", an iteration) -> iteration when they are kept."""
+        total = budget.iterations
+        named = {"average": total} if self.average else {}
+        if self.half and total > 1:
+            named["half"] = total // 2
+        return named | {str(iteration): iteration for iteration in sorted(self.at) if iteration < total}
+
+
+@dataclass(frozen=True)
 class Suite:
-    """A named list of cells, and the comparisons that they are made for. `doc` is what `list` prints, `notes` what a
-    run or a dry run says first."""
+    """A named list of cells, the comparisons that they are made for, and what is scored of them beside their ends.
+
+    `doc` is what `list` prints, `notes` what a run or a dry run says first.
+    """
 
     name: str
     doc: str
     cells: tuple[Cell, ...]
     families: tuple[Family, ...] = ()
     notes: tuple[str, ...] = ()
+    scoring: Scoring = Scoring()
 
     def compared(self) -> list[Family]:
         """The families of which a member beside the base is among the cells, at whatever seed."""

@@ -82,7 +82,7 @@ def test_list_names_what_there_is(command: Command) -> None:
 
 def test_list_names_every_dataset_that_a_suite_trains_or_scores_on(command: Command) -> None:
     known = {line.split()[0] for line in command("list")[1].splitlines() if line.split()}
-    for name, recipe in recipes.SUITES.items():
+    for name in recipes.SUITES:
         for budget in ("smoke", "reduced", "paper"):
             try:
                 cells = recipes.choose(name, budget=budget).cells
@@ -95,7 +95,8 @@ def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) 
     status, out, _ = command("--help")
     names = [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()]
     assert status == 0
-    expected = "list run tables evaluate complexity profile breakdown restore export import verify report data doctor"
+    expected = "list run pilot curve sweep tables evaluate complexity profile breakdown restore export import verify"
+    expected += " report data doctor"
     assert sorted(names) == sorted(expected.split())
     assert command()[:2] == (0, out) and command("-h")[:2] == (0, out)  # nothing asked for: the help, and no error
 
@@ -184,6 +185,26 @@ def test_option_values_that_do_not_exist_are_refused(command: Command, tiny_weig
         refused(command("run", "smoke", "--set", change, "--dry-run"), change.split("=")[0])
     refused(command("tables", "table3", "--format", "docx"), "docx", "tex")
     refused(command("evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "embedded"), "--weights")
+
+
+def test_values_that_make_no_sense_are_said_as_they_are(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    score = ["evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "embedded", "--weights", tiny_weights]
+    refused(command(*score, "--seed", "-1"), "seed is -1", "at least 0")
+    result = command(*score, "--routing", "None")
+    refused(result, "routing 'None'", "gumbel, argmax")
+    assert result[2].count("None") == 1  # as typed, and no choice
+    for option, value in (("--concurrent", "0"), ("--scorers", "-1"), ("--seconds", "0"), ("--seconds", "nan")):
+        refused(command("run", "smoke", option, value, "--device", "cpu", "--results", tmp_path / "no"), option)
+    assert not (tmp_path / "no").exists()
+
+
+def test_every_missing_set_is_named_at_once(command: Command, tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data")
+    refused(
+        command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5,Set14,BSD100", "--data", data),
+        "Set14",
+        "BSD100",
+    )
 
 
 def test_missing_folder(command: Command, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Learning curves of this trainer beside the official code's: a table, a figure, and the one test that decides.
 
 In the folder's folders, `official-curve.csv` has a row per seed, iteration and set; `curve-<precision>.csv` are the
-scores of `suites.execution.curve`, a row per image, whatever machine they come from. The unit is the seed. Fixed before
+scores of `runner.py curve`, a row per image, whatever machine they come from. The unit is the seed. Fixed before
 anything was measured: the trainer differs from the official one if the 95 % Welch interval of the difference of the
 Set14 means over DECIDING excludes zero. Every other interval is shown and judges nothing."""
 
