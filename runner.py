@@ -4,6 +4,7 @@
 Exit status: 0 done; 1 something that was asked for failed (a cell, a check); 2 a mistake in what was asked.
 """
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,6 +65,7 @@ def run(
     suite: cli.SuiteName, only: cli.Only = None, base: cli.WithBase = True, changes: cli.Changes = None,
     seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
     deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
+    concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf,
     backend: cli.Backend = "auto", dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
     results: cli.Results = cli.STORE,
 ) -> int:
@@ -81,18 +83,63 @@ def run(
 
     show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
+    options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
     return ended(engine.run(chosen, store, device=device, data=data, console=out, **options))
 
 
 @app.command()
-def tables(names: cli.TableNames = None, format_: cli.Format = "md", results: cli.Results = cli.STORE) -> None:
+def pilot(
+    budget: cli.BudgetName = None, seeds: cli.Seeds = None, changes: cli.Changes = None,
+    concurrent: cli.Concurrent = 4, scorers: cli.Scorers = 6, seconds: cli.Seconds = math.inf,
+    device: cli.Device = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """`run pilot`, four cells at a time on one GPU and scored meanwhile: what ablations cost and how scores scatter."""
+    limits = {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
+    chosen = {"budget": budget, "seeds": seeds, "changes": changes, "deterministic": True, "dry_run": dry_run}
+    return run("pilot", **chosen, **limits, device=device, data=data, results=results)
+
+
+@app.command()
+def curve(
+    budget: cli.BudgetName = None, seeds: cli.Seeds = None, changes: cli.Changes = None,
+    concurrent: cli.Concurrent = 3, scorers: cli.Scorers = 3, seconds: cli.Seconds = math.inf,
+    device: cli.Device = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """`run curve`, all seeds at a time on one GPU and scored on the way: this trainer beside the official code."""
+    limits = {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
+    chosen = {"budget": budget, "seeds": seeds, "changes": changes, "deterministic": True, "dry_run": dry_run}
+    return run("curve", **chosen, **limits, device=device, data=data, results=results)
+
+
+@app.command()
+def sweep(
+    model: str, weights: cli.ScaledWeights, sets: cli.Sets, only: cli.Points = None, jobs: cli.Processes = 1,
+    device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """Scores given weights under the official protocol and what could stand in its place, one change at a time."""
+    from suites.evaluation import sweep as sweeping
+
+    where = {"device": cli.device(device), "data": data, "results": results, "jobs": jobs}
+    return int(sweeping.sweep(model, weights, sets.split(","), only, say=out.print, **where) > 0)
+
+
+@app.command()
+def tables(
+    names: cli.TableNames = None, format_: cli.Format = "md", documents: cli.Documents = False,
+    results: cli.Results = cli.STORE,
+) -> None:
     """Every table: published, measured, difference, interval, verdict."""
-    from reports.tables import index, render
+    if documents:
+        from reports.pages import documents as pages
+
+        return show(pages.write())
+    from reports.tables import index, render, terminal
     from results.evidence import Evidence
 
     evidence = Evidence(cli.store(results))
     frames = [(index.table(name, evidence), index.caption(name)) for name in names or index.names(evidence)]
-    print(render.render_all(frames, format_))
+    text = render.render_all(frames, format_, contents=not names)
+    print(terminal.fit(text, terminal.columns()) if format_ == "md" else text)
     for problem in index.problems(evidence):
         err.print(f"left out: {problem}")
 
@@ -152,6 +199,7 @@ def profile(
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
     from reports.pages import profile as page
+    from reports.tables import terminal
     from suites.benchmark import presets, profiling, progress
 
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
@@ -159,7 +207,7 @@ def profile(
     plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=cli.device(device))
     with progress.ProfileBar(err) as bar:
         result = profiling.run(plans, bar, lambda found: cli.save(json, found))
-    show([page.markdown(result)])
+    show([terminal.fit(page.markdown(result), terminal.columns())])
     return int(profiling.is_wrong(result))
 
 
@@ -207,9 +255,11 @@ def export(
 ) -> None:
     """Commits what a store holds: scores, keys and environments as files under results/measured."""
     from results import export as exporting
+    from results import extra_scores
     from suites import environment
 
     show(exporting.export(cli.store(store), name, environment.command(), {"command": command, "finished": finished}))
+    show(extra_scores.export(cli.store(store), name))
 
 
 @app.command()

@@ -303,11 +303,16 @@ class Store:
         return row
 
     def read_config(self, folder: Path) -> dict[str, Any]:
-        """A cell's config.json. Raises StoreError when it is damaged or lies in the folder of another cell."""
-        config = records.read_json(folder / "config.json")
-        name = records.key_of(config)
+        """A cell's config.json. Raises StoreError when it is damaged or lies in the folder of another cell, and says
+        what mends it."""
+        remedy = "run the suite of this cell again, which writes the file anew and trains nothing that is done"
+        try:
+            config = records.read_json(folder / "config.json")
+            name = records.key_of(config)
+        except StoreError as error:
+            raise StoreError(f"{error}; {remedy}") from error
         if name != folder.name:
-            raise StoreError(f"{folder / 'config.json'} is the configuration of the cell {name}")
+            raise StoreError(f"{folder / 'config.json'} is the configuration of the cell {name}; {remedy}")
         return config
 
     def evaluations(self) -> pd.DataFrame:

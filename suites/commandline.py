@@ -29,6 +29,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": WIDTH, "max_
 # What Ctrl-C leaves behind, by command; the others only read, or write everything at their end.
 KEPT = {
     "run": "finished cells are stored, and the same command continues the others from their last checkpoints",
+    "pilot": "as after `run`: finished cells and scores are stored, and the same command continues the others",
+    "curve": "as after `run`: finished cells and scores are stored, and the same command continues the others",
+    "sweep": "the points scored so far are stored, and the same command scores the others",
     "evaluate": "the images scored so far are stored, and the same command scores the others",
     "restore": "the pictures listed above are written, and the same command goes on with the others of a folder",
     "profile": "--json FILE holds the sizes that were finished",
@@ -94,7 +97,10 @@ BudgetName = Annotated[str | None, Option(help="smoke, reduced or paper")]
 Gpus = Annotated[int | None, Option(help="spread the cells over this many GPUs")]
 Deterministic = Annotated[bool, Option("--deterministic", help="the same bits on the same machine")]
 Launcher = Annotated[str, Option("--launch", help="local or submitit")]
-Jobs = Annotated[int | None, Option(help="cells at a time")]
+Jobs = Annotated[int | None, Option(help="processes at a time")]
+Concurrent = Annotated[int, Option(help="cells that a process trains at a time")]
+Scorers = Annotated[int, Option(help="processes that score while another trains")]
+Seconds = Annotated[float, Option(help="stop after so long; the same command continues", show_default="no limit")]
 DryRun = Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")]
 
 # evaluate, restore
@@ -111,6 +117,11 @@ SaveImages = Annotated[Path | None, Option(help="folder for the restored images"
 Source = Annotated[Path, Argument(metavar="INPUT", help="a picture, or a folder of pictures")]
 Target = Annotated[Path, Argument(metavar="OUTPUT", help="a picture (.png), or a folder")]
 Model = Annotated[str | None, Option(help="a catalogue model; not needed with --network")]
+
+# sweep
+ScaledWeights = Annotated[list[str], Argument(metavar="SCALE=WEIGHTS...", help="such as 2=mambairv2_lightSR_x2.pth")]
+Points = Annotated[str | None, Option("--only", help="names of points by commas, such as seed-0,argmax/tiles-none")]
+Processes = Annotated[int, Option("--jobs", help="points scored at a time; they share the device")]
 
 # complexity, profile, breakdown
 Variant = Annotated[str | None, Argument(help="overrides after the name: 'mambairv2-light scans=2'")]
@@ -139,6 +150,7 @@ MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured
 # tables, report, data
 TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]
+Documents = Annotated[bool, Option("--documents", help="instead put the tables of committed records into docs/*.md")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]
 Action = Annotated[str, Argument(help="list or check")]
 

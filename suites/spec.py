@@ -4,6 +4,7 @@ Everything here is a frozen value without behaviour beyond naming itself: a reci
 engine runs them, the store files them under the hash of their canonical form. A new idea is a new `Variant`.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -100,12 +101,17 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.tiling not in ("official", "none") and not (isinstance(self.tiling, int) and self.tiling >= 16):
             raise SpecError(f"unknown tiling {self.tiling!r}: official, none, or a tile size of at least 16 pixels")
-        check_choice("routing", self.routing, (*ROUTINGS, None))
-        check_choice("prompt order", self.prompt_order, (*PROMPT_ORDERS, None))
-        check_choice("LR route", self.lr_route, (*LR_ROUTES, None))
+        for what, value, choices in (
+            ("routing", self.routing, ROUTINGS),
+            ("prompt order", self.prompt_order, PROMPT_ORDERS),
+            ("LR route", self.lr_route, LR_ROUTES),
+        ):
+            if value is not None:
+                check_choice(what, value, choices)
         check_choice("precision", self.precision, PRECISIONS)
-        if self.samples < 1 or self.seed < 0 or self.border < 0:
-            raise SpecError(f"samples {self.samples}, seed {self.seed}, border {self.border}: at least 1, 0 and 0")
+        for what, value, least in (("samples", self.samples, 1), ("seed", self.seed, 0), ("border", self.border, 0)):
+            if value < least:
+                raise SpecError(f"{what} is {value}: at least {least} is needed")
 
     @classmethod
     def official(cls, task: Task, **changes: Any) -> "Protocol":
@@ -167,10 +173,11 @@ class Budget:
         for name in ("iterations", "batch", "patch", "accumulate", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        if self.lr <= 0 or not 0 < self.gamma <= 1 or self.charbonnier_eps <= 0:
-            raise SpecError(
-                f"lr {self.lr}, gamma {self.gamma}, eps {self.charbonnier_eps}: over 0, and gamma at most 1"
-            )
+        for name, most in (("lr", None), ("gamma", 1), ("charbonnier_eps", None)):
+            value = getattr(self, name)
+            if not (0 < value < math.inf and (most is None or value <= most)):
+                limit = "" if most is None else f", and at most {most}"
+                raise SpecError(f"{name} is {value}: a number over 0 is needed{limit}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise SpecError(f"betas {self.betas}: two numbers from 0 to below 1")
         if any(milestone < 1 for milestone in self.milestones):
@@ -251,15 +258,47 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """What a suite scores of every cell beside its last weights under its protocol. No part of any cell's hash.
+
+    half: the weights after half the iterations, the last at the first learning rate of most schedules. at: those after
+    these iterations, as far as the cell has so many. average: the uniform average of weights over the last tenth.
+    noise_seeds: seeds of the routing noise with which all weights are scored, in place of the protocol's alone.
+    sets: test sets on which all but the last weights are scored; the cell's own when empty.
+    """
+
+    half: bool = False
+    at: tuple[int, ...] = ()
+    average: bool = False
+    noise_seeds: tuple[int, ...] = ()
+    sets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(iteration < 1 for iteration in self.at) or any(seed < 0 for seed in self.noise_seeds):
+            raise SpecError(f"scored at {self.at} with noise {self.noise_seeds}: at least 1, and seeds at least 0")
+
+    def weights(self, budget: Budget) -> dict[str, int]:
+        """Names of the weights beside the last ("half", "average", an iteration) -> iteration when they are kept."""
+        total = budget.iterations
+        named = {"average": total} if self.average else {}
+        if self.half and total > 1:
+            named["half"] = total // 2
+        return named | {str(iteration): iteration for iteration in sorted(self.at) if iteration < total}
+
+
+@dataclass(frozen=True)
 class Suite:
-    """A named list of cells, and the comparisons that they are made for. `doc` is what `list` prints, `notes` what a
-    run or a dry run says first."""
+    """A named list of cells, the comparisons that they are made for, and what is scored of them beside their ends.
+
+    `doc` is what `list` prints, `notes` what a run or a dry run says first.
+    """
 
     name: str
     doc: str
     cells: tuple[Cell, ...]
     families: tuple[Family, ...] = ()
     notes: tuple[str, ...] = ()
+    scoring: Scoring = Scoring()
 
     def compared(self) -> list[Family]:
         """The families of which a member beside the base is among the cells, at whatever seed."""

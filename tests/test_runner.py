@@ -21,9 +21,10 @@ import models
 import runner
 from results.store import Store
 from suites import commandline as cli
+from suites import recipes
 from suites.evaluation import filing, restoration
 from suites.evaluation.evaluate import COLUMNS
-from suites.spec import Protocol, Task
+from suites.spec import Protocol, SpecError, Task
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -75,15 +76,27 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_list_names_what_there_is(command: Command) -> None:
     status, out, _ = command("list")
     assert status == 0
-    for word in ("smoke", "paper-light-x2", "mambairv2-light", "Urban100", "embedded", "table3"):
+    for word in ("smoke", "paper-light-x2", "mambairv2-light", "Urban100", "WED", "embedded", "table3"):
         assert word in out
+
+
+def test_list_names_every_dataset_that_a_suite_trains_or_scores_on(command: Command) -> None:
+    known = {line.split()[0] for line in command("list")[1].splitlines() if line.split()}
+    for name in recipes.SUITES:
+        for budget in ("smoke", "reduced", "paper"):
+            try:
+                cells = recipes.choose(name, budget=budget).cells
+            except SpecError:
+                continue  # a suite without this budget
+            assert {one for cell in cells for one in (*cell.train_sets, *cell.test_sets)} <= known
 
 
 def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) -> None:
     status, out, _ = command("--help")
     names = [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()]
     assert status == 0
-    expected = "list run tables evaluate complexity profile breakdown restore export import verify report data doctor"
+    expected = "list run pilot curve sweep tables evaluate complexity profile breakdown restore export import verify"
+    expected += " report data doctor"
     assert sorted(names) == sorted(expected.split())
     assert command()[:2] == (0, out) and command("-h")[:2] == (0, out)  # nothing asked for: the help, and no error
 
@@ -157,6 +170,9 @@ def test_option_values_that_do_not_exist_are_refused(command: Command, tiny_weig
     score = ["evaluate", "mambairv2-tiny", "--sets", "embedded", "--weights", tiny_weights]
     refused(command(*score, "--task", "sr-x5"), "sr-x5", "sr-x4")
     refused(command(*score, "--task", "sr-x2", "--routing", "softmax"), "softmax", "gumbel", "argmax")
+    refused(command(*score, "--task", "sr-x2", "--routing", "None"), "'None': choose from gumbel, argmax")
+    assert "argmax, None" not in command(*score, "--task", "sr-x2", "--routing", "None")[2]
+    refused(command(*score, "--task", "sr-x2", "--seed", "-1"), "seed is -1: at least 0 is needed")
     refused(command(*score, "--task", "sr-x2", "--tiles", "tiny"), "tiny", "official")
     refused(command(*score, "--task", "sr-x2", "--precision", "fp8"), "fp8", "bf16")
     refused(command(*score, "--task", "sr-x2", "--device", "tpu"), "tpu", "cuda")
@@ -169,6 +185,26 @@ def test_option_values_that_do_not_exist_are_refused(command: Command, tiny_weig
         refused(command("run", "smoke", "--set", change, "--dry-run"), change.split("=")[0])
     refused(command("tables", "table3", "--format", "docx"), "docx", "tex")
     refused(command("evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "embedded"), "--weights")
+
+
+def test_values_that_make_no_sense_are_said_as_they_are(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    score = ["evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "embedded", "--weights", tiny_weights]
+    refused(command(*score, "--seed", "-1"), "seed is -1", "at least 0")
+    result = command(*score, "--routing", "None")
+    refused(result, "routing 'None'", "gumbel, argmax")
+    assert result[2].count("None") == 1  # as typed, and no choice
+    for option, value in (("--concurrent", "0"), ("--scorers", "-1"), ("--seconds", "0"), ("--seconds", "nan")):
+        refused(command("run", "smoke", option, value, "--device", "cpu", "--results", tmp_path / "no"), option)
+    assert not (tmp_path / "no").exists()
+
+
+def test_every_missing_set_is_named_at_once(command: Command, tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data")
+    refused(
+        command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5,Set14,BSD100", "--data", data),
+        "Set14",
+        "BSD100",
+    )
 
 
 def test_missing_folder(command: Command, tmp_path: Path) -> None:

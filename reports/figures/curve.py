@@ -1,19 +1,15 @@
 """Learning curves of this trainer beside the official code's: a table, a figure, and the one test that decides.
 
-    python -m reports.figures.curve [--folder results/measured] [--figure FILE]
-
 In the folder's folders, `official-curve.csv` has a row per seed, iteration and set; `curve-<precision>.csv` are the
-scores of `suites.execution.curve`, a row per image, whatever machine they come from. The unit is the seed. Fixed before
+scores of `runner.py curve`, a row per image, whatever machine they come from. The unit is the seed. Fixed before
 anything was measured: the trainer differs from the official one if the 95 % Welch interval of the difference of the
 Set14 means over DECIDING excludes zero. Every other interval is shown and judges nothing."""
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 
 from reports.statistics.intervals import welch_interval
-from results.measured import FOLDER
 
 DECIDING = (1500, 2000, 2500, 3000)
 DECIDING_SET = "Set14"
@@ -141,18 +137,3 @@ def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
     axes[1].legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m reports.figures.curve", description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args()
-    curves = load(options.folder)
-    print("\n".join(markdown(curves)))
-    if options.figure:
-        draw(curves, options.figure)
-
-
-if __name__ == "__main__":
-    main()

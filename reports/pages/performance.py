@@ -1,23 +1,15 @@
-"""The tables of docs/performance.md, made from committed measurements (results.profiles, results.measured).
+"""The tables of docs/performance.md, made from committed measurements (results.profiles, results.measured)."""
 
-Each stands between two comments of the document, `<!-- table: NAME -->` and `<!-- end -->`; the text around them is
-written by hand. `python -m reports.pages.performance` puts the tables of now into the document; a test holds it to
-them."""
-
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from reports.figures import curve
 from reports.pages.profile import STATUS, figure, span
-from reports.tables.blocks import Cell
-from reports.tables.render import grid
+from reports.tables.render import text_grid
 from reports.tables.rows import protocol_text
 from results import measured, profiles, records
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
-BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "No such measurement is committed."
 TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
 MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "met")
@@ -286,11 +278,6 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], used: Any, left:
     return "\n\n".join([text_grid(header, rows, left), "\n".join(map(provenance, used))])
 
 
-def text_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    return grid(tuple(header[i] for i in kept), [[Cell(row[i]) for i in kept] for row in rows], tuple(range(left)))
-
-
 def provenance(profile: Row) -> str:
     environment = profile["environment"]
     versions = environment["versions"]
@@ -302,20 +289,15 @@ def provenance(profile: Row) -> str:
     )
 
 
-def filled(text: str) -> str:
-    """The document with every table as committed measurements make it now. Raises KeyError for an unknown table."""
-    found, committed = profiles.load(), measured.load()
-    tables: dict[str, Callable[[], str]] = {
+def tables() -> dict[str, Callable[[], str]]:
+    """What makes each table of the document."""
+    found = profiles.load()
+    return {
         "times": lambda: times(found),
         "memory": lambda: memory(found),
         "first-calls": lambda: first_calls(found),
         "kernels": lambda: kernels(profiles.load(kind="breakdown")),
         "cpu": lambda: cpu(found),
-        "precision": lambda: precision(committed),
-        "curve": lambda: learning(curve.FOLDER),
+        "precision": lambda: precision(measured.load()),
+        "curve": lambda: learning(measured.FOLDER),
     }
-    return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
-
-
-if __name__ == "__main__":
-    DOCUMENT.write_text(filled(DOCUMENT.read_text()))

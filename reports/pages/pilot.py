@@ -1,13 +1,13 @@
 """The tables of docs/pilot.md: how much scores scatter, what makes differences sharper, and the plan that follows.
 
 `results/measured/<machine>/pilot*.csv.xz` have a row per image of every cell, kind of weights and seed of the routing
-noise (`python -m suites.execution.pilot STORE --export MACHINE/pilot`); the cells themselves are committed beside them.
-Formulas: `reports.statistics.intervals` (paired differences by least squares, variance pooled over the variants) and
-`results.power`. `python -m reports.pages.pilot` puts the tables of now into the document; a test holds it to them."""
+noise; the cells themselves are committed with them. Formulas: `reports.statistics.intervals` (paired differences by
+least squares, variance pooled over the variants) and `results.power`."""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +15,12 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.stats import chi2
 
-from reports.pages.performance import BLOCK, text_grid
 from reports.statistics.intervals import LEVEL, Difference, against_base
+from reports.tables.render import text_grid
 from results import measured
 from results.power import minimum_detectable_effect
 from results.records import StoreError
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "pilot.md"
 NOTHING = "Not measured yet."
 BASE = "base"
 KINDS = {"last": "last weights", "average": "average of the last tenth", "half": "weights at half the iterations"}
@@ -325,15 +324,14 @@ def costs(pilot: Pilot) -> str:
     )
 
 
-def filled(text: str, pilot: Pilot | None) -> str:
-    """The document with every table as of this pilot, or what a table lacks. Raises KeyError for an unknown table."""
+def tables(pilot: Pilot | None) -> dict[str, Callable[[], str]]:
+    """What makes each table of the document, of this pilot; without one, or where it has too few seeds, they say so."""
     makers: dict[str, Callable[[Pilot], str]] = {
         **{"scatter": scatter, "gains": gains, "effects": effects, "plans": plans, "costs": costs},
         "sources": lambda found: "\n".join(found.sources),
     }
 
-    def made(name: str) -> str:
-        maker = makers[name]
+    def made(maker: Callable[[Pilot], str]) -> str:
         if pilot is None:
             return NOTHING
         try:
@@ -341,8 +339,4 @@ def filled(text: str, pilot: Pilot | None) -> str:
         except StoreError as error:
             return f"{NOTHING[:-1]}: {error}."
 
-    return BLOCK.sub(lambda match: f"{match[1]}\n{made(match[2])}\n\n{match[3]}", text)
-
-
-if __name__ == "__main__":
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), load()))
+    return {name: partial(made, maker) for name, maker in makers.items()}

@@ -12,8 +12,7 @@ import numpy as np
 from scipy import stats
 
 from reports.statistics.intervals import LEVEL
-from reports.tables.blocks import Cell
-from reports.tables.render import WIDTH, grid
+from reports.tables.render import WIDTH, text_grid
 
 Row = dict[str, Any]
 Name = Callable[[Row], str]
@@ -57,7 +56,7 @@ def scans(rows: Sequence[Row]) -> list[str]:
                 continue
             cells.append([*timed(row, label), f"{row['check']['error']:.1e}"])
         heading = f"### scan {mode}, batch {batch}, {channels} channels, {states} states, {length} pixels"
-        parts.append("\n\n".join(filter(None, [heading, table(SCANNED, cells), "\n".join(notes)])))
+        parts.append("\n\n".join(filter(None, [heading, text_grid(SCANNED, cells), "\n".join(notes)])))
     if parts:
         parts.append(
             wrap(
@@ -120,7 +119,7 @@ def compared(heading: str, rows: Sequence[Row], name: Name) -> str:
             cells.append([name(row), STATUS[row["status"]], *[""] * (len(COMPARED) - 2)])
             continue
         cells.append(timed(row, name(row)))
-    return "\n\n".join([f"### {heading}", table(COMPARED, cells)]) if cells else ""
+    return "\n\n".join([f"### {heading}", text_grid(COMPARED, cells)]) if cells else ""
 
 
 def timed(row: Row, label: str) -> list[str]:
@@ -163,7 +162,7 @@ def spent(mode: str, batch: int, rows: Sequence[Row], name: Name) -> str:
     reasons = dict.fromkeys((label, row[f"{key}_reason"]) for row in rows for key, label in columns)
     blank = "; ".join(f"{label} ({reason})" for label, reason in reasons if reason)
     note = "Input pixels of the whole batch; MACs are one forward pass's." + (f" Not there: {blank}." if blank else "")
-    return "\n\n".join([f"### {mode}, batch {batch}: what a pixel costs", table(SPENT, cells, 2), wrap(note)])
+    return "\n\n".join([f"### {mode}, batch {batch}: what a pixel costs", text_grid(SPENT, cells, 2), wrap(note)])
 
 
 def growth(mode: str, batch: int, rows: Sequence[Row], name: Name) -> str:
@@ -185,7 +184,7 @@ def growth(mode: str, batch: int, rows: Sequence[Row], name: Name) -> str:
         "Exponents of growth with the number of pixels: slopes of the straight line through the logarithms (least "
         "squares, t interval). 1 is proportional; below it a fixed cost is spread over more pixels."
     )
-    return "\n\n".join([f"### {mode}, batch {batch}: growth with the pixels", table(GROWTH, cells), wrap(note)])
+    return "\n\n".join([f"### {mode}, batch {batch}: growth with the pixels", text_grid(GROWTH, cells), wrap(note)])
 
 
 def exponent(pixels: Sequence[int], values: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -238,13 +237,6 @@ def _how(rows: Sequence[Row]) -> str:
 
 
 # --- text --------------------------------------------------------------------------------------------------------
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A grid without the columns that are empty in every row."""
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    cells = [[Cell(row[i]) for i in kept] for row in rows]
-    return grid(tuple(header[i] for i in kept), cells, tuple(range(left)))
 
 
 def wrap(text: str) -> str:

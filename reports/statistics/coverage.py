@@ -5,8 +5,7 @@ Scores are variant + seed + error; errors are normal, heavy-tailed (Student's t 
 variance (the base and three variants 1, the fourth 3; without pairs: 1 against 3), differences of images also skewed
 (exponential). The functions that the tables use are called on every sample.
 
-`python -m reports.statistics.coverage` writes coverage.csv and environment.json; docs/statistics.md shows them
-(`markdown`)."""
+`write` makes coverage.csv and environment.json there; docs/statistics.md shows them."""
 
 import platform
 import subprocess
@@ -28,8 +27,6 @@ from reports.statistics.intervals import (
     mean_interval,
     welch_interval,
 )
-from reports.tables.blocks import Cell
-from reports.tables.render import grid
 from results import records
 from results.measured import FOLDER
 
@@ -85,14 +82,15 @@ def table(repeats: int = REPEATS, seed: int = SEED) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).round({"coverage": 5, "standard_error": 5, "half_width": 4})
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """The table of docs/statistics.md: coverage in per cent +- standard error, and the mean half width."""
-    header, rows = ("interval", "errors", "n", "covers, %", "half width"), []
-    for row in frame.itertuples():
-        covers = f"{100 * row.coverage:.1f} ± {100 * row.standard_error:.1f}"
-        width = "" if np.isnan(row.half_width) else f"{row.half_width:.2f}"
-        rows.append([Cell(text) for text in (row.interval, row.scatter, str(row.n), covers, width)])
-    return grid(header, rows, left=(0, 1))
+def load() -> pd.DataFrame:
+    """The committed table."""
+    return pd.read_csv(TARGET / "coverage.csv")
+
+
+def write() -> None:
+    """Simulates the table and replaces the committed one; minutes."""
+    records.write_bytes(TARGET / "coverage.csv", table().to_csv(index=False, lineterminator="\n").encode())
+    records.write_json(TARGET / "environment.json", _environment())
 
 
 def _errors(rng: np.random.Generator, scatter: str, shape: tuple[int, ...] | int) -> np.ndarray:
@@ -163,7 +161,7 @@ def _environment() -> dict[str, object]:
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
     )
     return {
-        "command": "python -m reports.statistics.coverage",
+        "command": "reports.statistics.coverage.write()",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": head.stdout.strip(),
         "seed": SEED,
@@ -172,10 +170,3 @@ def _environment() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("numpy", "scipy", "pandas")},
     }
-
-
-if __name__ == "__main__":
-    frame = table()
-    records.write_bytes(TARGET / "coverage.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    records.write_json(TARGET / "environment.json", _environment())
-    print(markdown(frame))

@@ -143,11 +143,12 @@ def against_base(scores: Mapping[str, Mapping[int, float]], base: str, level: fl
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Adjusted p values of a family: below 0.05 where Holm's step-down test rejects (Scand. J. Statist. 1979)."""
-    adjusted, largest = {}, 0.0
-    for position, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[name]))
-        adjusted[name] = largest
-    return adjusted
+    from statsmodels.stats.multitest import multipletests  # here: only tables with comparisons need it
+
+    if not p_values:
+        return {}
+    _, adjusted, *_ = multipletests(list(p_values.values()), method="holm")
+    return dict(zip(p_values, adjusted.tolist(), strict=True))
 
 
 def _interval(mean: float, error: float | None, n: int, df: float, level: float) -> Interval:

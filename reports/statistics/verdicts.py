@@ -12,6 +12,7 @@ TOLERANCE = {"psnr": 0.02, "ssim": 0.0005}
 REPRODUCED, CONFIRMS, CONTRADICTS, DIFFERS = "reproduced", "confirms", "contradicts", "differs"
 INCONCLUSIVE, BETTER, WORSE, BASE = "inconclusive", "better", "worse", "base"
 NO_COUNTERPART = "no published counterpart"
+AGREE, DISAGREE = "counts agree", "counts differ"  # of two counts of ours: nothing published is reproduced by them
 
 
 def of_score(interval: Interval, metric: str) -> str:

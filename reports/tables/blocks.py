@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from reports.tables.sensitivity import OFFICIAL
+from reports.tables.sensitivity import IDENTICAL, OFFICIAL
 from results import published
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "params": "params", "macs": "MACs"}
 SIGNS = {"secondary": "†", "computed": "‡"}
 LEGEND = {"†": "a secondary source, not the paper itself", "‡": "computed by this project, not printed in the paper"}
+COUNTED = ("quantity", "computed", "counted", "difference", "agreement", "verdict")  # nothing published among them
 COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
 VARIANTS = ("variant", "PSNR", "SSIM", "vs base, 95 %", "paper", "MDE", "verdict")
 DIGITS = {"psnr": 3, "ssim": 4}  # of measured scores
@@ -97,7 +98,8 @@ def _as_published(task: str, part: pd.DataFrame) -> Block:
     metric = next((NAMES[name] for name in (*SCORES, "macs") if (part["metric"] == name).any()), "")
     header = ("method", *_short(columns, metric))
     notes = [f"{'All: ' if alike else f'{sign} '}{LEGEND[sign]}." for sign in signs if sign]
-    return Block(f"{task}, as published: {metric}", header, rows, notes)
+    origin = "computed" if list(signs) == [SIGNS["computed"]] else "published"
+    return Block(f"{task}, as {origin}: {metric}", header, rows, notes)
 
 
 def _short(columns: list[str], metric: str) -> list[str]:
@@ -142,11 +144,14 @@ def _compared(heading: str, part: pd.DataFrame) -> Iterator[Block]:
     origins = list(origin.dropna().unique()) or [None]
     for number, name in enumerate(origins):
         rows = part[(origin == name) | (origin.isna() & (number == 0))]
-        yield _compared_block(f"{heading}: published and measured", rows)
+        yield _compared_block(heading, rows)
 
 
-def _compared_block(heading: str, part: pd.DataFrame) -> Block:
-    block = Block(heading, COMPARED, left=(0, 5))
+def _compared_block(network: str, part: pd.DataFrame) -> Block:
+    if (part["provenance"] == "computed").all():
+        block = Block(f"{network}: computed and counted", COUNTED, left=(0, 5))
+    else:
+        block = Block(f"{network}: published and measured", COMPARED, left=(0, 5))
     blank: dict[str, dict[str, None]] = {}
     for row in part.to_dict("records"):
         if row["measured"] is None:
@@ -270,7 +275,7 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     sets = tuple(dict.fromkeys(part["dataset"]))
     rows = {name: own.set_index("dataset").to_dict("index") for name, own in part.groupby("method", sort=False)}
     model = part["model"].iloc[0]
-    absent = dict.fromkeys(("measured", "difference", "p"))
+    absent = dict.fromkeys(("measured", "difference", "p", "verdict"))
     scores = Block(f"{model}, {task}: PSNR", ("setting", *sets), notes=[_sentence(origin)])
     changes = Block(f"{model}, {task}: difference from the official protocol, 95 %", ("setting", *sets))
     for name, own in rows.items():
@@ -284,7 +289,11 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
             ("note", own),
             ("verdict", {k: row for k, row in own.items() if row["measured"] is None}),
         ):
-            said = [f"{row[column]} ({each})" for each, row in shown.items() if row[column]]
+            where: dict[str, list[str]] = {}
+            for each, row in shown.items():
+                if row[column]:
+                    where.setdefault(row[column], []).append(each)
+            said = [f"{text} ({', '.join(each)})" for text, each in where.items()]
             scores.notes += [f"{name}: {', '.join(said)}."] * bool(said)
     official = part[part["method"] == OFFICIAL]
     scores.notes += [f"Official protocol: {', '.join(dict.fromkeys(official['protocol']))}."]
@@ -293,7 +302,8 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     yield scores
     if changes.rows:
         changes.notes = [
-            "Paired over the pictures of a set, at equal Gumbel seeds where both draw noise; * still below 0.05 after "
+            "Paired over the pictures of a set: at the Gumbel seeds that both have where both draw noise, else with "
+            f"the mean of all official seeds. {IDENTICAL.capitalize()}: no score changed. * still below 0.05 after "
             "Holm's correction for the settings of a set.",
             "The interval is about pictures such as these; that the weights are one training's is not in it.",
             "SSIM: as CSV.",
@@ -302,6 +312,8 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
 
 
 def _starred(row: dict[str, Any]) -> str:
+    if row["verdict"] == IDENTICAL:
+        return IDENTICAL
     star = "*" if row["p"] is not None and row["p"] < 0.05 else ""
     return f"{_change(row)} {star}".rstrip()
 

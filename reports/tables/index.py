@@ -4,6 +4,7 @@ The paper's tables go by the names in `results/published/` (see `reports.tables.
 its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); `sensitivity` is what the test protocol is worth
 (see `reports.tables.sensitivity`). All are pure functions of what is stored and committed."""
 
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -55,8 +56,11 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
     elif name == sensitivity.NAME:
         raise TableError("no weights are scored by a protocol other than the official one yet: runner.py sweep")
     else:
+        known = names(evidence)
+        near = [each for each in known if each.casefold() == name.casefold()] or get_close_matches(name, known, 3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
         broken = "".join(f"; left out: {problem}" for problem in _published().problems)
-        raise TableError(f"unknown table {name!r}: choose from {', '.join(names(evidence))}{broken}")
+        raise TableError(f"unknown table {name!r}: {meant}choose from {', '.join(known)}{broken}")
     values = [[{"table": name, **row}.get(column) for column in COLUMNS] for row in rows]
     return pd.DataFrame(values, columns=list(COLUMNS), dtype=object)
 

@@ -7,7 +7,8 @@ the published row. All other weights have rows of their own, which are compared 
 from `results/measured/`.
 
 The verdict on a score is `verdicts.of_score`. A count is `reproduced` when it has the printed digits, rounded or cut
-off, or is within COUNTING of them. A number that is not there has its reason in place of the verdict.
+off, or is within COUNTING of them; where the number beside it is computed by this project, not printed by anyone, the
+two counts only agree or differ. A number that is not there has its reason in place of the verdict.
 """
 
 from collections.abc import Collection, Iterator
@@ -102,7 +103,10 @@ def _count(cell: dict[str, str], counts: pd.DataFrame) -> dict[str, Any]:
     difference, place = value - printed, published.last_place(cell["value"])
     same_digits = -place / 2 <= difference < place  # rounded, or cut off (445.89G is printed as 445.8G)
     close = same_digits or abs(difference) <= COUNTING * printed
-    return result | {"difference": difference, "verdict": verdicts.REPRODUCED if close else verdicts.DIFFERS}
+    words = (verdicts.REPRODUCED, verdicts.DIFFERS)
+    if cell["provenance"] == "computed":
+        words = (verdicts.AGREE, verdicts.DISAGREE)
+    return result | {"difference": difference, "verdict": words[0] if close else words[1]}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Markdown and LaTeX show the blocks of `reports.tables.blocks`: best in bold, second best in italics (underlined in
 LaTeX). CSV holds the whole frame, provenance and all."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -31,13 +32,24 @@ def render(frame: pd.DataFrame, form: str, caption: str) -> str:
     return (markdown if form == "md" else latex)(frame, caption)
 
 
-def render_all(frames: Sequence[tuple[pd.DataFrame, str]], form: str) -> str:
-    """Several tables with their captions in one format: one CSV with one header, else one table after the other."""
+def render_all(frames: Sequence[tuple[pd.DataFrame, str]], form: str, contents: bool = False) -> str:
+    """Several tables with their captions in one format: one CSV with one header, else one table after the other.
+
+    contents: begin with an index, a line per table with what it shows; a CSV has none.
+    """
     if form != "csv":
-        return "\n".join(render(frame, form, caption) for frame, caption in frames)
+        parts = [render(frame, form, caption) for frame, caption in frames]
+        return "\n".join([*([_contents(frames, form)] if contents else ()), *parts])
     if len({tuple(frame.columns) for frame, _ in frames}) > 1:
         raise TableError("tables with different columns do not make one CSV")
     return "".join(to_csv(frame, header=number == 0) for number, (frame, _) in enumerate(frames))
+
+
+def _contents(frames: Sequence[tuple[pd.DataFrame, str]], form: str) -> str:
+    lines = [f"{_name(frame)}: {re.split('[:(]', caption)[0].strip()}" for frame, caption in frames]
+    if form == "tex":
+        return "".join(f"% {line}\n" for line in lines)
+    return "\n".join(["## Tables", "", *(f"- {line}" for line in lines), ""])
 
 
 def markdown(frame: pd.DataFrame, caption: str, level: int = 2) -> str:
@@ -71,6 +83,13 @@ def grid(header: tuple[str, ...], rows: list[list[Cell]], left: tuple[int, ...] 
 
     rule = [f"{'-' * width}" if i in left else f"{'-' * (width - 1)}:" for i, width in enumerate(widths)]
     return "\n".join([line(header), line(rule), *map(line, texts)])
+
+
+def text_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A grid of plain texts without the columns that are empty in every row; the first `left` are aligned left."""
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    cells = [[Cell(row[i]) for i in kept] for row in rows]
+    return grid(tuple(header[i] for i in kept), cells, tuple(range(left)))
 
 
 def latex(frame: pd.DataFrame, caption: str) -> str:

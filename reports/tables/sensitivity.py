@@ -2,11 +2,12 @@
 
 The weights are fixed, so the unit is the image: the difference of a setting from the official protocol is taken picture
 by picture, and its interval is Student's over the pictures of a set. Where the setting draws routing noise, the pairs
-are of equal Gumbel seeds; where it draws none, the official score of a picture is its mean over the seeds. Holm's
-correction runs over the settings of one set. A set that is not whole has no mean and no interval.
+are of equal Gumbel seeds; where it draws none, the official score of a picture is its mean over the seeds. Where the
+pairs are of some of the official seeds only, the official mean over those has a row of its own. Holm's correction runs
+over the settings of one set. A set that is not whole has no mean and no interval.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,43 +102,78 @@ def _dataset(
     for metric in ("psnr", "ssim"):
         whole = {name: _whole(part, images, metric, full) for name, part in settings.items()}
         base = whole.get(OFFICIAL, {})
+        pairs = {name: _pairs(settings[name], seeds, base) for name, seeds in whole.items() if name != OFFICIAL}
         intervals = {
-            name: mean_interval((_mean(seeds, pairs) - _mean(base, pairs)).tolist())
-            for name, seeds in whole.items()
-            if name != OFFICIAL and (pairs := _pairs(settings[name], seeds, base)) is not None
+            name: mean_interval((_mean(whole[name], seeds) - _mean(base, seeds)).tolist())
+            for name, seeds in pairs.items()
+            if seeds
         }
         alike = {name for name, interval in intervals.items() if interval.mean == interval.error == 0}
-        tested = {name: p for name in intervals.keys() - alike if (p := intervals[name].p()) is not None}
-        p_values = holm(tested)
+        p_values = holm({name: p for name in intervals if name not in alike and (p := intervals[name].p()) is not None})
         for name, part in settings.items():
-            protocol = {key: value for key, value in part["protocol"].iloc[0].items() if key != _LEFT_OUT}
-            row = {"kind": NAME, "method": name, "model": first["model"], "overrides": "", "task": task}
-            row |= {"budget": "", "study": "", "setting": origin, "dataset": dataset, "size": "", "metric": metric}
-            row["protocol"] = protocol_text(protocol)
             seeds = whole[name]
+            row = _common(part, origin, task, dataset, metric)
             if not seeds:
                 yield row | {"verdict": f"{max(part['images'])} of {full} images"}
                 continue
-            row["measured"] = float(pd.concat(seeds.values()).mean())
-            noise = f"Gumbel seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
-            used = [one for one in part.to_dict("records") if one["protocol"]["seed"] in seeds]
-            noise = noise if protocol["routing"] == "gumbel" else "no noise"
-            row["evidence"] = f"{origin}, {noise}; {machine_text(used)}"
-            if protocol["samples"] != 1 and metric == "psnr":
+            row |= _scored(part, seeds, origin)
+            if part["protocol"].iloc[0]["samples"] != 1 and metric == "psnr":
                 row["note"] = f"single samples {_single(part, images, full):.3f} dB"
             if name == OFFICIAL:
-                if len(seeds) > 1 and metric == "psnr":
-                    row["note"] = (
-                        f"sd {np.std([each.mean() for each in seeds.values()], ddof=1):.4f} dB between the seeds"
-                    )
-                yield row | {"verdict": verdicts.BASE}
+                spread = np.std([each.mean() for each in seeds.values()], ddof=1) if len(seeds) > 1 else None
+                note = f"sd {spread:.4f} dB between the seeds" if spread is not None and metric == "psnr" else None
+                yield row | {"verdict": verdicts.BASE, "note": note}
+                for some, names in _bases(pairs, settings, base).items():
+                    every = names == [each for each in pairs if pairs[each] and _draws(settings[each])]
+                    note = f"the base of {'all settings that draw noise' if every else '; '.join(names)}"
+                    own = row | {"method": f"{OFFICIAL}, {_seeds_text(some)}", "verdict": verdicts.BASE, "note": note}
+                    yield own | _scored(part, {seed: base[seed] for seed in some}, origin)
             elif name in intervals:
+                if _draws(part) and len(pairs[name]) < len(seeds):
+                    row["note"] = "; ".join(filter(None, (row.get("note"), f"compared at {_seeds_text(pairs[name])}")))
                 p, interval = p_values.get(name), intervals[name]
-                result = interval_fields(interval, metric, "image")
                 verdict = IDENTICAL if name in alike else verdicts.of_difference(interval.mean, p)
-                yield row | result | {"p": p, "verdict": verdict}
+                yield row | interval_fields(interval, metric, "image") | {"p": p, "verdict": verdict}
+            elif base:
+                yield row | {"verdict": f"no official score at Gumbel {_seeds_text(seeds)}"}
             else:
                 yield row | {"verdict": "no whole set under the official protocol"}
+
+
+def _common(part: pd.DataFrame, origin: str, task: str, dataset: str, metric: str) -> dict[str, Any]:
+    """What the row of a setting says whether or not it has a score."""
+    first = part.iloc[0]
+    row = {"kind": NAME, "method": first["setting"], "model": first["model"], "overrides": "", "task": task}
+    row |= {"budget": "", "study": "", "setting": origin, "dataset": dataset, "size": "", "metric": metric}
+    return row | {"protocol": protocol_text({k: v for k, v in first["protocol"].items() if k != _LEFT_OUT})}
+
+
+def _scored(part: pd.DataFrame, seeds: dict[int, pd.Series], origin: str) -> dict[str, Any]:
+    """The mean over pictures and seeds, and where it was measured."""
+    used = [one for one in part.to_dict("records") if one["protocol"]["seed"] in seeds]
+    noise = f"Gumbel {_seeds_text(seeds)}" if _draws(part) else "no noise"
+    mean = float(pd.concat(seeds.values()).mean())
+    return {"measured": mean, "evidence": f"{origin}, {noise}; {machine_text(used)}"}
+
+
+def _bases(
+    pairs: Mapping[str, list[int]], settings: Mapping[str, pd.DataFrame], base: Mapping[int, pd.Series]
+) -> dict[tuple[int, ...], list[str]]:
+    """Of which of the official seeds a mean is the base of which settings; without the mean of all."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for name, seeds in pairs.items():
+        if seeds and _draws(settings[name]) and len(seeds) < len(base):
+            found.setdefault(tuple(seeds), []).append(name)
+    return found
+
+
+def _draws(part: pd.DataFrame) -> bool:
+    """Whether a setting draws routing noise."""
+    return part["protocol"].iloc[0]["routing"] == "gumbel"
+
+
+def _seeds_text(seeds: Collection[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
 
 
 def _whole(part: pd.DataFrame, images: Mapping[str, pd.DataFrame], metric: str, full: int) -> dict[int, pd.Series]:
@@ -155,11 +191,10 @@ def _single(part: pd.DataFrame, images: Mapping[str, pd.DataFrame], full: int) -
     return float(pd.concat(_whole(part, images, "psnr_single", full).values()).mean())
 
 
-def _pairs(part: pd.DataFrame, ours: dict[int, pd.Series], base: dict[int, pd.Series]) -> list[int] | None:
-    """The seeds that are compared: those that both have where the setting draws noise, else all; None for nothing."""
-    drawn = part["protocol"].iloc[0]["routing"] == "gumbel"
-    seeds = sorted(ours.keys() & base.keys()) if drawn else sorted(ours.keys() | base.keys())
-    return seeds if ours and base and seeds else None
+def _pairs(part: pd.DataFrame, ours: dict[int, pd.Series], base: dict[int, pd.Series]) -> list[int]:
+    """The seeds that are compared: those that both have where the setting draws noise, else all; none for nothing."""
+    seeds = ours.keys() & base.keys() if _draws(part) else ours.keys() | base.keys()
+    return sorted(seeds) if ours and base else []
 
 
 def _mean(scores: dict[int, pd.Series], seeds: list[int]) -> pd.Series:

@@ -1,7 +1,7 @@
 """Where the time of a network goes: the GPU's kernels within one call, by torch.profiler.
 
-What `profile --preset goals` times as CUDA graphs is taken apart, each network checked as there before its kernels are
-counted. It is a command of its own because a profiler slows down what is timed after it in the same process.
+It profiles the networks that `profile --preset goals` times as CUDA graphs; each is checked first, as there. It is a
+command of its own because a profiler slows down what is timed after it in the same process.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,9 +23,9 @@ LONGEST_NAME = 80  # of a kernel: templates of libraries fill pages
 
 
 def kernels(call: Callable[[], object], device: torch.device, calls: int) -> list[dict[str, Any]]:
-    """[{"kernel", "launches", "ms"}] of one call, a mean over `calls`: most time first. Copies and fills count too.
+    """[{"kernel", "launches", "ms"}] of one call, means over `calls`, longest first. Copies and fills are included.
 
-    One call goes before: what is compiled and recorded once does not count.
+    A first call is not counted: it compiles and records.
     """
     call()
     torch.cuda.synchronize(device)
@@ -85,7 +85,7 @@ def described(candidate: Candidate, point: Point, task: str) -> dict[str, Any]:
 def run(
     file: Path, device: str, *, only: str | None = None, calls: int = 5, say: Callable[[str], object] = print
 ) -> bool:
-    """Takes apart the networks `only` ("MODEL/MODE/PRECISION", several by commas; all for None); whether all were ok.
+    """Profiles the networks `only` ("MODEL/MODE/PRECISION", several by commas; None: all). Returns whether all were ok.
 
     `file` gets a row per network as soon as it is known, a line about each goes to `say`. Raises SpecError for an
     unknown network, for fewer calls than one, and without a GPU.

@@ -1,4 +1,4 @@
-"""Candidates compared at one point: each checked before and after it is timed, in rounds that all of them share.
+"""Candidates compared at one point: each is checked, then all are timed in common rounds, then each is checked again.
 
 A candidate that cannot run, runs out of memory or computes something else has a row without a time; the rest goes on.
 """
@@ -76,7 +76,7 @@ class Plan:
 
 @dataclass
 class Entry:
-    """A candidate at a point: what has become of it so far."""
+    """A candidate at a point, with its status and readings so far."""
 
     candidate: Candidate
     status: str = "ok"  # or "oom", "differs", "unavailable", "failed", "unchecked"
@@ -109,7 +109,7 @@ class Comparison:
         self.references: dict[tuple[str, bool], list[Tensor]] = {}
 
     def guarded(self, entry: Entry, work: Callable[[], Any]) -> Any:
-        """work(), or None when it fails: the entry then says why, and nothing that it made is kept."""
+        """work(), or None when it fails or failed before; the entry then says why, and its memory is freed."""
         if entry.status != "ok":
             return None
         try:
@@ -125,7 +125,7 @@ class Comparison:
             torch.cuda.empty_cache()
 
     def prepare(self, entry: Entry) -> None:
-        """The model and its reference, the first call, checks, warm-up, peak memory."""
+        """Makes the model and its reference, makes the first call, checks, warms up and measures peak memory."""
         if (model := self.guarded(entry, lambda: self.model(entry.candidate))) is None:
             return
         if entry.status == "ok" and not self.refer(entry, model):
@@ -147,12 +147,12 @@ class Comparison:
         return self.models[candidate.variant]
 
     def refer(self, entry: Entry, model: BenchmarkModel) -> bool:
-        """Whether there is a result to compare with. Without memory for it on the GPU it is computed on the CPU."""
+        """Computes the reference, on the CPU where the GPU's memory is too small; whether there is one."""
         if (entry.candidate.variant, False) in self.references:
             return True
         trial = Entry(entry.candidate)
         found = self.guarded(trial, lambda: [model.reference(given) for given in (True, False)])
-        if trial.status == "oom" and self.plan.device.type == "cuda" and not model.draws:
+        if trial.status == "oom" and self.plan.device.type == "cuda" and not model.random_in_training:
             trial = Entry(entry.candidate)
             on_host = Comparison(replace(self.plan, device=torch.device("cpu")), self.point, self.watch)
             found = self.guarded(
@@ -204,7 +204,7 @@ class Comparison:
             entry.peak_mib = (torch.cuda.max_memory_allocated(device) - others) / 2**20
 
     def read(self, entry: Entry) -> None:
-        """One reading of a candidate that nothing has happened to."""
+        """One reading of a candidate whose status is "ok"; of another, nothing."""
 
         def reading() -> float:
             model, how = self.models[entry.candidate.variant], entry.candidate.how
@@ -214,7 +214,7 @@ class Comparison:
             entry.times.append(milliseconds)
 
     def finish(self) -> None:
-        """Checks every candidate once more: what was timed still computes the same."""
+        """Checks every candidate once more, now that it was timed."""
         for entry in self.entries:
             if entry.status == "ok":
                 model = self.models[entry.candidate.variant]

@@ -1,4 +1,4 @@
-"""What a network costs on paper: parameters, and multiply-adds (MACs) counted in two ways by two counters.
+"""Parameters of a network, and its multiply-adds (MACs) counted in two ways by two counters.
 
 `macs_paper` is the convention behind the paper's printed digits: fvcore's rules (1 per multiply-add of convolutions and
 matrix products, 5 per element of a LayerNorm, elementwise operations free) plus 9 B L D N + B D L for a selective scan,
@@ -155,7 +155,7 @@ def _scaled(count: int) -> str:
 
 
 def _build(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """The network with zeros for values: no count depends on them, and drawing them would take longer than counting.
+    """The network with all weights zero: no count depends on them, and drawing them would take longer than counting.
 
     Routed by argmax, for whichever class a pixel has, it costs the same.
     """

@@ -1,4 +1,4 @@
-"""How work reaches the device: a CUDA graph is recorded once and then started whole, as training steps are."""
+"""Launch modes of `profile`: eager (kernel by kernel), compiled (torch.compile), graph (one CUDA graph)."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ LAUNCH_MODES = ("eager", "compiled", "graph")
 
 
 class MeasuredGraph:
-    """`work(batch)` as one CUDA graph (suites.training.cuda_graph), and what the recording took. A call replays it.
+    """`work(batch)` as one CUDA graph (suites.training.cuda_graph), with its memory measured. A call replays it.
 
     work, batch: as in `GraphedStep`. `batch` is copied; so is, into the same place, the one given to a call. own: bytes
     that the work keeps on the device between two calls. parameters: whose gradients the work leaves behind, if any.
@@ -54,7 +54,7 @@ class MeasuredGraph:
             parameter.grad = None  # the next work, recorded or not, has its own
 
     def __call__(self, batch: Any = None) -> Any:
-        """The result, which the next call overwrites. Without a batch that of the one before."""
+        """The result, which the next call overwrites; without `batch` on the batch of the last call."""
         if batch is not None:
             return self.replay(batch)
         self.replay.graph.replay()

@@ -1,15 +1,15 @@
-"""A network under measurement: what is called and timed, and whether the result is right.
+"""The network that `profile` times, with its input, and the check that its result is right.
 
-Weights are random, for no time depends on their values, but larger than initial ones, so that a wrong scan, prompt or
-attention shows in the output. Routers keep their small initial weights: the given Gumbel noise decides the classes,
-and rounding hardly ever moves one.
+Weights are random, since no time depends on their values. They are larger than initial ones, so that a wrong scan,
+prompt or attention shows in the output. Only the routers keep their small initial weights: then the Gumbel noise
+decides the classes, and rounding hardly ever changes one.
 
-A result counts as right when it agrees with the plain network in float32 (matrix products and softmax, PyTorch's sort,
-prompts as products, the scan in chunks), run on the same input, noise and weights. Between two classes that nearly tie,
-correct networks may choose differently, and one such pixel shifts the prompts of all that are sorted after it. So there
-are two comparisons: with the order given (`labels`), where such a pixel stays alone, and a coarse one of the very call
-that is timed. The share of values that differ by at most a tolerance, in units of the tensor's root mean square,
-decides. In training the values are the gradients of all parameters.
+The reference is the plain network in float32 (matrix products and softmax, PyTorch's sort, prompts as products, the
+scan in chunks) on the same input, noise and weights. Two correct networks may still choose different classes for a
+pixel whose classes nearly tie, and that shifts the prompts of every pixel sorted after it. So there are two checks: a
+strict one with the order given (`labels`), where such a pixel affects only itself, and a coarse one of the call that is
+timed. A check passes when a large enough share of values is within a tolerance, in units of the tensor's root mean
+square. In training the values are the gradients of all parameters.
 """
 
 from dataclasses import dataclass, replace
@@ -26,15 +26,16 @@ from suites.data.pool import Batch
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training.step import optimise
 
-INIT_SCALE = 4.0  # times the initial weights of matrix products
-BIAS_SCALE = 25.0  # of tables of position bias: the scores that they are added to are of order one
-PART = 2**14  # pixels that the reference takes at a time, or one image
+# Factors on initial weights (see above).
+INIT_SCALE = 4.0  # of matrix products
+BIAS_SCALE = 25.0  # of position bias tables, so that they matter beside attention scores of order one
 PROMPT_SCALE = 8.0  # of both factors of the prompts
+PART = 2**14  # pixels that the reference takes at a time; at least one image
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Tolerances with the order given and not, the share of values that must keep within each."""
+    """Tolerances of the check with the order given and of the free one, and the share of values that must be within."""
 
     given: float
     free: float
@@ -61,9 +62,10 @@ LIMITS = {
 class BenchmarkModel:
     """A catalogue model with an input of one size and batch, in one mode, on one device.
 
-    name, overrides: as in `models.build`. mode: "inference" (no gradients, evaluation) or "training" (a step of
-    suites.training.step.optimise at learning rate 0, which costs what any other does and leaves the weights as they
-    are). size: (height, width) of the network's input. Raises ModelError or TypeError as `models.build` does."""
+    name, overrides: as in `models.build`. mode: "inference" (no gradients, evaluation mode) or "training" (steps of
+    suites.training.step.optimise at learning rate 0: they cost as much as any other and leave the weights unchanged).
+    size: (height, width) of the network's input. Raises ModelError or TypeError as `models.build` does.
+    """
 
     def __init__(
         self,
@@ -102,15 +104,15 @@ class BenchmarkModel:
             self.optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, **options)
 
     @property
-    def draws(self) -> bool:
-        """Whether it draws from a generator whose numbers depend on the device (stochastic depth)."""
+    def random_in_training(self) -> bool:
+        """Whether it draws from PyTorch's own generator, whose numbers depend on the device (stochastic depth)."""
         return self.mode == "training" and self.can.stochastic_depth
 
     def call(self, precision: str, backend: str, launch: str, labels: Tensor | None = None, parts: int = 1) -> Tensor:
-        """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run so.
+        """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run.
 
         launch: "eager", "compiled" (models.compilation) or "graph": recorded by the first call, replayed by all others.
-        parts: equal parts of the batch that are taken one after the other, for the same result in less memory.
+        parts: how many equal parts of the batch are taken one after the other; the result is the same, the memory less.
         """
         self.network.backend = backend
         if self.can.compiles:
@@ -120,7 +122,7 @@ class BenchmarkModel:
         batch = replace(self.batch, labels=labels)
         if launch != "graph":
             return self.work(batch, precision, parts)
-        if self.draws:
+        if self.random_in_training:
             raise models.ModelError("this network draws at random in training, which no CUDA graph can repeat")
         key = precision, backend, labels is not None
         if key not in self.graphs:
@@ -143,7 +145,7 @@ class BenchmarkModel:
         return self.network(batch.lq) if batch.labels is None else self.network(batch.lq, batch.labels)
 
     def result(self, precision: str, backend: str, launch: str, given: bool = False, parts: int = 1) -> list[Tensor]:
-        """float32 tensors on the host to be compared: the output, or the gradient of every parameter."""
+        """What is checked, as float32 tensors on the CPU: the output, or the gradient of every parameter."""
         labels = self.labels if given else None
         output = self.call(precision, backend, launch, labels, parts)
         key = precision, backend, labels is not None
@@ -160,27 +162,27 @@ class BenchmarkModel:
 
     @torch.no_grad()
     def reset_weights(self) -> None:
-        """Puts the weights back after a step whose gradients were not finite: 0 times those is no number either."""
+        """Puts the weights back after a step whose gradients were not finite: learning rate 0 times those is NaN."""
         if self.optimizer and not all(p.isfinite().all() for p in self.network.parameters()):
             for parameter, value in zip(self.network.parameters(), self.initial, strict=True):
                 parameter.copy_(value)
             for state in self.optimizer.state.values():
                 for value in state.values():
-                    value.zero_()  # in place, where recorded steps find it
+                    value.zero_()  # in place: CUDA graphs read it at this address
 
     def reference(self, given: bool) -> list[Tensor]:
-        """The same of the plain network in float32, a few images at a time. Raises as it does, also for memory.
+        """`result` of the plain network in float32, a few images at a time. Raises as that does, also for memory.
 
-        Its scan is in chunks: step by step it takes minutes.
+        The scan is in chunks, since step by step it takes minutes.
         """
         batch, _, height, width = self.batch.lq.shape
         fitting = (n for n in range(1, batch) if batch % n == 0 and batch * height * width <= n * PART)
-        parts = 1 if self.draws else next(fitting, batch)
+        parts = 1 if self.random_in_training else next(fitting, batch)
         with without_kernels():
             return self.result("fp32", "chunked", "eager", given and self.labels is not None, parts)
 
     def bytes(self) -> int:
-        """Of all tensors that it keeps on its device between two calls."""
+        """Bytes of all tensors that stay on the device between two calls."""
         kept = [
             *self.network.parameters(),
             *self.network.buffers(),
@@ -195,7 +197,7 @@ class BenchmarkModel:
 
 @torch.no_grad()
 def scale_init(network: nn.Module) -> None:
-    """Enlarges initial weights so that every part of the network shows in its output; see the head of this module."""
+    """Enlarges initial weights, so that every part of the network matters to its output (see the head of the module)."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear) and ".route" not in name:
             module.weight.mul_(INIT_SCALE)

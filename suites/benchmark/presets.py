@@ -1,8 +1,8 @@
-"""What `profile --preset goals` measures: everything that docs/performance.md holds against a goal, most wanted first.
+"""What `profile --preset goals` measures: everything that docs/performance.md compares with a goal, the important first.
 
-On a GPU: a training step of light x2 as it is trained, inference at 360x640, and the scan alone, in the precisions
-that have a goal, started kernel by kernel and as a graph, the peer's scan beside ours. On a CPU: the scan alone, and
-light x2 at 64x64 beside the plain network with the scan as a loop. What the goals are is `results/measured/goals.json`.
+On a GPU: a training step of light x2 as it is trained, inference at 360x640, and the scan alone, ours and mamba_ssm's;
+each in the precisions that have a goal, launched eagerly and as a graph. On a CPU: the scan alone, and light x2 at
+64x64 against the plain network with the scan as a loop. The goals themselves are in `results/measured/goals.json`.
 """
 
 import torch
@@ -30,7 +30,7 @@ CPU_SCANS = (ScanCase("forward+backward", 1, 48, 8, 4096), ScanCase("forward", 1
 def choose(
     preset: str | None, models: str | None, task: str | None, *, rounds: int, device: str, **lists: str | None
 ) -> list[Plan | ScanPlan]:
-    """The plans of a preset, or one of what was typed; None stands for the default of `plan`.
+    """The plans of a preset, or one plan of the lists that were typed; None stands for the default of `plan`.
 
     Raises SpecError where a preset, which fixes all lists, comes with one of them, and as `plan` does.
     """

@@ -1,11 +1,11 @@
-"""What networks cost in time and memory: candidates that take turns in one process, each checked before it is timed.
+"""Time and memory of networks: candidates are timed alternately in one process, each checked before it is timed.
 
 A point is a mode, an input size and a batch. At every point the candidates (a model in a precision, with a scan
-backend, launched in one of three ways) are compared (`suites.benchmark.comparison`): first each is called, checked and
-warmed up, then they are timed in rounds, and at the end checked once more. A round goes through the candidates at the
-first size, A B C, then at the next size, so that a machine that slows down slows all candidates and all sizes of a
-sweep. Ratios are taken within rounds, to the first candidate. The scan alone is measured likewise
-(`suites.benchmark.kernels`)."""
+backend, in a launch mode) are compared (`suites.benchmark.comparison`): each is called, checked and warmed up, then all
+are timed in rounds, then each is checked again. A round goes through the candidates at the first size, A B C, then at
+the next size, so a machine that becomes slower does so for all candidates and all sizes. Ratios are to the first
+candidate, within rounds. The scan alone is measured in the same way (`suites.benchmark.kernels`).
+"""
 
 import gc
 import itertools
@@ -26,7 +26,7 @@ from suites.benchmark.timing import StopWatch
 from suites.spec import Task
 from suites.training.step import determinism
 
-WRONG = ("differs", "failed")  # statuses that nobody should have to expect
+WRONG = ("differs", "failed")  # statuses that make the exit status 1
 Progress = Callable[[str, int, int, str], None]  # (what is done now, readings taken, readings in all, time left)
 
 
@@ -61,12 +61,12 @@ def run(
 
 
 def is_wrong(result: dict[str, Any]) -> bool:
-    """Whether something computed another result, or failed as nobody foresees."""
+    """Whether a candidate computed a wrong result, or failed for another reason than memory or missing support."""
     return any(row["status"] in WRONG for row in result["rows"] + result["operators"])
 
 
 def kernels_cached() -> int:
-    """Folders in Triton's cache: where there are some, a first call may find its kernels compiled."""
+    """Number of folders in Triton's cache. If there are some, kernels may be compiled already at the first call."""
     folder = Path(os.environ.get("TRITON_CACHE_DIR", Path.home() / ".triton" / "cache"))
     return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
@@ -84,7 +84,7 @@ def scans(plan: ScanPlan, watch: StopWatch, tell: Progress) -> Iterator[list[dic
 
 
 def networks(plan: Plan, watch: StopWatch, report: Progress) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each mode and batch in turn; the sizes of one take turns within it."""
+    """The rows of each mode and batch in turn; all sizes of one are timed in common rounds."""
     forecast = Forecast(plan)
     counts: dict[tuple, tuple[int | None, str | None]] = {}
 
@@ -122,7 +122,8 @@ def networks(plan: Plan, watch: StopWatch, report: Progress) -> Iterator[list[di
 
 @contextmanager
 def settings_of(plan: Plan, point: Point) -> Iterator[None]:
-    """The device, and in training what `runner.py run` trains with: the fastest algorithms, not deterministic ones."""
+    """Within: the plan's device is the current one, and training uses the fastest algorithms, as `runner.py run` does
+    without --deterministic."""
     with ExitStack() as stack:
         if plan.device.type == "cuda":
             stack.enter_context(torch.cuda.device(plan.device))

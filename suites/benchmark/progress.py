@@ -12,7 +12,8 @@ from suites.progress import LINE_S, duration
 
 
 class Forecast:
-    """Time left of a plan, by a candidate's latest reading at a point, or at another of its mode by the pixels."""
+    """Time left of a plan. Each candidate's latest reading at a point counts; at a point without one, its latest
+    reading at another point of the mode, scaled by the number of pixels."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.done = plan, 0
@@ -39,7 +40,7 @@ class Forecast:
 
 
 class ProfileBar(RichProgress):
-    """A bar with what is measured now and the time left; where there is no terminal, a line now and then."""
+    """A bar with what is measured now and the time left; without a terminal a line every LINE_S seconds."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}"))

@@ -1,4 +1,4 @@
-"""Stop-watches, and what is said of their readings: quantiles, and ratios of candidates that took turns."""
+"""Timing of calls, and statistics of the readings: quantiles, and ratios of candidates timed in common rounds."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ SHORTEST_MS = 20.0  # of one reading on a CPU: faster calls are repeated within 
 class StopWatch:
     """Milliseconds of a call on one device.
 
-    On a GPU between two CUDA events, the device idle at the start and its cache overwritten (as triton.testing does),
-    so the time that the host takes to launch kernels counts where the device waits for it; unless it is told not to
-    `wait`: then the call follows the overwriting at once, as in a pipeline. On a CPU by the wall clock, a mean over
-    `calls` calls.
+    On a GPU the time between two CUDA events, with the cache overwritten before (as triton.testing does) and the device
+    idle at the start. So the time that the host needs to launch kernels counts where the device waits for it. With
+    `wait=False` the host does not wait for the device to be idle, and that time is hidden as far as it can be. On a
+    CPU the wall clock, a mean over `calls` calls.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -50,15 +50,15 @@ class StopWatch:
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:
-    """Median, first and last decile of readings in milliseconds, as rows name them."""
+    """Median, 10th and 90th percentile of readings in milliseconds, under the names that rows have."""
     low, median, high = np.quantile(times, (0.1, 0.5, 0.9)).tolist()
     return {"median_ms": median, "p10_ms": low, "p90_ms": high}
 
 
 def ratio(times: Sequence[float], baseline: Sequence[float]) -> dict[str, float | None]:
-    """Median over rounds of time / baseline's time of the same round, with its 95 % bootstrap interval over rounds.
+    """Median over rounds of time / baseline's time in the same round, with its 95 % bootstrap interval over rounds.
 
-    What slows a whole round down cancels. The ends are None below 5 rounds: too few to resample.
+    What slows down a whole round cancels out. The ends are None below 5 rounds, which are too few to resample.
     """
     each = np.asarray(times) / np.asarray(baseline)
     row = {"ratio": float(np.median(each)), "ratio_low": None, "ratio_high": None}

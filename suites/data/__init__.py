@@ -5,7 +5,7 @@
 
 from suites.data.catalogue import DATASETS, DatasetInfo
 from suites.data.check import check
-from suites.data.datasets import Dataset, Picture, find, find_training, listing, load_training
+from suites.data.datasets import Dataset, Picture, find, find_all, find_training, listing, load_training
 from suites.data.pictures import DataError, load_picture
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Picture",
     "check",
     "find",
+    "find_all",
     "find_training",
     "listing",
     "load_picture",

@@ -35,6 +35,7 @@ DATASETS = {
         DatasetInfo("BSDS500-test", 200, ("train",), ("BSD500-test",)),
         DatasetInfo("DIV2K", 800, ("train",), ("DIV2K_train_HR",)),
         DatasetInfo("Flickr2K", 2650, ("train",), ("Flickr2K_HR",)),
+        DatasetInfo("WED", 4744, ("train",), ("WaterlooED", "Waterloo Exploration Database")),
         DatasetInfo("embedded", 3, ("sr", "denoise", "jpeg"), ("embedded-test",)),
         DatasetInfo("embedded-train", 8, ("train",)),
     )

@@ -4,7 +4,7 @@ What people have is accepted: other names and other case (B100, urban100), an in
 DIV2K/DIV2K_train_HR), `train/<Dataset>`, and stems that differ by punctuation or _HR (catalogue.py lists all of it).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -99,6 +99,21 @@ def find(name: str, root: Path | None) -> Dataset:
     files, others = _match(folder, entries, name)
     count = len(entries) or (info.count if info else len(files))
     return Dataset(name, files, count, _relative(folder, root), others, entries)
+
+
+def find_all(
+    names: Iterable[str], root: Path | None, find: Callable[[str, Path | None], Dataset] = find
+) -> list[Dataset]:
+    """`find` (or `find_training`) of every name. Raises one DataError that says all that is wrong."""
+    found, problems = [], []
+    for name in names:
+        try:
+            found.append(find(name, root))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("; ".join(dict.fromkeys(problems)))
+    return found
 
 
 def find_training(name: str, root: Path | None) -> Dataset:
@@ -221,7 +236,7 @@ def load_training(names: Sequence[str], root: Path | None) -> list[np.ndarray]:
 def _sets(names: Sequence[str], root: Path | None) -> list[Dataset]:
     if not names:
         raise DataError("no training set was named")
-    return [find_training(name, root) for name in names]
+    return find_all(names, root, find_training)
 
 
 def _decode(path: Path, tested: dict[str, str]) -> tuple[np.ndarray, str | None]:

@@ -1,4 +1,4 @@
-"""A user's own pictures, restored: file by file, so that one bad file costs only itself."""
+"""Restores a user's own pictures, file by file: a bad file does not stop the others."""
 
 import errno
 import itertools

@@ -16,7 +16,7 @@ import models
 from models.ops.scan import resolve
 from results.store import Store
 from suites import environment
-from suites.data import Dataset, find
+from suites.data import Dataset, find_all
 from suites.evaluation.evaluate import BASELINES, frame_of
 from suites.evaluation.filing import NOWHERE, record_target, score_set
 from suites.spec import Protocol, SpecError, Task
@@ -194,7 +194,7 @@ def score(
     names = list(dict.fromkeys(each.strip() for each in sets if each.strip()))
     if not names:
         raise SpecError("no dataset was named: --sets Set5,Set14")
-    datasets = [find(each, data) for each in names]
+    datasets = find_all(names, data)
     for dataset in datasets:
         dataset.stems(images)  # a glob that fits nothing is said before the first image
     key: dict[str, Any] = {"model": name, "weights": "none"}

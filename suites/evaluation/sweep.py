@@ -1,16 +1,15 @@
 """Scores of given weights under the official protocol and what could stand in its place, one change at a time.
 
-    python -m suites.evaluation.sweep MODEL SCALE=WEIGHTS ... --data DATA --sets set5,set14 [--results R] [--only NAMES]
-        [--jobs N]
+    runner.py sweep MODEL SCALE=WEIGHTS ... --sets set5,set14
 
 Every point is one record of the store per set; what the store holds already is not scored again, so a run that was
 stopped, or a set that was missing, is taken up by the same command. Points are shared out to `jobs` processes, which
 share the GPU: single images leave most of it idle.
 """
 
-import argparse
 import itertools
 import multiprocessing
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,9 @@ from typing import Any
 
 import models
 from results.store import Store
-from suites import environment
-from suites.commandline import add_data, guard
-from suites.data import DataError, find
+from suites.data import find_all
 from suites.evaluation.scoring import score
-from suites.spec import Protocol, SpecError, Task
+from suites.spec import Protocol, SpecError, Task, check_choice
 
 SEEDS = range(5)
 PRECISIONS = ("tf32x3", "tf32", "bf16")  # beside fp32
@@ -44,16 +41,8 @@ def points(task: Task) -> dict[str, Protocol]:
 def run(name: str, task: Task, dataset: str, protocol: Protocol, options: dict[str, Any]) -> list[str]:
     """Scores one point on one set into the store. Returns what to print."""
     store = Store(options["results"])
-    found = score(
-        name,
-        task,
-        [dataset],
-        protocol,
-        weights=options["weights"],
-        data=options["data"],
-        store=store,
-        device=options["device"],
-    )
+    where = {name: options[name] for name in ("weights", "data", "device")}
+    found = score(name, task, [dataset], protocol, store=store, **where)
     if found.stopped is not None:
         raise found.stopped
     return [*found.lines()[: len(found.rows)], *found.refused, *found.notes]
@@ -69,53 +58,58 @@ def held(store: Store, name: str, weights: str, task: Task, dataset: str, protoc
     return any(found == protocol.to_dict() for found in frame["protocol"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m suites.evaluation.sweep", description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("weights", nargs="+", metavar="SCALE=WEIGHTS")
-    add_data(parser)
-    parser.add_argument("--sets", required=True)
-    parser.add_argument("--results", type=Path, default=Path("results/runs"))
-    parser.add_argument("--only", help="names of points, by commas; all")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--device")
-    options = parser.parse_args()
-    device, store, jobs = environment.choose_device(options.device), Store(options.results), []
-    impossible = () if options.only else tuple(name for name in PRECISIONS if models.unsupported(name, device))
+def sweep(
+    model: str,
+    weights: Sequence[str],
+    sets: Sequence[str],
+    only: str | None = None,
+    *,
+    data: Path | None,
+    results: Path,
+    device: str,
+    jobs: int = 1,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Scores every point of every SCALE=WEIGHTS on every set, `jobs` at a time. Returns how many failed.
+
+    only: names of points by commas; all. say: called with each line to print. Raises SpecError, DataError or ModelError
+    for what is wrong before the first point.
+    """
+    store, tasks = Store(results), []
+    impossible = () if only else tuple(name for name in PRECISIONS if models.unsupported(name, device))
     for name in impossible:
-        print(f"left out: {name}, {models.unsupported(name, device)}", flush=True)
-    for pair in options.weights:
+        say(f"left out: {name}, {models.unsupported(name, device)}")
+    datasets = [dataset.name for dataset in find_all(sets, data)]
+    for pair in weights:
         scale, _, path = pair.partition("=")
         if scale not in ("2", "3", "4") or not Path(path).is_file():
-            parser.error(f"{pair!r} is not SCALE=WEIGHTS with a scale of 2, 3 or 4 and a file that exists")
-        task = Task("sr", int(scale))
+            raise SpecError(f"{pair!r} is not SCALE=WEIGHTS with a scale of 2, 3 or 4 and a file that exists")
+        task, digest = Task("sr", int(scale)), models.weights_hash(Path(path))
         chosen = {name: protocol for name, protocol in points(task).items() if protocol.precision not in impossible}
-        names = options.only.split(",") if options.only else list(chosen)
-        try:
-            weights = models.weights_hash(Path(path))
-            datasets = [find(name, options.data).name for name in options.sets.split(",")]
-        except (models.ModelError, DataError, SpecError) as error:
-            parser.error(str(error))
-        if unknown := set(names) - set(chosen):
-            parser.error(f"no point {', '.join(sorted(unknown))}: choose from {', '.join(chosen)}")
+        names = only.split(",") if only else list(chosen)
+        for name in names:
+            check_choice("point", name, tuple(chosen))
         for dataset, name in itertools.product(datasets, names):
-            if not held(store, options.model, weights, task, dataset, chosen[name]):
-                more = {"weights": Path(path), "data": options.data, "results": options.results, "device": device}
-                jobs.append((name, (options.model, task, dataset, chosen[name], more)))
-    context, failed = multiprocessing.get_context("spawn"), 0
-    with ProcessPoolExecutor(options.jobs, mp_context=context) as workers:
-        running = {workers.submit(run, *arguments): (name, arguments[1].name) for name, arguments in jobs}
-        for count, future in enumerate(as_completed(running), 1):
-            name, task_name = running[future]
-            try:
-                lines = future.result()
-            except Exception as error:  # the other points are not lost
-                lines, failed = [f"failed: {str(error).splitlines()[0]}"], failed + 1
-            for line in lines:
-                print(f"[{count}/{len(jobs)}] {task_name} {name:22} {line}", flush=True)
+            if not held(store, model, digest, task, dataset, chosen[name]):
+                options = {"weights": Path(path), "data": data, "results": results, "device": device}
+                tasks.append((name, (model, task, dataset, chosen[name], options)))
+    failed = 0
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as workers:
+        running = {workers.submit(run, *arguments): (name, arguments[1].name) for name, arguments in tasks}
+        try:
+            for count, future in enumerate(as_completed(running), 1):
+                name, task_name = running[future]
+                try:
+                    lines = future.result()
+                except Exception as error:  # the other points are not lost
+                    lines, failed = [f"failed: {str(error).splitlines()[0]}"], failed + 1
+                for line in lines:
+                    say(f"[{count}/{len(tasks)}] {task_name} {name:22} {line}")
+        except KeyboardInterrupt:
+            workers.shutdown(cancel_futures=True)
+            raise
     if failed:
-        raise SystemExit(f"error: {failed} of {len(jobs)} points failed; the same command tries only those again")
-
-
-if __name__ == "__main__":
-    guard(main)
+        say(f"{failed} of {len(tasks)} points failed; the same command tries only those again")
+    elif not tasks:
+        say("every point is stored already")
+    return failed

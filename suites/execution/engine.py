@@ -1,16 +1,19 @@
-"""From a suite to stored results: skip what is done, run every other cell in a process of its own, never one twice.
+"""From a suite to stored results: skip what is done, run every other cell in a process of its own, or several cells at
+a time in one process, never one twice.
 
 A cell is trained, scored and only then marked done (`suites.execution.worker`); its folder's lock keeps other engines
 off. A cell whose process dies is tried once more, from its last checkpoint, and otherwise reported, while the others go
-on. `python -m suites.execution.engine CELL.json --results DIR` is that process."""
+on. `python -m suites.execution.engine CELL.json ... --results DIR` is that process."""
 
+import json
+import math
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +22,12 @@ from rich.console import Console
 from results import locks
 from results.store import Store, StoreError
 from suites import environment
+from suites.evaluation import ways
 from suites.execution import worker
+from suites.execution.cell import finished, missing, scored, training_cost
 from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
 from suites.progress import Display, duration
-from suites.spec import Cell, SpecError, Suite
+from suites.spec import Cell, Scoring, SpecError, Suite
 
 __all__ = ["EngineError", "Outcome", "Planned", "plan", "run"]
 
@@ -47,7 +52,8 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)  # finished before
     failed: dict[str, str] = field(default_factory=dict)
     busy: dict[str, str] = field(default_factory=dict)  # another engine works on it
-    partial: dict[str, str] = field(default_factory=dict)  # done, but some test images are not there
+    partial: dict[str, str] = field(default_factory=dict)  # done, but some test images, or kept weights, are not there
+    stopped: dict[str, str] = field(default_factory=dict)  # the time was up
     seconds: float = 0.0
 
     @property
@@ -56,6 +62,7 @@ class Outcome:
 
     def lines(self) -> list[str]:
         counts = [(self.done, "done"), (self.skipped, "done before"), (self.failed, "failed"), (self.busy, "elsewhere")]
+        counts.append((self.stopped, "to be continued by the same command"))
         summary = ", ".join(f"{len(cells)} {word}" for cells, word in counts if cells) or "no cells"
         reasons = [f"{name}: {reason}" for name, reason in {**self.failed, **self.busy, **self.partial}.items()]
         return [f"{summary} in {duration(self.seconds)}", *reasons]
@@ -63,12 +70,13 @@ class Outcome:
 
 @dataclass
 class _Running:
-    cell: Cell
-    folder: Path
+    """A process and its cells by name. ends: the last word of each cell: a "done", "failed", "busy" or "stopped"."""
+
+    cells: dict[str, Cell]
     job: Job
     slot: int
-    attempts: int  # left after this one
-    failure: str | None = None  # what the cell itself said
+    ends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shown: dict[str, bool] = field(default_factory=dict)
 
 
 def plan(suite: Suite, store: Store) -> list[Planned]:
@@ -97,16 +105,30 @@ def _stands(store: Store, folder: Path) -> dict[str, Any]:
     """The cell's status; of one that was cut off with the step that its log tells (status.json lags behind)."""
     status = store.status(folder)
     if status["state"] == "planned" and status["reason"]:
-        step = max(status.get("step", 0), worker.training_cost(folder).get("train_steps", 0))
+        step = max(status.get("step", 0), training_cost(folder).get("train_steps", 0))
         status |= {"step": step, "reason": f"interrupted at step {step}; it will continue"}
     return status
 
 
 def _partial(store: Store, folder: Path) -> str | None:
     """What a finished cell has not scored, in words."""
-    short = worker.missing(store, folder)
+    short = missing(store, folder)
     parts = [f"{scored} of {count} images of {name}" for name, (scored, count) in short.items()]
     return f"scored on {', '.join(parts)}" if parts else None
+
+
+def _not_kept(cell: Cell, store: Store, scoring: Scoring) -> str | None:
+    """What can never be scored of a finished cell: it was trained when nobody asked for these weights."""
+    folder = store.cell_folder(cell.config())
+    asked = {way.weights for way in ways.missing(folder, cell, scoring)}
+    lost = sorted(name for name in asked if not ways.weights_path(folder, name).exists())
+    return f"trained without keeping the weights {', '.join(lost)}, which are not scored" if lost else None
+
+
+def _unfinished(planned: Planned, store: Store, data: Path | None, scoring: Scoring) -> bool:
+    """Whether a finished cell has something left to be scored."""
+    more = planned.reason is not None and _more_to_score(planned.cell, store, data)
+    return more or bool(ways.to_score(store.cell_folder(planned.cell.config()), planned.cell, scoring))
 
 
 def _more_to_score(cell: Cell, store: Store, data: Path | None) -> bool:
@@ -114,9 +136,9 @@ def _more_to_score(cell: Cell, store: Store, data: Path | None) -> bool:
     from suites.data import DataError, find
 
     folder = store.cell_folder(cell.config())
-    for name in worker.missing(store, folder):
+    for name in missing(store, folder):
         with suppress(DataError):
-            if find(name, data).files.keys() - worker.scored(folder, name):
+            if find(name, data).files.keys() - scored(folder, name):
                 return True
     return False
 
@@ -134,29 +156,38 @@ def run(
     threads: int | None = None,
     launch: str = "local",
     cluster: str | None = None,
+    concurrent: int = 1,
+    scorers: int = 0,
+    seconds: float = math.inf,
     console: Console | None = None,
     command: str | None = None,
     program: Sequence[str] = PROGRAM,
 ) -> Outcome:
     """Brings every cell of `suite` to done, or says why not.
 
-    jobs: cells at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread them
-    over this many GPUs. threads: per cell (default: the cores divided by jobs; one at the smoke budget).
-    deterministic: the same bits on one machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see
-    SubmititLauncher. command: what environment.json gives as the command (default: this process's). program: what
-    runs a cell.
+    jobs: processes at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread
+    them over this many GPUs. threads: per process (default: the cores divided by jobs; one at the smoke budget).
+    concurrent: cells that one process trains at a time; with more than one the cells are dealt out to `jobs` processes.
+    scorers: processes beside each of them that score while it trains. seconds: time after which all cells stop at a
+    checkpoint; the same call continues. deterministic: the same bits on one machine; on a CPU in any case. launch:
+    "local" or "submitit"; cluster: see SubmititLauncher. command: what environment.json gives as the command (default:
+    this process's). program: what runs cells.
 
     Ctrl-C and SIGTERM stop the cells, leave the store consistent and raise KeyboardInterrupt; the next run continues.
     Raises EngineError, DataError or what `suites.execution.preflight` does before anything starts, StoreError when the
     store cannot be written (then too the other cells are stopped, and continue in the next run)."""
-    begun = time.monotonic()
+    if concurrent < 1 or scorers < 0 or not seconds > 0:
+        told = f"--concurrent {concurrent}, --scorers {scorers}, --seconds {seconds:g}"
+        raise EngineError(f"{told}: at least 1 cell, no negative number of processes and a positive time are needed")
+    begun, until = time.monotonic(), time.time() + seconds
     outcome = Outcome()
     todo: list[Planned] = []
     for planned in plan(suite, store):
-        if planned.state == "done" and not (planned.reason and _more_to_score(planned.cell, store, data)):
+        if planned.state == "done" and not _unfinished(planned, store, data, suite.scoring):
+            store.open_cell(planned.cell.config())  # a damaged config.json is written anew
             outcome.skipped.append(planned.cell.name)
-            if planned.reason:
-                outcome.partial[planned.cell.name] = planned.reason
+            if reason := planned.reason or _not_kept(planned.cell, store, suite.scoring):
+                outcome.partial[planned.cell.name] = reason
         elif planned.state == "running":
             holder = locks.holder(store.cell_folder(planned.cell.config()))
             outcome.busy[planned.cell.name] = f"is running already: {holder}"
@@ -166,6 +197,8 @@ def run(
         from suites.execution import preflight  # and torch: an engine with nothing to do need not wait for it
 
         preflight.check_data([planned.cell for planned in todo], data)
+        if concurrent > 1 and jobs is None:
+            jobs = gpus or 1
         launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
         # The nodes of a cluster are other machines than this one.
         preflight.check_cells([planned.cell for planned in todo], backend, "meta" if launch == "submitit" else device)
@@ -175,7 +208,9 @@ def run(
     if todo:
         folders = {planned.cell.name: store.open_cell(planned.cell.config()) for planned in todo}
         options = _arguments(store, device, data, backend, deterministic, launcher, command)
-        _Engine(store, launcher, list(program), options, outcome, console or Console()).work(todo, folders)
+        options += _concurrency(concurrent, scorers, until, suite.scoring)
+        engine = _Engine(store, launcher, list(program), options, outcome, console or Console(), suite.scoring, until)
+        engine.work(todo, folders, concurrent)
     outcome.seconds = time.monotonic() - begun
     return outcome
 
@@ -223,8 +258,16 @@ def _arguments(
     return [*arguments, f"--command={environment.command() if command is None else command}"]
 
 
+def _concurrency(concurrent: int, scorers: int, until: float, scoring: Scoring) -> list[str]:
+    """What is left out is what one cell alone, without scores beside its own and without a limit, needs not say."""
+    arguments = [] if concurrent == 1 else ["--concurrent", str(concurrent)]
+    arguments += ["--scorers", str(scorers)] if scorers else []
+    arguments += ["--until", f"{until:.3f}"] if until < math.inf else []
+    return arguments + (["--scoring", json.dumps(asdict(scoring))] if scoring != Scoring() else [])
+
+
 class _Engine:
-    """One run: a queue of cells, as many at work as the launcher takes."""
+    """One run: a queue of groups of cells, a process for each, as many at work as the launcher takes."""
 
     def __init__(
         self,
@@ -234,98 +277,147 @@ class _Engine:
         arguments: list[str],
         outcome: Outcome,
         console: Console,
+        scoring: Scoring,
+        until: float,
     ) -> None:
         self.store, self.launcher, self.program, self.arguments = store, launcher, program, arguments
-        self.outcome, self.console = outcome, console
-        self.queue: deque[tuple[Cell, int]] = deque()  # with the attempts that are left
+        self.outcome, self.console, self.scoring, self.until = outcome, console, scoring, until
+        self.queue: deque[list[Cell]] = deque()
+        self.attempts: dict[str, int] = {}  # that are left to a cell
+        self.folders: dict[str, Path] = {}
         self.running: list[_Running] = []
         self.free = list(range(launcher.capacity))
         self.told: set[str] = set()  # notes of cells
 
-    def work(self, todo: Sequence[Planned], folders: dict[str, Path]) -> None:
+    def work(self, todo: Sequence[Planned], folders: dict[str, Path], concurrent: int) -> None:
+        self.folders = folders
         # A cell that failed in an earlier run has had its first attempt there.
-        self.queue.extend((planned.cell, 1 if planned.state == "failed" else 2) for planned in todo)
-        with _interruptible(), Display(self.console, len(todo), self.launcher.capacity, self._waiting) as display:
+        self.attempts = {planned.cell.name: 1 if planned.state == "failed" else 2 for planned in todo}
+        cells = [planned.cell for planned in todo]
+        count = len(cells) if concurrent == 1 else min(len(cells), self.launcher.capacity)
+        self.queue.extend(cells[index::count] for index in range(count))
+        capacity = min(self.launcher.capacity, count) * concurrent
+        with _interruptible(), Display(self.console, len(todo), capacity, self._waiting) as display:
             try:
                 while self.queue or self.running:
-                    while self.queue and self.free:
-                        self._start(*self.queue.popleft(), folders, display)
+                    while self.queue and self.free and time.time() < self.until:
+                        self._start(self.queue.popleft(), display)
                     for item in list(self.running):
                         self._attend(item, display)
+                    if not self.running and time.time() >= self.until:
+                        break
                     display.tick()
                     time.sleep(POLL_S)
+                self.outcome.stopped |= {cell.name: "not begun" for group in self.queue for cell in group}
             except KeyboardInterrupt:
-                display.say(f"stopping {len(self.running)} cells; what is finished is stored, the next run continues")
+                count = sum(len(item.cells.keys() - item.ends.keys()) for item in self.running)
+                display.say(f"stopping {count} cells; what is finished is stored, the next run continues")
                 raise
             finally:
                 self._stop()
 
     def _waiting(self) -> list[Cell]:
-        return [cell for cell, _ in self.queue]
+        begun = [
+            cell for item in self.running for name, cell in item.cells.items() if name not in item.shown | item.ends
+        ]
+        return [*begun, *(cell for group in self.queue for cell in group)]
 
-    def _start(self, cell: Cell, attempts: int, folders: dict[str, Path], display: Display) -> None:
+    def _start(self, group: list[Cell], display: Display) -> None:
         slot = self.free.pop(0)
-        folder = folders[cell.name]
-        job = self.launcher.start([*self.program, str(folder / "config.json"), *self.arguments], slot)
-        self.running.append(_Running(cell, folder, job, slot, attempts - 1))
-        display.start(cell, again=attempts == 1)
+        configs = [str(self.folders[cell.name] / "config.json") for cell in group]
+        job = self.launcher.start([*self.program, *configs, *self.arguments], slot)
+        item = _Running({cell.name: cell for cell in group}, job, slot)
+        self.running.append(item)
+        if len(group) == 1:
+            self._show(item, group[0], display)
+
+    def _show(self, item: _Running, cell: Cell, display: Display) -> None:
+        """From the first that a cell says of itself, where a process has several."""
+        if cell.name not in item.shown:
+            item.shown[cell.name] = True
+            self.attempts[cell.name] -= 1
+            display.start(cell, again=self.attempts[cell.name] == 0)
 
     def _attend(self, item: _Running, display: Display) -> None:
         status = item.job.poll()  # before the events, so that none comes after the last look
         for event in item.job.events():
-            if event["event"] in ("failed", "busy"):
-                item.failure = event["reason"]
-            elif event["event"] == "note" and event["text"] not in self.told:
-                self.told.add(event["text"])
-                display.say(f"{item.cell.name}: {event['text']}")
-            display.see(item.cell, event)
+            self._hear(item, event, display)
         if status is None:
             return
-        name = item.cell.name
-        if status == worker.DONE and worker.finished(self.store, item.folder):
+        for cell in item.cells.values():
+            self._show(item, cell, display)
+            self._settle(item, cell, status, display)
+        self.running.remove(item)
+        self.free.append(item.slot)
+        if status == worker.UNWRITABLE:
+            raise StoreError(next(self.outcome.failed[name] for name in item.cells if name in self.outcome.failed))
+
+    def _hear(self, item: _Running, event: dict[str, Any], display: Display) -> None:
+        label = next(iter(item.cells)) if len(item.cells) == 1 else f"{len(item.cells)} cells"
+        cell = item.cells.get(event.get("cell") or label)
+        if event["event"] == "note" and event["text"] not in self.told:
+            self.told.add(event["text"])
+            display.say(f"{label}: {event['text']}")
+        if cell is None:
+            return
+        self._show(item, cell, display)
+        if event["event"] == "scored":
+            display.say(f"{cell.name}: {event['text']}")
+        elif event["event"] in ("done", "failed", "busy", "stopped"):
+            item.ends[cell.name] = event
+        display.see(cell, event)
+
+    def _settle(self, item: _Running, cell: Cell, status: int, display: Display) -> None:
+        """What became of a cell whose process has ended."""
+        name, folder, end = cell.name, self.folders[cell.name], item.ends.get(cell.name, {"event": ""})
+        if end["event"] == "done" and finished(self.store, folder):
             self.outcome.done.append(name)
-            if partial := _partial(self.store, item.folder):
+            if partial := _partial(self.store, folder) or _not_kept(cell, self.store, self.scoring):
                 self.outcome.partial[name] = partial
-            display.end(item.cell, f"done, {partial}," if partial else "done", done=True, final=True)
-        elif status == worker.BUSY:
-            self.outcome.busy[name] = item.failure or "is running already"
-            display.end(item.cell, "runs elsewhere", done=False, final=True)
+            display.end(cell, f"done, {partial}," if partial else "done", done=True, final=True)
+        elif end["event"] == "busy":
+            self.outcome.busy[name] = end["reason"]
+            display.end(cell, "runs elsewhere", done=False, final=True)
+        elif end["event"] == "stopped":
+            self.outcome.stopped[name] = self._stands_at(folder)
+            display.end(cell, self.outcome.stopped[name], done=False, final=True)
         else:
-            reason = self._record_failure(item, status)
-            again = item.attempts > 0 and status not in (worker.REFUSED, worker.UNWRITABLE)
+            reason = self._record_failure(item, folder, end.get("reason") or _died(status))
+            again = self.attempts[name] > 0 and not end.get("final") and status != worker.UNWRITABLE
             if again:
-                self.queue.append((item.cell, item.attempts))
+                self.queue.append([cell])
             else:
                 self.outcome.failed[name] = reason
             what = f"failed ({reason}){', to be tried again' if again else ''}"
-            display.end(item.cell, what, done=False, final=not again)
-            if status == worker.UNWRITABLE:
-                raise StoreError(reason)
-        self.running.remove(item)
-        self.free.append(item.slot)
+            display.end(cell, what, done=False, final=not again)
 
-    def _record_failure(self, item: _Running, status: int) -> str:
-        """Files why the process ended, with the end of what it wrote to stderr, and returns it in one line."""
-        reason = item.failure or _died(status)
+    def _stands_at(self, folder: Path) -> str:
+        stored = self.store.status(folder)
+        return "not all weights are scored yet" if stored["state"] == "done" else stored["reason"]
+
+    def _record_failure(self, item: _Running, folder: Path, reason: str) -> str:
+        """Files why a cell is not done, with the end of what its process wrote to stderr, and returns it."""
         tail = "\n".join(item.job.errors().splitlines()[-TAIL_LINES:])
-        with suppress(locks.LockedError), locks.hold(item.folder):
+        with suppress(locks.LockedError), locks.hold(folder):
             try:
-                stored = self.store.status(item.folder)
+                stored = self.store.status(folder)
             except StoreError:
                 stored = {}
+            if stored.get("state") == "done" and finished(self.store, folder):
+                return reason  # of a score beside its own
             where = {name: stored[name] for name in ("step", "loss") if name in stored}
-            self.store.write_status(item.folder, "failed", reason=reason, **where, stderr=tail)
+            self.store.write_status(folder, "failed", reason=reason, **where, stderr=tail)
         return reason
 
     def _stop(self) -> None:
         """Ends what still runs (nothing, unless the run was interrupted or failed) and says so in the store."""
         stop_all(item.job for item in self.running)
-        for item in self.running:
+        for folder in (self.folders[name] for item in self.running for name in item.cells):
             with suppress(StoreError):
-                stored = _stands(self.store, item.folder)
+                stored = _stands(self.store, folder)
                 if stored["state"] == "planned" and stored["reason"]:
-                    with locks.hold(item.folder):
-                        self.store.write_status(item.folder, **stored)
+                    with locks.hold(folder):
+                        self.store.write_status(folder, **stored)
 
 
 def _died(status: int) -> str:

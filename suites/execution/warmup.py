@@ -21,8 +21,8 @@ import torch
 
 import models
 from suites.data.pool import Batch
+from suites.evaluation import ways
 from suites.evaluation.evaluate import samples
-from suites.execution import worker
 from suites.progress import counted
 from suites.spec import Cell
 from suites.training import step
@@ -65,7 +65,7 @@ def walk(cell: Cell, device: str) -> None:
     rate = torch.tensor(budget.lr, device=device)
     optimizer = torch.optim.Adam(training_network.parameters(), lr=rate, fused=True, capturable=True)
     step.optimise(training_network, optimizer, batch, cell, 1)
-    scored = worker.scored_network(cell, "auto").to(device).eval()
+    scored = ways.scored_network(cell, "auto").to(device).eval()
     for size in SIZES:
         picture = draw.random((*size, task.channels), dtype=np.float32)
         list(samples(scored, picture, replace(cell.protocol, samples=1), "warm", device=device))

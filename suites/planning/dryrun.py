@@ -1,4 +1,4 @@
-"""What `run --dry-run` prints: how every cell stands, the schedules, what the rest will cost, what it can detect."""
+"""What `run --dry-run` prints: the state of every cell, the schedules, the cost of the rest, the detectable effects."""
 
 import textwrap
 from collections import Counter
@@ -22,7 +22,7 @@ WIDTH = 100
 
 
 def check_and_describe(suite: Suite, store: Store, backend: str, device: str, data: Path | None) -> list[str]:
-    """`describe` with why the cells cannot run here, if so. Raises as `preflight.obstacles` and `describe` do."""
+    """`describe`, with the reasons why the cells cannot run here, if any. Raises as `preflight.obstacles` does."""
     return describe(suite, store, device, preflight.obstacles(suite.cells, backend, device, data))
 
 
@@ -39,7 +39,7 @@ def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[st
 
 
 def _cells(planned: Sequence[engine.Planned], store: Store) -> list[str]:
-    """A line per cell with its folder; seeds of one network that stand alike share a line without."""
+    """A line per cell with its folder; seeds of one variant in the same state share a line, without folders."""
     alike: dict[tuple, list[Cell]] = {}
     for cell, state, reason in planned:
         alike.setdefault((cell.variant.name, cell.task.name, state, reason), []).append(cell)
@@ -53,7 +53,7 @@ def _cells(planned: Sequence[engine.Planned], store: Store) -> list[str]:
 
 
 def _wrapped(line: str) -> list[str]:
-    """At most WIDTH columns, what follows the first of them indented further."""
+    """The line wrapped at WIDTH columns, its second and further lines indented."""
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     whole = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
     return [line] if len(line) <= WIDTH else textwrap.wrap(line, WIDTH, subsequent_indent=indent, **whole)
@@ -152,7 +152,7 @@ def _unit_effect(seeds: int, alpha: float, df: int) -> float:
 
 
 def _shared_seeds(suite: Suite, family: Family) -> list[int]:
-    """How many seeds each variant of the family has in common with the base, within the suite; none counts not."""
+    """For each variant of the family, how many seeds it has in common with the base within the suite, if any."""
 
     def seeds(member: Cell) -> set[int]:
         return {cell.seed for cell in suite.cells if replace(member, seed=cell.seed) == cell}

@@ -62,7 +62,7 @@ SMOKE = Rate(
 
 
 def measured(evidence: Evidence) -> list[Rate]:
-    """Rates of every finished cell that recorded its training time and had its device to itself."""
+    """Rates of all finished cells that recorded their training time and were trained alone on their device."""
     rates, cells = [], evidence.cells
     for row in cells[cells["state"] == "done"].to_dict("records"):
         shared = pd.notna(row["abreast"]) and row["abreast"] > 1
@@ -108,7 +108,7 @@ def _machine(device: str, device_type: str, threads: int | None) -> str:
 
 
 def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> tuple[Rate, str] | None:
-    """The best of `rates` for a cell, and how far it is from a measurement of just that: None when nothing compares.
+    """The best of `rates` for a cell, and in words how it differs from the cell; None when no rate is comparable.
 
     Needed: the same model and precision. Preferred, in this order: the same kind of device, this machine, the same
     task, the variant's own overrides (else the model without any), this code over the official one, the same batch and
@@ -190,7 +190,7 @@ def summary(costs: pd.DataFrame) -> str:
 
 
 def hours(number: float) -> str:
-    """Device time as people plan it: hours, and less than one in minutes and seconds."""
+    """Device time in hours; below one hour in minutes and seconds."""
     if number >= 1000:
         return f"{number:,.0f} h"
     return f"{number:.3g} h" if number >= 1 else duration(3600 * number)

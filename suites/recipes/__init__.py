@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from suites.recipes import ablations, paper, pilot, settings, smoke
+from suites.recipes import ablations, curve, paper, pilot, settings, smoke
 from suites.spec import Cell, SpecError, Suite, check_choice
 
 __all__ = ["SUITES", "choose", "parse_seeds", "select"]
@@ -17,6 +17,7 @@ SUITES: dict[str, Callable[[str | None, tuple[int, ...] | None], Suite]] = {
     "ablations": ablations.ablations,
     "paper-light-x2": paper.light_x2,
     "pilot": pilot.pilot,
+    "curve": curve.curve,
 }
 
 

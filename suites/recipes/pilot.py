@@ -1,7 +1,7 @@
 """The pilot: two variants at a few seeds, small enough to tell what an ablation will cost before it is paid for."""
 
 from suites.recipes import ablations, paper
-from suites.spec import Cell, Family, Protocol, Suite, Task, Variant, check_choice
+from suites.spec import Cell, Family, Protocol, Scoring, Suite, Task, Variant, check_choice
 
 TASK = Task.parse("sr-x2")
 VARIANTS = {  # of the ablations, with what a family calls them
@@ -15,6 +15,7 @@ SETTINGS = {
     "smoke": ablations.SMOKE_SETTING,
 }
 SEEDS = {"reduced": (0, 1, 2, 3), "smoke": (0, 1)}
+SCORING = Scoring(half=True, average=True, noise_seeds=(0, 1, 2, 3))
 
 
 def pilot(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Suite:
@@ -24,8 +25,10 @@ def pilot(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Su
     Budgets: reduced (the default: 6K iterations of batch 16 and patch 48 on BSDS500 and T91, scored on Set14, BSD100
     and every eighth picture of Urban100); smoke (a tiny network on the embedded pictures: it runs, no more).
     Cost: 8 cells of 6K iterations; `--dry-run` prints hours.
-    Command: python -m suites.execution.pilot STORE --data DIR (several cells at a time on one GPU, the weights scored
-    in several ways), or python runner.py run pilot --data DIR --device cuda (the cells alone)"""
+    Scored besides: the weights of half the iterations and the average over the last tenth, each with four seeds of the
+    routing noise.
+    Command: python runner.py pilot --results STORE --data DIR (several cells at a time on one GPU, scored meanwhile)
+    """
     name = budget or "reduced"
     check_choice("budget of the suite pilot", name, tuple(SETTINGS))
     setting, numbers = SETTINGS[name], seeds or SEEDS[name]
@@ -38,4 +41,4 @@ def pilot(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Su
             cells.append(Cell(network, TASK, seed, setting.budget, setting.train_sets, setting.test_sets, protocol))
     members = tuple((VARIANTS[cell.variant.name], cell) for cell in cells[: len(VARIANTS)])
     family = Family("pilot", "how much do scores and paired differences scatter?", cells[0], members)
-    return Suite("pilot", pilot.__doc__ or "", tuple(cells), (family,))
+    return Suite("pilot", pilot.__doc__ or "", tuple(cells), (family,), scoring=SCORING)

@@ -2,8 +2,8 @@
 
 A key is a field of the budget, of the protocol, an argument of the network, `train_sets` or `test_sets`. A plain key
 that several of them have (`precision`: budget and protocol; `routing`, `prompt_order`: protocol and network) is set in
-all of them; `budget.KEY`, `protocol.KEY` or `network.KEY` sets one. Another network is another variant and is called
-so: `scans=4` makes `base,scans=4` of `base`.
+all of them; `budget.KEY`, `protocol.KEY` or `network.KEY` sets one. A changed network is another variant, and its name
+says so: with `scans=4`, `base` becomes `base,scans=4`.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,14 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Variant
 
-# What may change without a published schedule ceasing to be one.
+# Fields that a published schedule may have otherwise and still be called "paper".
 UNLABELLED = ("accumulate", "checkpoint_every")
 DATASETS = ("train_sets", "test_sets")
+FINITE = ConfigDict(allow_inf_nan=False)
 
 
 def apply(suite: Suite, settings: Sequence[str]) -> Suite:
@@ -54,7 +57,7 @@ def apply(suite: Suite, settings: Sequence[str]) -> Suite:
 
 
 def _named(variant: Variant, before: Variant) -> Variant:
-    """`variant` with the network arguments in which it is no longer the one `before` added to its name."""
+    """`variant` with its name extended by the network arguments that differ from those of `before`."""
     old = before.overrides
     changed = [
         f"{name}={_text(value)}"
@@ -72,7 +75,9 @@ def _text(value: Any) -> str:
 
 def keys() -> list[str]:
     """Every plain key."""
-    network = {name for model in ("mambairv2", "mambair") for name in _hints(model)}
+    import models
+
+    network = {name for model in models.names() for name in _hints(model)}
     return sorted({*_hints("budget"), *_hints("protocol"), *network, *DATASETS})
 
 
@@ -98,7 +103,7 @@ def _change(cell: Cell, part: str, name: str, text: str) -> tuple[Cell, bool]:
     if part in ("", "protocol") and name in _hints("protocol"):
         value = convert(text, _hints("protocol")[name], name)
         cell, hit = replace(cell, protocol=replace(cell.protocol, **{name: value})), True
-    network = _hints(cell.variant.model.split("-")[0])
+    network = _hints(cell.variant.model)
     if part in ("", "network") and name in network:
         overrides = {**cell.variant.overrides, name: convert(text, network[name], name)}
         cell, hit = replace(cell, variant=replace(cell.variant, overrides=overrides)), True
@@ -109,13 +114,10 @@ def _change(cell: Cell, part: str, name: str, text: str) -> tuple[Cell, bool]:
 
 @cache
 def _hints(part: str) -> dict[str, Any]:
-    """Settable names and types of "budget", "protocol", or of the networks "mambairv2" and "mambair"."""
-    if part in ("budget", "protocol"):
-        kind = {"budget": Budget, "protocol": Protocol}[part]
-    else:
-        from models import mambair, mambairv2
+    """Settable names and types of "budget", "protocol", or of the network of a catalogue model."""
+    import models
 
-        kind = {"mambairv2": mambairv2, "mambair": mambair}[part].Config
+    kind = {"budget": Budget, "protocol": Protocol}.get(part) or type(models.configure(part))
     hints = get_type_hints(kind)
     task = ("upscale", "in_chans", "upsampler")  # these follow from the task
     return {field.name: hints[field.name] for field in fields(kind) if field.name not in ("name", *task)}
@@ -123,33 +125,18 @@ def _hints(part: str) -> dict[str, Any]:
 
 def convert(text: str, hint: Any, key: str) -> Any:
     """`text` as the type of an annotation: numbers, words, tuples (commas between), none. Raises SpecError."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        for choice in sorted(get_args(hint), key=lambda one: one is str):  # words last: everything is one
-            try:
-                return convert(text, choice, key)
-            except SpecError:
-                continue
-    elif origin is Literal:
-        for choice in get_args(hint):
-            if text == str(choice):
-                return choice
-    elif origin is tuple:
-        parts = [part for part in text.split(",") if part.strip()]
-        kinds = get_args(hint)
-        if kinds[-1] is Ellipsis:
-            return tuple(convert(part, kinds[0], key) for part in parts)
-        if len(parts) == len(kinds):
-            return tuple(convert(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
-    elif hint is NoneType:
-        if text.lower() == "none":
-            return None
-    else:
-        try:
-            return hint(text)
-        except ValueError:
-            pass
-    raise SpecError(f"--set {key}={text}: {describe(hint)} is needed")
+    if text.lower() == "none" and NoneType in get_args(hint):
+        return None
+    kinds = get_args(hint) if get_origin(hint) is tuple else ()
+    value = [part.strip() for part in text.split(",") if part.strip()] if kinds else text
+    try:
+        return TypeAdapter(hint, config=FINITE).validate_python(value)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        if kinds and wrong["loc"] and wrong["type"] not in ("missing", "too_long"):  # one of the numbers
+            text, hint = wrong["input"], kinds[0]
+        needed = "a finite number" if wrong["type"] == "finite_number" else describe(hint)
+        raise SpecError(f"--set {key}={text}: {needed} is needed") from None
 
 
 def describe(hint: Any) -> str:

@@ -12,8 +12,8 @@ from suites import environment
     ("program", "said"),
     [
         (
-            environment.__file__.replace("environment", "evaluation/sweep"),
-            "python -m suites.evaluation.sweep x --data 'a b'",
+            environment.__file__.replace("environment", "execution/engine"),
+            "python -m suites.execution.engine x --data 'a b'",
         ),
         ("/somewhere/runner.py", "runner.py x --data 'a b'"),
         (str(Path(sys.prefix) / "bin" / "pytest"), "pytest x --data 'a b'"),

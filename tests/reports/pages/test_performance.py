@@ -34,13 +34,6 @@ def profile(rows=(), operators=(), file="h200/profile-goals.json", **more):
     return {"file": file, "rows": rows, "operators": operators, "environment": ENVIRONMENT | more}
 
 
-def test_the_document_holds_the_tables_of_what_is_committed():
-    text = performance.DOCUMENT.read_text()
-    names = [match[2] for match in performance.BLOCK.finditer(text)]
-    assert sorted(names) == ["cpu", "curve", "first-calls", "kernels", "memory", "precision", "times"]
-    assert performance.filled(text) == text, "python -m reports.pages.performance writes the tables anew"
-
-
 def test_committed_profiles_are_whole():
     for found in profiles.load():
         assert found["rows"] or found["operators"]

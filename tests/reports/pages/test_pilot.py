@@ -9,11 +9,12 @@ import pytest
 
 from reports.pages import pilot
 from reports.pages.pilot import Pilot, Way
-from results import records
+from results import export, extra_scores, records
 from results.power import minimum_detectable_effect
 from results.records import StoreError
 from suites import recipes
-from suites.execution import pilot as working
+from suites.evaluation import ways
+from suites.recipes.pilot import SCORING
 
 SEEDS, DRAWS = np.array([0.0, 0.3, -0.1, 0.2]), 4
 ALTERNATING = np.array([1.0, -1.0, 1.0, -1.0])  # over the draws: two or four in order cancel, sum of squares 4
@@ -114,10 +115,9 @@ def test_too_few_seeds_are_said(make):
     one = replace(found, means=found.means[found.means["seed"] == 0])
     with pytest.raises(StoreError, match="no two variants have two seeds"):
         one.spread("Set14", Way("last", 1))
-    text = pilot.filled(pilot.DOCUMENT.read_text(), one)
-    assert "Not measured yet: on Set14 no two variants have two seeds with last weights." in text
-    effects = text[text.index("<!-- table: effects -->") :]
-    effects = effects[: effects.index("<!-- end -->")]
+    tables = pilot.tables(one)
+    assert "Not measured yet: on Set14 no two variants have two seeds with last weights." in tables["scatter"]()
+    effects = tables["effects"]()
     assert "+0.120" in effects  # 0.1 and its pair's 0.02; noise cancels over draws
     assert "Standard errors: not measured yet: on Set14" in effects
 
@@ -128,25 +128,29 @@ def test_committed_scores_are_read_with_their_cells(make, store, nothing_committ
         folder = make.train(store, cell, 30 + number, images=3)
         more = {"command": "pilot", "train_seconds": 120.0, "train_steps": 100, "scorers": 5}
         records.write_json(folder / "environment.json", {**make.MACHINE, **more})
-        for weights in working.WEIGHTS:
-            for gumbel in working.GUMBEL:
-                frame = make.scores("embedded", 3, 30 + number + gumbel / 10)
-                records.write_frame(working.scores_path(folder, weights, gumbel), frame)
+        for way in ways.ways(cell, SCORING):
+            frame = make.scores("embedded", 3, 30 + number + way.seed / 10)
+            records.write_frame(ways.scores_path(folder, cell, way), frame)
     target = nothing_committed / "h100" / "pilot"
-    working.export(store, "h100/pilot", "a command")
+
+    def commit(name: str) -> None:
+        export.export(store, name, "a command")
+        extra_scores.export(store, name)
+
+    commit("h100/pilot")
     found = pilot.load(nothing_committed)
     assert (found.minutes, found.iterations, found.draws, found.datasets) == (2.0, 100, 4, ["embedded"])
     assert found.scoring == pytest.approx(3 * 0.5 / 5 / 60)  # five at a time
     assert len(found.means) == 4 * 3 * 4 and "finished by `pilot`: 4; commit abc" in "\n".join(found.sources)
     first = found.means[(found.means["variant"] == "base") & (found.means["seed"] == 0)]
     assert first.groupby("gumbel")["psnr"].first().tolist() == pytest.approx([30, 30.1, 30.2, 30.3])
-    working.export(store, "h100/pilot-again", "a command")
+    commit("h100/pilot-again")
     with pytest.raises(StoreError, match=r"pilot.csv.xz have scores of the cell .* more than once"):
         pilot.load(nothing_committed)
     for path in target.parent.glob("pilot-again*"):
         path.unlink()
-    working.scores_path(folder, "half", 3).unlink()
-    working.export(store, "h100/pilot", "a command")
+    ways.scores_path(folder, cell, ways.Way("half", 3)).unlink()
+    commit("h100/pilot")
     with pytest.raises(StoreError, match=f"lacks some scores of {cells[-1].name}: run"):
         pilot.load(nothing_committed)
     target.with_name("pilot.scores.json").unlink()
@@ -154,8 +158,6 @@ def test_committed_scores_are_read_with_their_cells(make, store, nothing_committ
         pilot.load(nothing_committed)
 
 
-def test_the_document_holds_the_tables_of_what_is_committed():
-    text = pilot.DOCUMENT.read_text()
-    assert text == pilot.filled(text, pilot.load())
-    assert text.count("<!-- table: ") == 6 and pilot.NOTHING in pilot.filled(text, None)
-    assert pilot.NOTHING not in pilot.filled(text, made())
+def test_what_is_not_measured_is_said():
+    assert {make() for make in pilot.tables(None).values()} == {pilot.NOTHING}
+    assert not any(pilot.NOTHING in make() for make in pilot.tables(made()).values())

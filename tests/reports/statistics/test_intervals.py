@@ -1,7 +1,6 @@
 """Intervals, tests and corrections against scipy and against closed forms; coverage against what is known of it."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,6 @@ from reports.statistics.intervals import (
     paired_interval,
     welch_interval,
 )
-
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "statistics.md"
 
 
 def test_three_values_by_hand():
@@ -198,7 +195,3 @@ def test_the_committed_table_is_whole_and_its_known_cells_are_right(committed):
     assert (family["coverage"] > 0.95 - 4 * family["standard_error"]).all()
     expected = np.sqrt(committed["coverage"] * (1 - committed["coverage"]) / coverage.REPEATS)
     assert np.allclose(committed["standard_error"], expected, atol=1e-5)
-
-
-def test_the_document_shows_the_committed_table(committed):
-    assert coverage.markdown(committed) in DOCS.read_text()

@@ -35,8 +35,13 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
     assert published[:2] == ["table3", "table4"] and index.names(Evidence(store)) == published
     make.train(store, make.cell("base", 0), 30.0)
     assert index.names(Evidence(store)) == [*published, "smoke"]
-    with pytest.raises(index.TableError, match=r"unknown table 'table9': choose from table3, .*smoke"):
+    with pytest.raises(
+        index.TableError, match=r"unknown table 'table9': did you mean .*\? choose from table3, .*smoke"
+    ):
         index.table("table9", Evidence(store))
+    for wrong, near in (("Table3", "table3"), ("tabel3", "table3 or"), ("complexty", "complexity")):
+        with pytest.raises(index.TableError, match=f"unknown table '{wrong}': did you mean {near}"):
+            index.table(wrong, Evidence(store))
     with pytest.raises(index.TableError, match=r"no cell of the budget 'reduced' is stored yet: runner\.py run"):
         index.table("reduced", Evidence(store))
 
@@ -105,6 +110,14 @@ def test_empty_store_keeps_every_published_cell_and_says_why_the_rest_is_blank(s
     ablation = index.table("ablation-components", Evidence(store))
     assert set(ablation["verdict"]) == {"no weights released, not trained here"}
     assert set(index.table("tableA2", Evidence(store))["verdict"]) == {"no published counterpart"}
+
+
+def test_counts_of_ours_are_neither_published_nor_reproduced(store):
+    frame = index.table("complexity", Evidence(store))
+    assert set(frame["provenance"]) == {"computed"} and set(frame["verdict"]) == {"counts agree"}
+    text = render.render_all([(frame, index.caption("complexity"))], "md")
+    assert "as published" not in text and "reproduced" not in text and "published and measured" not in text
+    assert "sr-x2, as computed: MACs" in text and "| quantity       | computed | counted |" in text
 
 
 def test_counts_stand_beside_the_printed_digits(store):

@@ -1,5 +1,7 @@
 """What the protocol is worth, from scores whose differences are known picture by picture."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -95,7 +97,35 @@ def test_seeds_pair_where_noise_is_drawn_and_average_where_none_is(store, make):
     )
     assert official["note"] == "sd 0.2000 dB between the seeds"
     make.evaluate(store, 38.5, seed=9, samples=8)
-    assert row(frame(store), "mean of 8, tiles")["verdict"] == "no whole set under the official protocol"
+    assert row(frame(store), "mean of 8, tiles")["verdict"] == "no official score at Gumbel seed 9"
+
+
+def test_a_difference_at_some_seeds_stands_beside_the_official_mean_of_those(store, make):
+    """The means that are shown give the difference that is shown, or a row and a note say which ones do."""
+    for seed, score in enumerate((38.0, 38.2, 38.4)):
+        make.evaluate(store, score, seed=seed)
+    make.evaluate(store, 38.5, seed=1, tiling="none")
+    make.evaluate(store, 38.7, seed=9, tiling="none")
+    make.evaluate(store, 38.3, seed=1, samples=8)
+    make.evaluate(store, 38.5, routing="argmax")
+    table = frame(store)
+    own = row(table, f"{OFFICIAL}, seed 1")
+    assert (own["measured"], own["verdict"], own["difference"]) == (pytest.approx(38.2), "base", None)
+    assert own["note"] == "the base of all settings that draw noise" and "Gumbel seed 1;" in own["evidence"]
+    for name in ("mean of 8, tiles", "Gumbel, whole image"):
+        assert row(table, name)["difference"] == pytest.approx(row(table, name)["measured"] - 38.2, abs=0.11)
+    assert row(table, "mean of 8, tiles")["difference"] == pytest.approx(0.1)
+    assert row(table, "Gumbel, whole image")["note"] == "compared at seed 1"  # its mean is that of seeds 1 and 9
+    lines = render.render(table, "md", "").splitlines()
+    official = next(i for i, line in enumerate(lines) if line.startswith(f"| {OFFICIAL} "))
+    assert lines[official + 1].startswith(f"| {OFFICIAL}, seed 1 ") and "38.200" in lines[official + 1]
+    assert "Gumbel, whole image: compared at seed 1 (Set5).  " in lines
+
+
+def test_one_set_of_seeds_needs_no_row_of_its_own(store, make):
+    make.evaluate(store, 38.2)
+    make.evaluate(store, 38.5, tiling="none")
+    assert set(frame(store)["method"]) == {OFFICIAL, "Gumbel, whole image"}
 
 
 def test_holm_runs_over_the_settings_of_a_set(store, make):
@@ -116,6 +146,8 @@ def test_the_same_scores_are_identical_and_no_comparison(store, make):
     same = row(table, "Gumbel, whole image")
     assert (same["difference"], same["verdict"], same["p"]) == (0, "identical", None)
     assert row(table, "argmax, tiles")["p"] == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+    text = render.render(table, "md", "")
+    assert re.search(r"\| Gumbel, whole image +\| +identical \|", text) and "Identical: no score changed." in text
 
 
 def test_half_a_set_is_said_and_the_rest_is_shown(store, make):
@@ -141,7 +173,7 @@ def test_four_sets_fit_in_a_terminal_and_all_formats(store, make):
     assert scores.header == ("setting", "Set5", "Set14", "BSD100", "Urban100")
     assert [cells[0].text for cells in scores.rows] == [OFFICIAL, "mean of 8, tiles", "argmax, whole image"]
     assert not any(cell.mark for cells in scores.rows for cell in cells)  # no contest
-    assert "mean of 8, tiles: single samples 33.100 dB (Set5)" in " ".join(scores.notes)
+    assert "mean of 8, tiles: single samples 33.100 dB (Set5, Set14, BSD100, Urban100)" in " ".join(scores.notes)
     assert max(map(len, render.render(table, "md", "").splitlines())) <= 100
     latex = render.render(table, "tex", "")
     assert r"argmax, whole image & -0.100 $\pm$0.000 *" in latex and latex.count(r"\toprule") == 2

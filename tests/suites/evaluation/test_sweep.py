@@ -1,16 +1,14 @@
 """Protocol alternatives: each differs from the official point in what its name says; a second run scores nothing."""
 
-from argparse import ArgumentParser
-from pathlib import Path
-
+import pytest
 import safetensors.torch
 
 import models
 from models.ops.common.precision import PRECISIONS
 from results.store import Store
-from suites.commandline import add_data
+from suites.data import DataError
 from suites.evaluation import sweep
-from suites.spec import Protocol, Task
+from suites.spec import Protocol, SpecError, Task
 
 TASK = Task("sr", 2)
 OFFICIAL = Protocol.official(TASK).to_dict()
@@ -43,22 +41,31 @@ def test_points_are_filed_once(tmp_path):
     assert not sweep.held(store, *identity[:4], Protocol.official(TASK))
 
 
-def test_what_the_device_lacks_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+def test_what_the_device_lacks_is_left_out_and_said(tmp_path, monkeypatch):
     assert [name for name in PRECISIONS if models.unsupported(name, "cpu")] == ["tf32", "tf32x3"]
     weights = tmp_path / "tiny.safetensors"
     model = models.build("mambairv2-tiny", **TASK.network)
     safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
-    asked = []
+    asked, told = [], []
     monkeypatch.setattr(sweep, "held", lambda *arguments: asked.append(arguments[-1].precision) or True)
-    line = ["alternatives", "mambairv2-tiny", f"2={weights}", "--sets", "embedded", "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", line)
-    sweep.main()
-    assert "left out: tf32x3" in capsys.readouterr().out and set(asked) == {"fp32", "bf16"}
+    where = {"data": None, "results": tmp_path, "device": "cpu", "say": told.append}
+    assert sweep.sweep("mambairv2-tiny", [f"2={weights}"], ["embedded"], **where) == 0
+    assert any("left out: tf32x3" in line for line in told) and set(asked) == {"fp32", "bf16"}
+    assert told[-1] == "every point is stored already"
 
 
-def test_the_folder_of_datasets_may_be_named_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("MAMBAIR_BENCH_DATA", str(tmp_path))
-    parser = ArgumentParser()
-    add_data(parser)
-    assert parser.parse_args([]).data == tmp_path
-    assert parser.parse_args(["--data", "own"]).data == Path("own")
+@pytest.mark.parametrize(
+    ("pair", "sets", "only", "error", "says"),
+    [
+        ("5=x", ["embedded"], None, SpecError, "SCALE=WEIGHTS"),
+        ("2=tiny", ["Set5", "Set14"], None, DataError, "Set5.*Set14"),
+        ("2=tiny", ["embedded"], "seed-9", SpecError, "seed-9.*argmax/tiles-none"),
+    ],
+)
+def test_mistakes_are_said_before_the_first_point(tmp_path, monkeypatch, pair, sets, only, error, says):
+    weights = tmp_path / "tiny.safetensors"
+    safetensors.torch.save_file(models.build("mambairv2-tiny", **TASK.network).state_dict(), weights)
+    where = {"data": tmp_path, "results": tmp_path / "store", "device": "cpu"}
+    with pytest.raises(error, match=says):
+        sweep.sweep("mambairv2-tiny", [pair.replace("tiny", str(weights))], sets, only, **where)
+    assert not (tmp_path / "store").exists()

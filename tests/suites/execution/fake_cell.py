@@ -18,7 +18,19 @@ from results import records
 from suites.execution import worker
 
 
-def work(cell, folder, store, options, report):
+def work(cells, options):
+    for each in cells:
+        try:
+            each.finish(**run(each, options))
+            each.end()
+        except Exception as error:
+            if len(cells) == 1:
+                raise
+            each.fail(error)
+
+
+def run(each, options):
+    cell, folder, store, report = each.cell, each.folder, each.store, each.tell
     steps = cell.budget.iterations
     behaviour = os.environ.get(f"FAKE_{cell.variant.name}", "")
     with open(folder / "runs.txt", "a") as log:  # how often this cell was started

@@ -178,6 +178,38 @@ def test_damaged_cells_are_made_good(tmp_path):
     assert len(outcome.done) == 3 and set(store.cells()["state"]) == {"done"}
 
 
+def test_a_damaged_configuration_of_a_finished_cell_heals_and_is_told_with_its_remedy(tmp_path):
+    store, which = Store(tmp_path), suite("a")
+    go(which, store)
+    path = store.cell_folder(which.cells[0].config()) / "config.json"
+    whole = path.read_bytes()
+    for damaged in (b"{", b'{"seed": 1}'):
+        path.write_bytes(damaged)
+        assert "run the suite of this cell again" in store.cells()["problem"].iloc[0]
+        outcome, _ = go(which, store)
+        assert outcome.skipped == ["a/sr-x2/seed-0"] and path.read_bytes() == whole
+        assert store.cells()["problem"].isna().all()
+
+
+def test_time_that_is_up_leaves_cells_for_the_same_command(tmp_path):
+    store, which = Store(tmp_path), suite("a", "b", "c")
+    outcome, _ = go(which, store, jobs=1, seconds=1e-3)
+    assert outcome.ok and outcome.stopped == {cell.name: "not begun" for cell in which.cells}
+    assert "3 to be continued by the same command" in outcome.lines()[0]
+    assert go(which, store)[0].done == [cell.name for cell in which.cells]
+
+
+def test_several_cells_of_a_process_end_each_for_itself(tmp_path, monkeypatch):
+    """One is done, one crashes and is tried again alone, one is refused."""
+    monkeypatch.setenv("FAKE_b", "crash-once")
+    monkeypatch.setenv("FAKE_c", "refuse")
+    store, which = Store(tmp_path), suite("a", "b", "c", "d")
+    outcome, _ = go(which, store, jobs=1, concurrent=4)
+    assert sorted(outcome.done) == ["a/sr-x2/seed-0", "b/sr-x2/seed-0", "d/sr-x2/seed-0"]
+    assert list(outcome.failed) == ["c/sr-x2/seed-0"]
+    assert [starts(store, cell) for cell in which.cells] == [1, 2, 1, 1]
+
+
 def test_a_cell_that_another_engine_works_on_is_left_alone(tmp_path):
     store, which = Store(tmp_path), suite("a", "b")
     folder = store.open_cell(which.cells[0].config())

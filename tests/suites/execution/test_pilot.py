@@ -1,168 +1,160 @@
-"""The pilot on a CPU: stopped and taken up, its cells are ordinary ones; the average is that of the weights."""
+"""The pilot's cells, several at a time: stopped and taken up they are ordinary ones, scored in every way asked for."""
 
+import io
 import json
-import math
-from concurrent.futures import Future
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from rich.console import Console
 
 from reports.tables import index
-from results import locks, measured
+from results import export, extra_scores, measured
 from results.archive import import_into
 from results.evidence import Evidence
 from results.store import Store
 from suites import recipes
 from suites.data import load_training
-from suites.execution import engine, pilot
+from suites.evaluation import ways
+from suites.evaluation.ways import Way
+from suites.execution import engine
 from suites.planning import scatter
-from suites.training.trainer import determinism, train
+from suites.recipes import pilot
+from suites.spec import Scoring
+from suites.training import averaging
+from suites.training.trainer import train
 
-LENGTH, HALF = 20, 10
+LENGTH = 20
+SCORING = Scoring(half=True, average=True, noise_seeds=(0, 1))
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
+def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(pilot, "GUMBEL", (0, 1))
     yield
     torch.set_num_threads(threads)
 
 
-def suite():
+def suite(*changes: str, seeds: str | None = None):
     """Two variants of two seeds, tiny."""
-    changes = (f"iterations={LENGTH}", "milestones=10,18", "checkpoint_every=8", "patch=16")
-    return recipes.choose("pilot", budget="smoke", changes=changes)
+    own = (f"iterations={LENGTH}", "milestones=10,18", "checkpoint_every=8", "patch=16")
+    return replace(recipes.choose("pilot", budget="smoke", seeds=seeds, changes=(*own, *changes)), scoring=SCORING)
 
 
-def follow(store, seconds=math.inf) -> pilot.Pilot:
-    with determinism(True):
-        work = pilot.Pilot(suite(), store, None, "cpu", 3, 1, "a command")
-        work.done = work.follow(seconds)
-    return work
+def go(which, store, **options):
+    told = io.StringIO()
+    options = {"concurrent": 3, "scorers": 1, "threads": 1, "command": "a command", **options}
+    return engine.run(which, store, console=Console(file=told, width=300), **options), told.getvalue()
 
 
-def file_family(store) -> None:
-    for family in suite().compared():
-        members = [(label, cell.config()) for label, cell in family.members]
-        store.add_family("pilot", family.name, family.base.config(), members)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A pilot that was stopped once: its store and what was printed."""
+    store = Store(tmp_path_factory.mktemp("pilot") / "store")
+    first, _ = go(suite(), store, seconds=8)
+    second, told = go(suite(), store)
+    return store, first, second, told
 
 
-def test_the_pilot_is_stopped_and_ends_in_ordinary_cells(tmp_path, monkeypatch, capsys):
-    store = Store(tmp_path / "store")
-    file_family(store)
-    first = follow(store, 0.0)
-    assert not first.done and 0 < first.steps < 4 * LENGTH
-    states = [planned.state for planned in engine.plan(suite(), store)]
-    assert set(states) == {"planned"}
-    base = suite().cells[0]
-    with locks.hold(store.cell_folder(base.config())):
-        pass  # its lock is free again
-
-    work = follow(store)
-    assert work.done and not work.wrong and first.steps + work.steps == 4 * LENGTH
+def test_stopped_it_goes_on_and_ends_in_ordinary_cells(finished):
+    store, first, second, told = finished
+    assert first.ok and len(first.stopped) + len(first.done) == 4 and first.stopped
+    assert second.ok and len(second.done) + len(second.skipped) == 4 and not second.partial
     assert [planned.state for planned in engine.plan(suite(), store)] == ["done"] * 4
     cells = store.cells()
     assert set(cells["train_steps"]) == {LENGTH} and (cells["train_seconds"] > 0).all()
-    assert set(cells["command"]) == {"a command"} and cells["finished"].notna().all()
-    means = store.means()
-    assert means["complete"].all() and means["psnr"].between(5, 60).all()
-    told = capsys.readouterr().out
-    assert f"{base.name}, average, noise 1: embedded" in told and "plain-scan/sr-x2/seed-0, average, noise 0:" in told
-    assert "plain-scan/sr-x2/seed-0, average, noise 1:" not in told
+    assert set(cells["command"]) == {"a command"} and cells["finished"].notna().all() and set(cells["abreast"]) == {3}
+    assert store.means()["complete"].all() and store.means()["psnr"].between(5, 60).all()
+    assert "base/sr-x2/seed-1: average weights, noise 1: embedded" in told
+    assert "plain-scan/sr-x2/seed-1: average weights, noise 0: embedded" in told
+    assert "plain-scan/sr-x2/seed-1: average weights, noise 1:" not in told
 
-    # A cell trained alone has the same weights; the average is that of the weights on the way.
+
+def test_a_cell_has_the_weights_and_the_scores_that_it_has_alone(finished, tmp_path):
+    store, alone = finished[0], Store(tmp_path / "alone")
+    base = suite().cells[0]
+    outcome, _ = go(replace(suite(), cells=(base,)), alone, concurrent=1, scorers=0)
+    assert outcome.ok and outcome.done == [base.name]
+    one, other = store.cell_folder(base.config()), alone.cell_folder(base.config())
+    names = {path.name for path in one.iterdir()} - {"lock"}
+    assert names == {path.name for path in other.iterdir()} - {"lock"} and len(names) == 13
+    for name in names:
+        if name.endswith(".safetensors"):
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+        elif name.endswith(".parquet"):
+            pair = [pd.read_parquet(folder / name)[["image", "pixels", "psnr", "ssim"]] for folder in (one, other)]
+            assert pair[0].equals(pair[1]), name
+    plain = train(base, load_training(("embedded",), None), tmp_path / "plain")
+    assert (one / "weights.safetensors").read_bytes() == plain.read_bytes()
+    last, average = (safetensors.torch.load_file(one / f"{name}.safetensors") for name in ("weights", "average"))
+    assert sorted(averaging.sampled(base.budget)) == [19, 20] and last.keys() == average.keys()
+    assert any(not torch.equal(last[name], average[name]) for name in last)
+
+
+def test_every_way_of_scoring_is_there(finished):
+    store = finished[0]
+    base, plain = suite().cells[:2]
     folder = store.cell_folder(base.config())
-    last = safetensors.torch.load_file(folder / "weights.safetensors")
-    images = load_training(("embedded",), None)
-    seen = {}
-
-    class Watching(pilot.Pilot):
-        def stepped(self, run):
-            super().stepped(run)
-            if run.cell == base:
-                seen[run.step] = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-
-        def submit(self, name):
-            pass
-
-    other = Store(tmp_path / "other")
-    with determinism(True):
-        alone = safetensors.torch.load_file(train(base, images, tmp_path / "alone"))
-        watching = Watching(replace(suite(), cells=(base,)), other, None, "cpu", 1, 1, "")
-        assert not watching.follow(math.inf)  # nothing is scored
-    average = safetensors.torch.load_file(folder / "average.safetensors")
-    middle = safetensors.torch.load_file(folder / "half.safetensors")
-    assert sorted(pilot.sampled(base.budget)) == [19, 20] and last.keys() == alone.keys() == average.keys()
-    for name, tensor in alone.items():
-        assert torch.equal(last[name], tensor) and torch.equal(middle[name], seen[HALF][name])
-        expected = torch.stack([seen[19][name].double(), seen[20][name].double()]).mean(0)
-        assert torch.allclose(average[name].double(), expected, rtol=1e-6, atol=1e-9)
-
-    # Every way of scoring is there; the stored scores are those of the last weights and the first noise.
-    ways = [pd.read_parquet(pilot.scores_path(folder, w, g)) for w in pilot.WEIGHTS for g in (0, 1)]
-    assert len({round(frame["psnr"].mean(), 9) for frame in ways}) == 6
-    assert ways[0]["psnr"].equals(pd.read_parquet(folder / "scores.parquet")["psnr"])
-
+    paths = [ways.scores_path(folder, base, way) for way in ways.ways(base, SCORING)]
+    assert paths[0] == folder / "scores.parquet" and len(paths) == 6
+    assert len({round(pd.read_parquet(path)["psnr"].mean(), 9) for path in paths}) == 6
     # Without a router there is no noise: scored once, which stands for every seed.
-    plain = store.cell_folder(suite().cells[1].config())
-    ways = [pd.read_parquet(pilot.scores_path(plain, "average", gumbel)) for gumbel in (0, 1)]
-    assert suite().cells[1].variant.name == "plain-scan" and ways[0].equals(ways[1])
+    folder = store.cell_folder(plain.config())
+    frames = [pd.read_parquet(ways.scores_path(folder, plain, Way("average", seed))) for seed in (0, 1)]
+    assert plain.variant.name == "plain-scan" and frames[0].equals(frames[1])
 
-    # Tables, scatter, import and export know them without further ado.
+
+def test_tables_scatter_import_and_export_know_them(finished, tmp_path, monkeypatch):
+    store = finished[0]
     assert import_into(Store(tmp_path / "imported"), store.root).ok
     evidence = Evidence(Store(tmp_path / "imported"), tmp_path / "nothing")
     assert [one.dataset for one in scatter.measured(evidence)] == ["embedded"]
-    table = index.table("smoke", evidence)
-    assert {"attention + ASE + SGN", "plain scan"} <= set(table["method"])
+    assert {"attention + ASE + SGN", "plain scan"} <= set(index.table("smoke", evidence)["method"])
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
-    pilot.export(store, "here/pilot", "command")
+    export.export(store, "here/pilot", "command")
+    assert len(extra_scores.export(store, "here/pilot")) == 1
     frame = pd.read_csv(tmp_path / "measured" / "here" / "pilot.csv.xz")
-    assert list(frame.columns) == list(pilot.COLUMNS) and len(frame) == 4 * 6 * len(ways[0])
-    assert len(measured.load(tmp_path / "measured").cells) == 4
+    assert list(frame.columns) == list(extra_scores.COLUMNS)
+    images = len(pd.read_parquet(store.cell_folders()[0] / "scores.parquet"))
+    assert len(frame) == 4 * 6 * images and len(measured.load(tmp_path / "measured").cells) == 4
 
 
-def test_a_cell_that_diverges_is_told_and_not_trained_again(tmp_path, monkeypatch, capsys):
-    wild = recipes.choose("pilot", budget="smoke", changes=(f"iterations={LENGTH}", "patch=16", "lr=1e30"), seeds="0")
-    monkeypatch.setattr(recipes, "choose", lambda *_, **__: wild)
-    monkeypatch.setattr("sys.argv", ["pilot", str(tmp_path / "store"), "--budget", "smoke", "--device", "cpu"])
-    assert pilot.main() == 1
-    first = capsys.readouterr().out
-    assert "the loss is nan" in first and first.splitlines()[-1].startswith("2 cells failed: ")
-    assert pilot.main() == 1
-    again = capsys.readouterr().out
-    assert "to train it anew" in again and again.splitlines()[-1] == "2 cells failed: 0 steps in 0 s"
+def test_what_was_trained_without_keeping_weights_is_said_and_not_tried_for_ever(tmp_path):
+    store, which = Store(tmp_path), suite(seeds="0")
+    assert go(replace(which, scoring=Scoring()), store)[0].ok
+    outcome, _ = go(which, store)  # the last weights are there, and get their other seed of the noise
+    assert outcome.ok and set(outcome.done) == {cell.name for cell in which.cells}
+    assert all("average, half" in reason for reason in outcome.partial.values()) and len(outcome.partial) == 2
+    assert go(which, store)[0].skipped == [cell.name for cell in which.cells]
+    folder = store.cell_folder(which.cells[0].config())
+    assert (folder / "scores-last-1.parquet").exists() and not (folder / "scores-half-0.parquet").exists()
 
 
-def test_scores_that_fail_take_no_training_with_them(tmp_path, monkeypatch, capsys):
-    store = Store(tmp_path / "store")
-    monkeypatch.setattr(pilot, "score", math.factorial)  # any call that these arguments do not fit
-    work = follow(store)
-    assert not work.done and len(work.wrong) == 2 * 6 + 2 * 3
-    assert all((folder / "weights.safetensors").exists() for folder in work.folders.values())
-    assert "TypeError" in capsys.readouterr().out
-    status = json.loads((store.cell_folder(suite().cells[0].config()) / "status.json").read_text())
-    assert status["state"] == "running" and engine.plan(suite(), store)[0].state == "planned"
+def test_a_cell_that_diverges_takes_no_other_with_it(tmp_path):
+    store, tame = Store(tmp_path), suite(seeds="0")
+    wild = replace(tame.cells[0], variant=replace(tame.cells[0].variant, name="wild"))
+    wild = replace(wild, budget=replace(wild.budget, lr=1e30))
+    which = replace(tame, cells=(wild, *tame.cells), families=())
+    outcome, _ = go(which, store)
+    assert list(outcome.failed) == [wild.name] and "the loss is nan" in outcome.failed[wild.name]
+    assert len(outcome.done) == 2
+    status = json.loads((store.cell_folder(wild.config()) / "status.json").read_text())
+    assert status["state"] == "failed" and status["loss"] == "nan"
 
 
-def test_a_score_is_filed_for_every_seed_that_it_stands_for_and_asks_for_no_other(tmp_path):
-    store = Store(tmp_path / "store")
-    work = pilot.Pilot(suite(), store, None, "cpu", 1, 1, "")
-    assert {name.split("/")[0]: noisy for name, noisy in work.noisy.items()} == {"base": True, "plain-scan": False}
-    work.scorers = None  # to ask for another would fail: time may be up
-    frame = pd.DataFrame({"dataset": ["embedded"], "image": ["one"], "psnr": [30.0], "ssim": [0.9], "seconds": [1.0]})
-    future = Future()
-    future.set_result(frame)
-    for name, drawn, seeds in (("base/sr-x2/seed-0", 1, {1}), ("plain-scan/sr-x2/seed-0", 0, {0, 1})):
-        store.open_cell(work.cells[name].config())
-        (work.folders[name] / "half.safetensors").touch()
-        work.collect([((name, "half", drawn), future)])
-        filed = {gumbel for gumbel in (0, 1) if pilot.scores_path(work.folders[name], "half", gumbel).exists()}
-        assert filed == seeds
+def test_scores_that_fail_are_told_and_take_no_training_with_them(tmp_path):
+    store, which = Store(tmp_path), suite(seeds="0")
+    assert go(which, store)[0].ok
+    base = which.cells[0]
+    folder = store.cell_folder(base.config())
+    ways.scores_path(folder, base, Way("half", 1)).unlink()
+    (folder / "half.safetensors").write_bytes(b"damaged")
+    outcome, _ = go(which, store)
+    assert list(outcome.failed) == [base.name] and "half weights, noise 1" in outcome.failed[base.name]
+    assert [planned.state for planned in engine.plan(which, store)] == ["done"] * 2
 
 
 def test_the_plan_is_the_one_asked_for():
@@ -170,8 +162,10 @@ def test_the_plan_is_the_one_asked_for():
     assert len(chosen.cells) == 8 and {cell.seed for cell in chosen.cells} == {0, 1, 2, 3}
     budget = chosen.cells[0].budget
     assert (budget.iterations, budget.batch, budget.patch, budget.precision) == (6000, 16, 48, "tf32x3")
-    assert budget.milestones == (3000, 4800, 5400, 5700) and budget.gamma == 0.5 and pilot.half(budget) == 3000
-    assert sorted(pilot.sampled(budget)) == list(range(5450, 6001, 50))
+    assert budget.milestones == (3000, 4800, 5400, 5700) and budget.gamma == 0.5
+    assert chosen.scoring == pilot.SCORING and chosen.scoring.weights(budget) == {"average": 6000, "half": 3000}
+    assert sorted(averaging.sampled(budget)) == list(range(5450, 6001, 50))
     overrides = {cell.variant.name: cell.variant.overrides for cell in chosen.cells}
     assert overrides == {"base": {}, "plain-scan": {"ase": "off", "sgn": "off"}}
     assert chosen.cells[0].test_sets == ("Set14", "BSD100", "Urban12")
+    assert len(ways.ways(chosen.cells[0], chosen.scoring)) == 12

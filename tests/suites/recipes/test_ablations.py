@@ -17,8 +17,9 @@ from results.evidence import Evidence
 from results.power import minimum_detectable_effect, power_of
 from results.store import Store
 from suites import recipes
+from suites.evaluation import ways
 from suites.evaluation.evaluate import samples
-from suites.execution import engine, worker
+from suites.execution import engine
 from suites.planning import scatter
 from suites.planning.dryrun import describe, detectable
 from suites.recipes import ablations
@@ -145,7 +146,7 @@ def outputs(tmp_path_factory) -> dict[str, np.ndarray]:
     picture, found = data.astronaut()[80:160, 180:260], {}
     for cell in suite(changes=("iterations=2", "batch=1", "patch=16", "milestones=1")).cells:
         weights = train(cell, [picture], tmp_path_factory.mktemp("cell"))
-        model = worker.scored_network(cell, "auto")
+        model = ways.scored_network(cell, "auto")
         models.load_weights(model, weights)
         lq = picture[:24, :20, : cell.task.channels].astype(np.float32) / 255
         (restored,) = samples(model.eval(), lq, cell.protocol, "astronaut", device="cpu", labels=cell.variant.labels)

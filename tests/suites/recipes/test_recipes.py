@@ -144,6 +144,13 @@ def test_a_changed_paper_schedule_is_no_longer_called_paper():
         ("iterations", "KEY=VALUE"),
         ("iterations=many", "iterations=many: a whole number is needed"),
         ("iterations=1.5", "a whole number is needed"),
+        ("lr=nan", "lr=nan: a finite number is needed"),
+        ("lr=inf", "lr=inf: a finite number is needed"),
+        ("betas=0.9,nan", "betas=nan: a finite number is needed"),
+        ("lr=-1", "lr is -1.0: a number over 0 is needed$"),
+        ("gamma=1.5", "gamma is 1.5: a number over 0 is needed, and at most 1"),
+        ("seed=-1", "seed is -1: at least 0 is needed"),
+        ("inner_rank=", "inner_rank=: a whole number or none is needed"),
         ("lr=fast", "a number is needed"),
         ("betas=0.9", "2 numbers with a comma between is needed"),
         ("milestones=1,x", "milestones=x: a whole number is needed"),
@@ -160,6 +167,11 @@ def test_a_changed_paper_schedule_is_no_longer_called_paper():
 def test_changes_that_cannot_be_made(setting, said):
     with pytest.raises(SpecError, match=said):
         change(setting)
+
+
+def test_no_budget_has_a_rate_that_is_no_number():
+    with pytest.raises(SpecError, match="lr is nan"):
+        replace(recipes.choose("smoke").cells[0].budget, lr=math.nan)
 
 
 def test_every_key_is_one_that_can_be_set():

@@ -1,0 +1,64 @@
+"""The documents of docs/ whose tables are made from committed records: `runner.py tables --documents`.
+
+A table stands between two comments of its document, `<!-- table: NAME -->` and `<!-- end -->`; the text around it is
+written by hand. A test holds the documents to what is committed.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from reports.figures import curve
+from reports.pages import performance, pilot
+from reports.statistics import coverage
+from reports.tables.render import text_grid
+from results import measured, records
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs"
+BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Tables = Mapping[str, Callable[[], str]]
+
+
+def tables() -> dict[str, Tables]:
+    """What makes the tables of each document, by its file's name."""
+    return {
+        "performance.md": performance.tables(),
+        "pilot.md": pilot.tables(pilot.load()),
+        "statistics.md": {"coverage": lambda: coverage_table(coverage.load())},
+    }
+
+
+def filled(text: str, made: Tables) -> str:
+    """The document with every table as it is made now. Raises KeyError for a table that nothing makes."""
+    return BLOCK.sub(lambda match: f"{match[1]}\n{made[match[2]]()}\n\n{match[3]}", text)
+
+
+def write() -> list[str]:
+    """Puts the tables of now into the documents, and draws the learning curves anew where their document changed.
+
+    Returns a line per document.
+    """
+    lines = []
+    for name, made in tables().items():
+        path = FOLDER / name
+        old = path.read_text()
+        new = filled(old, made)
+        if new != old:
+            records.write_bytes(path, new.encode())
+            if "curve" in made:
+                curve.draw(curve.load(measured.FOLDER), FOLDER / "figures" / "curve.png")
+        lines.append(f"{path}: {'written' if new != old else 'as before'}")
+    return lines
+
+
+def coverage_table(frame: pd.DataFrame) -> str:
+    """Coverage in per cent with its standard error, and the mean half width."""
+    rows = []
+    for row in frame.itertuples():
+        covers = f"{100 * row.coverage:.1f} ± {100 * row.standard_error:.1f}"
+        width = "" if np.isnan(row.half_width) else f"{row.half_width:.2f}"
+        rows.append([row.interval, row.scatter, str(row.n), covers, width])
+    return text_grid(("interval", "errors", "n", "covers, %", "half width"), rows, 2)
