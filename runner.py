@@ -271,6 +271,14 @@ def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, resu
 
 
 @app.command()
+def figures(name: cli.FigureName, format_: cli.FigureFormat = "png") -> None:
+    """Draws a figure of what is committed into the current folder."""
+    from reports.figures import index
+
+    out.print(f"written: {index.draw(name, Path.cwd(), format_)}")
+
+
+@app.command()
 def report(open_: cli.Open = False, results: cli.Results = cli.STORE) -> None:
     """Writes what the store holds as one Markdown page, report.md in the store."""
     from reports.pages import report as page

@@ -1,0 +1,28 @@
+"""Figures by name, in every format."""
+
+import pytest
+
+import runner
+from reports.figures import index
+
+MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+
+
+@pytest.mark.parametrize("suffix", index.FORMATS)
+def test_a_figure_is_a_file_of_its_format(suffix, tmp_path):
+    path = index.draw("curve", tmp_path, suffix)
+    assert path == tmp_path / f"curve.{suffix}" and path.read_bytes().startswith(MAGIC[suffix])
+
+
+def test_what_there_is_not_is_named(tmp_path):
+    with pytest.raises(index.FigureError, match=r"'curves' \(did you mean curve\?\)"):
+        index.draw("curves", tmp_path, "png")
+    with pytest.raises(index.FigureError, match="'gif': choose from png, pdf, svg"):
+        index.draw("curve", tmp_path, "gif")
+
+
+def test_the_command_says_what_it_wrote(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["runner.py", "figures", "curve", "--format", "svg"])
+    assert runner.main() == 0
+    assert "curve.svg" in capsys.readouterr().out and (tmp_path / "curve.svg").exists()
