@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,9 +93,8 @@ def test_interrupting_a_run_cancels_its_cluster_jobs(tmp_path, monkeypatch):
         if running_pids(store, which):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        engine, "time", type("Clock", (), {"sleep": interrupt_once_running, "monotonic": time.monotonic})
-    )
+    clock = SimpleNamespace(sleep=interrupt_once_running, monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr(engine, "time", clock)
     with pytest.raises(KeyboardInterrupt):
         go(which, store, launch="submitit", cluster="local")
     wait_for(lambda: not any(map(alive, running_pids(store, which))))
