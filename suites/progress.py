@@ -55,6 +55,8 @@ class Watch:
             self.latest = (self.step, now)
             loss = f", loss {event['loss']:.4f}" if "loss" in event else ""
             self.text = f"training {self.step}/{event['iterations']}{loss}"
+        elif event["event"] == "scored":
+            self.text = "scoring"
         elif event["event"] == "evaluate":
             self.step = self.cell.budget.iterations
             self.text = f"evaluating {event['dataset']} {event['done']}/{event['total']}"

@@ -62,9 +62,10 @@ class Outcome:
 
     def lines(self) -> list[str]:
         counts = [(self.done, "done"), (self.skipped, "done before"), (self.failed, "failed"), (self.busy, "elsewhere")]
-        counts.append((self.stopped, "to be continued by the same command"))
+        counts.append((self.stopped, "stopped, which the same command continues,"))
         summary = ", ".join(f"{len(cells)} {word}" for cells, word in counts if cells) or "no cells"
-        reasons = [f"{name}: {reason}" for name, reason in {**self.failed, **self.busy, **self.partial}.items()]
+        told = {**self.failed, **self.busy, **self.stopped, **self.partial}
+        reasons = [f"{name}: {reason}" for name, reason in told.items()]
         return [f"{summary} in {duration(self.seconds)}", *reasons]
 
 
