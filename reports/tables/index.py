@@ -1,8 +1,9 @@
 """Tables as long frames: published | measured | difference | interval | verdict, one row per number.
 
 The paper's tables go by the names in `results/published/` (see `reports.tables.paper`); what was trained here goes by
-its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); `sensitivity` is what the test protocol is worth
-(see `reports.tables.sensitivity`). All are pure functions of what is stored and committed."""
+its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); what is made of records of weights has a module of
+its own in RECORDED. All are pure functions of what is stored and committed.
+"""
 
 from difflib import get_close_matches
 from functools import cache
@@ -15,13 +16,15 @@ from reports.tables.rows import COLUMNS, TableError
 from results import published
 from results.evidence import Evidence
 
+# Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
+RECORDED = {module.NAME: module for module in (sensitivity,)}
 BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "paper")
 
 
 def names(evidence: Evidence) -> list[str]:
-    """The published tables, then those of what `evidence` holds: protocols, and the budgets of trained cells."""
-    protocols = [sensitivity.NAME] if sensitivity.known(evidence) else []
-    return [*_published().tables, *protocols, *_budgets(evidence)]
+    """The published tables, then those of what `evidence` holds: records of weights, and the budgets of trained cells."""
+    recorded = [name for name, module in RECORDED.items() if module.known(evidence)]
+    return [*_published().tables, *recorded, *_budgets(evidence)]
 
 
 def problems(evidence: Evidence) -> list[str]:
@@ -33,8 +36,8 @@ def caption(name: str) -> str:
     """What the table `name` shows, in one line."""
     if name in _published().tables:
         return _published().captions[name]
-    if name == sensitivity.NAME:
-        return sensitivity.CAPTION
+    if name in RECORDED:
+        return RECORDED[name].CAPTION
     scale = "" if name == "paper" else "; not paper scale, not comparable with published scores"
     return f"Trained here at the {name} budget: differences from the base, paired by seed{scale}"
 
@@ -49,12 +52,12 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
         rows = paper.rows(_published().tables[name], evidence, models)
     elif name in _budgets(evidence):
         rows = trained.rows(name, evidence, steps.steps(_published().tables))
-    elif name == sensitivity.NAME and sensitivity.known(evidence):
-        rows = sensitivity.rows(evidence)
+    elif name in RECORDED and RECORDED[name].known(evidence):
+        rows = RECORDED[name].rows(evidence)
     elif name in BUDGETS:
         raise TableError(f"no cell of the budget {name!r} is stored yet: runner.py run SUITE --budget {name}")
-    elif name == sensitivity.NAME:
-        raise TableError("no weights are scored by a protocol other than the official one yet: runner.py sweep")
+    elif name in RECORDED:
+        raise TableError(f"there is nothing for the table {name!r} yet: {RECORDED[name].NEEDS}")
     else:
         known = names(evidence)
         near = [each for each in known if each.casefold() == name.casefold()] or get_close_matches(name, known, 3)

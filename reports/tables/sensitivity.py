@@ -25,6 +25,7 @@ CAPTION = (
     "What the protocol is worth: differences in PSNR from the official protocol (Gumbel routing, one sample, tiles of "
     "about 200 pixels), the same weights, paired over the pictures of a set"
 )
+NEEDS = "no weights are scored by a protocol other than the official one (runner.py sweep)"
 OFFICIAL = "Gumbel, tiles (official)"
 IDENTICAL = "identical"  # as whole images and tiles are where no picture is larger than a tile
 _ROUTING = {"gumbel": "Gumbel", "argmax": "argmax"}
