@@ -6,45 +6,16 @@ Exit status: 0 done; 1 something that was asked for failed (a cell, a check); 2 
 
 import math
 import sys
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import typer
-from rich.console import Console
 
 from suites import commandline as cli
+from suites.commandline import ended, err, out, show
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=cli.CONTEXT, help=__doc__)
-out = Console(soft_wrap=True, highlight=False, markup=False)
-err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
-
-
-def main() -> int:
-    """Runs the command line; every mistake that was foreseen is one line on stderr."""
-    command = next(iter(sys.argv[1:]), "")
-    try:
-        with cli.busy(command):
-            status = app(standalone_mode=False) or 0
-        if status == cli.INTERRUPTED:
-            err.print(cli.interrupted(command))
-        return status
-    except Exception as error:
-        if (message := cli.explain(error)) is None:
-            raise  # a bug, shown in full
-    err.print(f"error: {message}")
-    return 2
-
-
-def show(lines: Iterable[str]) -> None:
-    for line in lines:
-        out.print(line)
-
-
-def ended(result: Any) -> int:
-    """Shows the lines of a result; the exit status by whether it is `ok`."""
-    show(result.lines())
-    return 0 if result.ok else 1
+main = partial(cli.main, app)
 
 
 @app.callback(invoke_without_command=True)
@@ -71,44 +42,35 @@ def run(
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
     from suites import recipes
-
     chosen = recipes.choose(suite, only=only, base=base, changes=changes or [], seeds=seeds, budget=budget)
     store, device = cli.store(results), cli.device(device)
     if dry_run:
         from suites.planning import dryrun
-
         show(dryrun.check_and_describe(chosen, store, backend, device, data))
         return 0
     from suites.execution import engine
-
     show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
     options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
     return ended(engine.run(chosen, store, device=device, data=data, console=out, **options))
 
 
-@app.command()
-def pilot(
-    budget: cli.BudgetName = None, seeds: cli.Seeds = None, changes: cli.Changes = None,
-    concurrent: cli.Concurrent = 4, scorers: cli.Scorers = 6, seconds: cli.Seconds = math.inf,
-    device: cli.Device = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
-) -> int:
-    """`run pilot`, four cells at a time on one GPU and scored meanwhile: what ablations cost and how scores scatter."""
-    limits = {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
-    chosen = {"budget": budget, "seeds": seeds, "changes": changes, "deterministic": True, "dry_run": dry_run}
-    return run("pilot", **chosen, **limits, device=device, data=data, results=results)
+def of_one_suite(suite: str, at_a_time: int, scoring: int, doc: str) -> None:
+    """Adds a command that runs one suite: several cells at a time on one GPU, scored meanwhile."""
+    @app.command(suite, help=doc)
+    def command(
+        budget: cli.BudgetName = None, seeds: cli.Seeds = None, changes: cli.Changes = None,
+        concurrent: cli.Concurrent = at_a_time, scorers: cli.Scorers = scoring, seconds: cli.Seconds = math.inf,
+        device: cli.Device = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
+        results: cli.Results = cli.STORE,
+    ) -> int:
+        chosen = {"budget": budget, "seeds": seeds, "changes": changes, "device": device, "data": data}
+        limits = {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "deterministic": True}
+        return run(suite, **chosen, **limits, dry_run=dry_run, results=results)
 
 
-@app.command()
-def curve(
-    budget: cli.BudgetName = None, seeds: cli.Seeds = None, changes: cli.Changes = None,
-    concurrent: cli.Concurrent = 3, scorers: cli.Scorers = 3, seconds: cli.Seconds = math.inf,
-    device: cli.Device = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
-) -> int:
-    """`run curve`, all seeds at a time on one GPU and scored on the way: this trainer beside the official code."""
-    limits = {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
-    chosen = {"budget": budget, "seeds": seeds, "changes": changes, "deterministic": True, "dry_run": dry_run}
-    return run("curve", **chosen, **limits, device=device, data=data, results=results)
+of_one_suite("pilot", 4, 6, "`run pilot`, four cells at a time: what ablations cost, and how much scores scatter.")
+of_one_suite("curve", 3, 3, "`run curve`, three seeds at a time: the learning curve beside the official code's.")
 
 
 @app.command()
@@ -118,7 +80,6 @@ def sweep(
 ) -> int:
     """Scores given weights under the official protocol and what could stand in its place, one change at a time."""
     from suites.evaluation import sweep as sweeping
-
     where = {"device": cli.device(device), "data": data, "results": results, "jobs": jobs}
     return int(sweeping.sweep(model, weights, sets.split(","), only, say=out.print, **where) > 0)
 
@@ -131,17 +92,14 @@ def tables(
     """Every table: published, measured, difference, interval, verdict."""
     if documents:
         from reports.pages import documents as pages
-
         return show(pages.write())
     from reports.tables import index, render, terminal
     from results.evidence import Evidence
-
     evidence = Evidence(cli.store(results))
     frames = [(index.table(name, evidence), index.caption(name)) for name in names or index.names(evidence)]
     text = render.render_all(frames, format_, contents=not names)
     print(terminal.fit(text, terminal.columns()) if format_ == "md" else text)
-    for problem in index.problems(evidence):
-        err.print(f"left out: {problem}")
+    show((f"left out: {problem}" for problem in index.problems(evidence)), err)
 
 
 @app.command()
@@ -157,18 +115,16 @@ def evaluate(
     from suites.evaluation import scoring
     from suites.progress import ScoreBar
     from suites.spec import Task
-
-    parsed, route = Task.parse(task), {"routing": routing, "prompt_order": prompt_order, "lr_route": lr}
-    choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, **route}
-    protocol = scoring.protocol_for(model, parsed, **choices)
+    parsed = Task.parse(task)
+    choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, "routing": routing}
+    protocol = scoring.protocol_for(model, parsed, **choices, prompt_order=prompt_order, lr_route=lr)
     files = {"weights": weights, "network": network, "data": data, "images": images, "save": save_images}
     where = {"backend": backend, "device": cli.device(device), "store": cli.store(results)}
-    where |= {"again": again, "as_official": as_official}
+    how = {**where, "again": again, "as_official": as_official}
     with ScoreBar(err) as progress:
-        result = scoring.score(model, parsed, sets.split(","), protocol, progress=progress, **files, **where)
+        result = scoring.score(model, parsed, sets.split(","), protocol, progress=progress, **files, **how)
     show(result.lines())
-    for reason in result.refused:
-        err.print(f"not stored: {reason}")
+    show((f"not stored: {reason}" for reason in result.refused), err)
     cli.save(json, result.to_json())
     if result.stopped:
         raise result.stopped
@@ -182,7 +138,6 @@ def complexity(
 ) -> None:
     """Parameters, MACs by the paper's convention and by a clean count, scan FLOPs, each by component."""
     from suites.benchmark import cost
-
     if count_all:
         return cost.count_published(model, show)
     result = cost.of_variant(model, task, output)
@@ -201,7 +156,6 @@ def profile(
     from reports.pages import profile as page
     from reports.tables import terminal
     from suites.benchmark import presets, profiling, progress
-
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
     lists |= {"launches": launch, "routing": routing}
     plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=cli.device(device))
@@ -212,12 +166,9 @@ def profile(
 
 
 @app.command()
-def breakdown(
-    file: cli.JsonTarget, only: cli.OnlyNetworks = None, calls: cli.Calls = 5, device: cli.Device = None
-) -> int:
+def breakdown(file: cli.JsonTarget, only: cli.OnlyNames = None, calls: cli.Calls = 5, device: cli.Device = None) -> int:
     """Where the time of a network goes: the GPU's kernels within one call, for what `profile --preset goals` times."""
     from suites.benchmark import breakdown
-
     return int(not breakdown.run(file, cli.device(device), only=only, calls=calls, say=out.print))
 
 
@@ -232,7 +183,6 @@ def restore(
     from suites.evaluation import restoration, scoring
     from suites.progress import TileBar
     from suites.spec import Task
-
     choices = {"tiling": tiles, "routing": routing, "samples": samples, "seed": seed, "precision": precision}
     protocol = scoring.protocol_for(model or "", Task.parse(task), **choices)
     where = {"device": cli.device(device), "backend": backend, "network": network}
@@ -245,19 +195,16 @@ def restore(
 def import_results(archive: Path, results: cli.Results = cli.STORE) -> int:
     """Merges results made on another machine (an archive or a folder) into the store."""
     from results.archive import import_into
-
     return ended(import_into(cli.store(results), archive))
 
 
 @app.command()
 def export(
-    store: cli.StoreFolder, name: cli.ExportName, command: cli.MadeBy = None, finished: cli.MadeWhen = None,
-) -> None:
+    store: cli.StoreFolder, name: cli.ExportName, command: cli.MadeBy = None, finished: cli.MadeWhen = None) -> None:
     """Commits what a store holds: scores, keys and environments as files under results/measured."""
     from results import export as exporting
     from results import extra_scores
     from suites import environment
-
     show(exporting.export(cli.store(store), name, environment.command(), {"command": command, "finished": finished}))
     show(extra_scores.export(cli.store(store), name))
 
@@ -266,7 +213,6 @@ def export(
 def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
     from suites.execution import verification
-
     return ended(verification.verify(cell, cli.store(results), device=device, data=data, console=out))
 
 
@@ -274,19 +220,14 @@ def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, resu
 def figures(name: cli.FigureName, format_: cli.FigureFormat = "png") -> None:
     """Draws a figure of what is committed into the current folder."""
     from reports.figures import index
-
-    out.print(f"written: {index.draw(name, Path.cwd(), format_)}")
+    cli.written(index.draw(name, Path.cwd(), format_))
 
 
 @app.command()
 def report(open_: cli.Open = False, results: cli.Results = cli.STORE) -> None:
     """Writes what the store holds as one Markdown page, report.md in the store."""
     from reports.pages import report as page
-
-    path = page.write(cli.store(results))
-    out.print(f"written: {path}")
-    if open_:
-        typer.launch(str(path))
+    cli.written(page.write(cli.store(results)), open_)
 
 
 @app.command("data")
@@ -301,7 +242,6 @@ def inspect_data(action: cli.Action = "list", data: cli.Data = cli.DATA) -> int:
 def doctor() -> None:
     """Machine, versions, scan backends and why one is not available."""
     from suites import environment
-
     show(f"{name:24} {value}" for name, value in environment.examine().items())
 
 

@@ -3,18 +3,17 @@
 `runner.py --help` loads this module, so nothing heavy is imported before a function here needs it.
 """
 
-import os
 import shutil
 import sys
 import threading
 import tomllib
-from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Context, Option
+from rich.console import Console
+from typer import Argument, Context, Option, Typer, launch
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "results" / "runs"
@@ -57,6 +56,10 @@ DOING = {
     "export": "reading the store",
     "doctor": "loading PyTorch",
 }
+
+
+out = Console(soft_wrap=True, highlight=False, markup=False)
+err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
 
 def tasks() -> list[str]:
@@ -138,7 +141,7 @@ LaunchModes = Annotated[str | None, Option("--launch", help="of eager, compiled,
 Preset = Annotated[str | None, Option(help="goals: what docs/performance.md shows, in place of all lists")]
 Rounds = Annotated[int, Option(help="times that every candidate is timed")]
 JsonTarget = Annotated[Path, Argument(metavar="FILE", help="gets a row per network as soon as it is known")]
-OnlyNetworks = Annotated[str | None, Option("--only", help="MODEL/MODE/PRECISION, several by commas; all with a goal")]
+OnlyNames = Annotated[str | None, Option("--only", help="MODEL/MODE/PRECISION, several by commas; all with a goal")]
 Calls = Annotated[int, Option(help="calls that the times are a mean of")]
 
 # export
@@ -155,6 +158,40 @@ FigureFormat = Annotated[str, Option("--format", help="png, pdf or svg")]
 Documents = Annotated[bool, Option("--documents", help="instead put the tables of committed records into docs/*.md")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]
 Action = Annotated[str, Argument(help="list or check")]
+
+
+def main(app: Typer) -> int:
+    """Runs `app` on the command line. A mistake that was foreseen is one line on stderr, and the exit status 2."""
+    command = next(iter(sys.argv[1:]), "")
+    try:
+        with busy(command):
+            status = app(standalone_mode=False) or 0
+        if status == INTERRUPTED:
+            err.print(interrupted(command))
+        return status
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise  # a bug, shown in full
+    err.print(f"error: {message}")
+    return 2
+
+
+def show(lines: Iterable[str], console: Console = out) -> None:
+    for line in lines:
+        console.print(line)
+
+
+def ended(result: Any) -> int:
+    """Shows the lines of a result; the exit status by whether it is `ok`."""
+    show(result.lines())
+    return 0 if result.ok else 1
+
+
+def written(path: Path, open_it: bool = False) -> None:
+    """Says where a file was written, and shows it by the system's own program if asked."""
+    out.print(f"written: {path}")
+    if open_it:
+        launch(str(path))
 
 
 def store(folder: Path) -> Any:
@@ -205,12 +242,6 @@ def interrupted(command: str) -> str:
     return f"stopped: {KEPT.get(command, NOTHING_KEPT)}"
 
 
-def add_data(parser: ArgumentParser) -> None:
-    """The option --data of a module's command, as runner.py's commands have it."""
-    named = os.environ.get(DATA_VARIABLE)
-    parser.add_argument("--data", type=Path, default=Path(named) if named else DATA, help=DATA_HELP)
-
-
 def explain(error: Exception) -> str | None:
     """One line for a mistake that was foreseen; None for a bug. What users can mend has an exception class of ours."""
     message = None
@@ -221,17 +252,6 @@ def explain(error: Exception) -> str | None:
     ):
         message = str(error)
     return message and " ".join(message.split())
-
-
-def guard(main: Callable[[], int | None]) -> int | None:
-    """What a module's command returns; what `explain` can explain is one line and exit status 2, as in runner.py."""
-    try:
-        return main()
-    except Exception as error:
-        if (line := explain(error)) is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def frame_lines(frame: Any) -> list[str]:

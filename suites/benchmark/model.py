@@ -197,7 +197,7 @@ class BenchmarkModel:
 
 @torch.no_grad()
 def scale_init(network: nn.Module) -> None:
-    """Enlarges initial weights, so that every part of the network matters to its output (see the head of the module)."""
+    """Enlarges initial weights, so that every part of the network matters to its output (see the module)."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear) and ".route" not in name:
             module.weight.mul_(INIT_SCALE)

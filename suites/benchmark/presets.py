@@ -1,4 +1,4 @@
-"""What `profile --preset goals` measures: everything that docs/performance.md compares with a goal, the important first.
+"""What `profile --preset goals` measures: what docs/performance.md compares with a goal, in order of importance.
 
 On a GPU: a training step of light x2 as it is trained, inference at 360x640, and the scan alone, ours and mamba_ssm's;
 each in the precisions that have a goal, launched eagerly and as a graph. On a CPU: the scan alone, and light x2 at
