@@ -1,8 +1,8 @@
 """Tables as long frames: published | measured | difference | interval | verdict, one row per number.
 
 The paper's tables go by the names in `results/published/` (see `reports.tables.paper`); what was trained here goes by
-its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); what is made of records of weights has a module of
-its own in RECORDED. All are pure functions of what is stored and committed.
+its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); what is made of records of weights has a module
+of its own in RECORDED. All are pure functions of what is stored and committed.
 """
 
 from difflib import get_close_matches
@@ -22,7 +22,7 @@ BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "paper")
 
 
 def names(evidence: Evidence) -> list[str]:
-    """The published tables, then those of what `evidence` holds: records of weights, and the budgets of trained cells."""
+    """The published tables, then those of what `evidence` holds: records of weights, budgets of trained cells."""
     recorded = [name for name, module in RECORDED.items() if module.known(evidence)]
     return [*_published().tables, *recorded, *_budgets(evidence)]
 
