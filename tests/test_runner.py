@@ -478,6 +478,29 @@ def test_a_selection_brings_the_base_of_its_families(command: Command, tmp_path:
     assert "scans, sr-x2 1 against base, 4 seeds" in " ".join(out.split())  # of the two that the family has
 
 
+def test_complexity_takes_overrides_and_all(command: Command, tmp_path: Path, monkeypatch) -> None:
+    def counted(model: str) -> dict:
+        file = tmp_path / "counts.json"
+        status, out, _ = command("complexity", model, "--output", "64x64", "--json", file)
+        assert status == 0 and out.startswith(f"{model}, sr-x2, output 64x64")
+        return json.loads(file.read_text())
+
+    plain, twice = counted("mambairv2-tiny"), counted("mambairv2-tiny scans=2")
+    assert twice["scan_flops"] == 2 * plain["scan_flops"] and twice["params"] > plain["params"]
+    assert (plain["overrides"], twice["overrides"]) == ({}, {"scans": 2})
+    refused(command("complexity", "mambairv2-tiny scan=2"), "has no argument 'scan'", "scans")
+    refused(command("complexity", "mambairv2-tiny scans=3"), "scans must be one of")
+    refused(command("complexity"), "no network was named", "--all")
+    refused(command("complexity", "mambairv2-tiny", "--all"), "leave out mambairv2-tiny")
+    refused(command("complexity", "mambairv2-tiny", "--output", "64"), "'64' is no size")
+    folder = tmp_path / "counted"
+    monkeypatch.setattr("results.measured.COMPLEXITY", folder / "complexity.csv")
+    monkeypatch.setattr("suites.benchmark.cost.GRID", (("mambairv2-tiny scans=2", ("sr-x2",), ((64, 64),)),))
+    status, out, _ = command("complexity", "--all")
+    assert status == 0 and str(twice["macs"]) in out and str(twice["macs"]) in (folder / "complexity.csv").read_text()
+    assert json.loads((folder / "environment.json").read_text())["command"] == "runner.py complexity --all"
+
+
 def test_a_dry_run_builds_no_network(command: Command, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("torch.nn.Module.__init__", lambda *_: pytest.fail("a network was built"))
     assert command("run", "ablations", "--dry-run", "--results", tmp_path / "store")[0] == 0
