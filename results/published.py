@@ -24,11 +24,13 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd  # half a second that the names of the tables need not wait for
 
 FOLDER = Path(__file__).parent / "published"
 COLUMNS = (
@@ -59,13 +61,24 @@ class PublishedError(ValueError):
 class Published:
     """tables: a frame with COLUMNS, all strings, per table. problems: one line per file that was left out."""
 
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    tables: dict[str, "pd.DataFrame"] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
+def names() -> list[str]:
+    """Names of the tables of all files in FOLDER that can be read, in order."""
+    found: dict[str, None] = {}
+    for path in sorted(FOLDER.glob("*.csv")):
+        with suppress(PublishedError):
+            found |= dict.fromkeys(row["table"] for row in _rows(path)[1])
+    return sorted(found, key=_natural)
+
+
 def load(folder: Path | None = None) -> Published:
     """Every table under `folder` (FOLDER), in order. A file that cannot be used is left out and named in `problems`."""
+    import pandas as pd
+
     published, seen, folder = Published(), {}, FOLDER if folder is None else folder
     for path in sorted(Path(folder).glob("*.csv")):
         try:
@@ -86,12 +99,20 @@ def load(folder: Path | None = None) -> Published:
     return published
 
 
-def read(path: Path) -> tuple[str, pd.DataFrame]:
+def read(path: Path) -> tuple[str, "pd.DataFrame"]:
     """The caption and the rows of one file, with their line numbers as `line`.
 
     Raises PublishedError for a missing or unknown column, a line of another length, a value that is no number or out of
     the metric's range, a provenance, task or size that does not exist, or a cell that appears twice.
     """
+    import pandas as pd
+
+    caption, rows = _rows(path)
+    return caption, pd.DataFrame(rows, columns=[*COLUMNS, "line"])
+
+
+def _rows(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What `read` returns, as dictionaries. Raises as it does."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -120,7 +141,7 @@ def read(path: Path) -> tuple[str, pd.DataFrame]:
             raise PublishedError(f"{path.name}, line {line}: repeats the cell of line {seen[cell]}")
         seen[cell] = line
         rows.append({**row, "line": line})
-    return caption, pd.DataFrame(rows, columns=[*COLUMNS, "line"])
+    return caption, rows
 
 
 def _records(reader, name: str, skipped: int) -> Iterator[list[str]]:

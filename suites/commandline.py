@@ -254,9 +254,11 @@ def explain(error: Exception) -> str | None:
     return message and " ".join(message.split())
 
 
-def frame_lines(frame: Any) -> list[str]:
-    """A DataFrame as it is printed, without its index."""
-    return frame.to_string(index=False, na_rep="-").splitlines()
+def text_table(rows: Any) -> list[str]:
+    """Dictionaries, or a DataFrame, as lines of aligned columns under their names."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers="keys", tablefmt="plain", showindex=False, disable_numparse=True).splitlines()
 
 
 def data_lines(action: str, data: Path | None) -> tuple[list[str], bool]:
@@ -266,12 +268,12 @@ def data_lines(action: str, data: Path | None) -> tuple[list[str], bool]:
 
     check_choice("action", action, ("list", "check"))
     if action == "list":
-        return frame_lines(listing(data)), True
+        return text_table(listing(data)), True
     images = check(data)
     odd = images[images["state"] != "ok"]
     counts = images["state"].eq("ok").groupby(images["dataset"], sort=False).agg(["sum", "count"])
     told = ", ".join(f"{name} {found} of {count}" for name, found, count in counts.itertuples())
-    return [*(frame_lines(odd) if len(odd) else ()), f"standard images: {told}"], not len(odd)
+    return [*(text_table(odd) if len(odd) else ()), f"standard images: {told}"], not len(odd)
 
 
 def list_lines(data: Path | None) -> Iterable[str]:
@@ -284,7 +286,7 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield from (f"  {name:16} {recipe.__doc__.splitlines()[0]}" for name, recipe in SUITES.items())
     yield f"models: {', '.join(models.names())}; baselines bicubic, identity"
     yield from ("datasets:", *data_lines("list", data)[0])
-    yield f"tables: {', '.join(published.load().tables)}"
+    yield f"tables: {', '.join(published.names())}"
     yield "tables of what is stored, once it is: sensitivity, smoke, reduced, paper"
 
 

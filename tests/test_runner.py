@@ -76,7 +76,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_list_names_what_there_is(command: Command) -> None:
     status, out, _ = command("list")
     assert status == 0
-    for word in ("smoke", "paper-light-x2", "mambairv2-light", "Urban100", "WED", "embedded", "table3"):
+    for word in ("smoke", "paper-light-x2", "mambairv2-light", "Urban100", "WED", "embedded", "table3", "tableA1"):
         assert word in out
 
 
@@ -117,9 +117,10 @@ def test_help_is_as_wide_as_the_terminal(tmp_path: Path) -> None:
 
 
 def test_help_and_list_do_not_wait_for_torch() -> None:
-    for arguments in (["--help"], ["run", "-h"], ["--version"]):
+    for arguments in (["--help"], ["run", "-h"], ["--version"], ["list"]):
         _, out, loaded = _processor_seconds(*arguments)
-        assert out and not loaded & {"torch", "pandas", "numpy"}
+        assert out and not loaded & {"torch", "pandas", "scipy"}
+        assert arguments == ["list"] or "numpy" not in loaded
 
 
 def test_shell_completion_knows_commands_options_and_suites() -> None:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from suites.data import manifest
 from suites.data.catalogue import stem_key
@@ -12,19 +11,24 @@ from suites.data.datasets import Dataset, find, folder_of
 from suites.data.manifest import Entry
 from suites.data.pictures import DataError, load_picture, pixel_hash
 
+if TYPE_CHECKING:
+    import pandas as pd  # half a second that `list` would wait
+
 STATES = ("ok", "missing", "extra", "other size", "other pixels", "already an LR", "unreadable")
 COLUMNS = ("dataset", "image", "state", "detail", "file")
 LR_SCALES = (2, 3, 4, 8)
 CROPS = (2, 3, 4, 6, 8, 12, 24)  # multiples that people crop ground truth to
 
 
-def check(root: Path | None) -> pd.DataFrame:
+def check(root: Path | None) -> "pd.DataFrame":
     """One row per picture of every set that is in `root` and has a manifest; without `root`, of the embedded ones.
 
     Columns: dataset, image (the manifest's stem, or that of a file that is not of the set), state (one of STATES),
     detail (what is wrong, for people), file. A set without any folder has no rows: `listing` tells what is there.
     Raises DataError when the folder does not exist or holds none of these sets.
     """
+    import pandas as pd
+
     if root is not None and not root.is_dir():
         raise DataError(f"the folder of datasets {root} does not exist")
     names = [name for name in manifest.names() if name.startswith("embedded") == (root is None)]

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from suites.data import embedded, manifest
 from suites.data.catalogue import DATASETS, PARTS, is_inner_folder, known, same_folder, spellings, stem_key
@@ -121,8 +121,8 @@ def find_training(name: str, root: Path | None) -> Dataset:
     return find("embedded-train" if name == "embedded" else name, root)
 
 
-def listing(root: Path | None) -> pd.DataFrame:
-    """Every known dataset and every other folder of pictures: columns dataset, tasks, found, of, where.
+def listing(root: Path | None) -> list[dict[str, Any]]:
+    """Every known dataset and every other folder of pictures: a row with dataset, tasks, found, of, where.
 
     `where` says what is wrong with one that cannot be used; "-" is a missing one. Raises DataError without the folder.
     """
@@ -139,7 +139,7 @@ def listing(root: Path | None) -> pd.DataFrame:
                 where = str(error)
         kinds = ", ".join(info.kinds) if info else ""
         rows.append({"dataset": name, "tasks": kinds, "found": found, "of": count, "where": where})
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _embedded(name: str) -> Dataset:

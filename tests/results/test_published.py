@@ -214,3 +214,7 @@ def test_a_bad_file_leaves_the_others(tmp_path):
     assert c == "c.csv, line 3: repeats the cell of a.csv, line 3"
     assert d.startswith("d.csv: cannot be read as text")
     assert e == "e.csv, line 3: has 2 columns instead of 14"
+
+
+def test_names_are_those_of_the_tables_that_load():
+    assert published.names() == list(published.load().tables)

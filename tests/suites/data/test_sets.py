@@ -1,6 +1,7 @@
 """Finding datasets in folders as people have them, and checking them picture by picture, on sets made here."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -36,6 +37,10 @@ def root(tmp_path, monkeypatch):
     yield root
     for cached in (manifest.read, manifest.test_pictures):
         cached.cache_clear()
+
+
+def frame(root):
+    return pd.DataFrame(listing(root))
 
 
 def states(root, dataset):
@@ -96,7 +101,7 @@ def test_two_spellings_of_one_picture_are_refused(root):
     path.with_name("img001.png").write_bytes(path.read_bytes())
     with pytest.raises(DataError, match=r"both img001.png and img_001.png"):
         find("Urban100", root)
-    assert "both" in listing(root).set_index("dataset").loc["Urban100", "where"]
+    assert "both" in frame(root).set_index("dataset").loc["Urban100", "where"]
 
 
 def test_what_is_not_of_the_set_is_not_used(root):
@@ -140,7 +145,7 @@ def test_folders_of_ones_own_have_no_standard(root):
     Image.fromarray(picture(5)).save(root / "holiday" / "beach.png")
     dataset = find("holiday", root)
     assert dataset.name == "holiday" and len(dataset) == 1 and next(dataset.images()).standard is None
-    assert "holiday" in set(listing(root)["dataset"])
+    assert "holiday" in set(frame(root)["dataset"])
 
 
 def test_div2k_is_its_training_half(root):
@@ -167,11 +172,11 @@ def test_missing_sets_are_said_in_one_line(root, tmp_path):
 
 
 def test_listing_counts_what_is_there(root):
-    frame = listing(root).set_index("dataset")
-    assert frame.loc["BSD100", ["found", "of", "where"]].tolist() == [3, 3, "BSD100"]
-    assert frame.loc["Manga109", ["found", "of", "where"]].tolist() == [0, 109, "-"]
-    assert frame.loc["embedded", "found"] == 3
-    assert set(listing(None).query("found > 0")["dataset"]) == {"embedded", "embedded-train"}
+    rows = frame(root).set_index("dataset")
+    assert rows.loc["BSD100", ["found", "of", "where"]].tolist() == [3, 3, "BSD100"]
+    assert rows.loc["Manga109", ["found", "of", "where"]].tolist() == [0, 109, "-"]
+    assert rows.loc["embedded", "found"] == 3
+    assert set(frame(None).query("found > 0")["dataset"]) == {"embedded", "embedded-train"}
 
 
 def test_check_passes_the_standard_sets(root):
