@@ -28,8 +28,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": WIDTH, "max_
 # What Ctrl-C leaves behind, by command; the others only read, or write everything at their end.
 KEPT = {
     "run": "finished cells are stored, and the same command continues the others from their last checkpoints",
-    "pilot": "as after `run`: finished cells and scores are stored, and the same command continues the others",
-    "curve": "as after `run`: finished cells and scores are stored, and the same command continues the others",
+    "pilot": "finished cells and scores are stored, and the same command continues the others",
+    "curve": "finished cells and scores are stored, and the same command continues the others",
     "sweep": "the points scored so far are stored, and the same command scores the others",
     "evaluate": "the images scored so far are stored, and the same command scores the others",
     "restore": "the pictures listed above are written, and the same command goes on with the others of a folder",

@@ -15,33 +15,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
 from results import locks
 from results.store import Store, StoreError
 from suites import environment
-from suites.evaluation import ways
 from suites.execution import worker
-from suites.execution.cell import finished, missing, scored, training_cost
+from suites.execution.cell import finished
 from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
+from suites.execution.plan import Planned, not_kept, plan, stands, unfinished, unscored
 from suites.progress import Display, duration
-from suites.spec import Cell, Scoring, SpecError, Suite
+from suites.spec import Cell, Scoring, Suite
 
 __all__ = ["EngineError", "Outcome", "Planned", "plan", "run"]
 
 PROGRAM = (sys.executable, "-m", "suites.execution.engine")
 POLL_S = 0.1
 TAIL_LINES = 30
-
-
-class Planned(NamedTuple):
-    """A cell and how it stands in a store: planned (also when cut off), running (elsewhere), done, or failed."""
-
-    cell: Cell
-    state: str
-    reason: str | None
 
 
 @dataclass
@@ -78,70 +70,6 @@ class _Running:
     slot: int
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     shown: dict[str, bool] = field(default_factory=dict)
-
-
-def plan(suite: Suite, store: Store) -> list[Planned]:
-    """Every cell of the suite with its state. A folder that is damaged counts as failed, and will be made good.
-
-    Raises SpecError when two cells have one name, since nobody could tell them apart.
-    """
-    names = [cell.name for cell in suite.cells]
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise SpecError(f"the suite {suite.name} has two cells of the name {twice[0]}: give the variants other names")
-    return [_look(cell, store) for cell in suite.cells]
-
-
-def _look(cell: Cell, store: Store) -> Planned:
-    folder = store.cell_folder(cell.config())
-    try:
-        status = _stands(store, folder)
-        reason = _partial(store, folder) if status["state"] == "done" else status.get("reason")
-        return Planned(cell, status["state"], reason)
-    except StoreError as error:
-        return Planned(cell, "failed", str(error))
-
-
-def _stands(store: Store, folder: Path) -> dict[str, Any]:
-    """The cell's status; of one that was cut off with the step that its log tells (status.json lags behind)."""
-    status = store.status(folder)
-    if status["state"] == "planned" and status["reason"]:
-        step = max(status.get("step", 0), training_cost(folder).get("train_steps", 0))
-        status |= {"step": step, "reason": f"interrupted at step {step}; it will continue"}
-    return status
-
-
-def _partial(store: Store, folder: Path) -> str | None:
-    """What a finished cell has not scored, in words."""
-    short = missing(store, folder)
-    parts = [f"{scored} of {count} images of {name}" for name, (scored, count) in short.items()]
-    return f"scored on {', '.join(parts)}" if parts else None
-
-
-def _not_kept(cell: Cell, store: Store, scoring: Scoring) -> str | None:
-    """What can never be scored of a finished cell: it was trained when nobody asked for these weights."""
-    folder = store.cell_folder(cell.config())
-    asked = {way.weights for way in ways.missing(folder, cell, scoring)}
-    lost = sorted(name for name in asked if not ways.weights_path(folder, name).exists())
-    return f"trained without keeping the weights {', '.join(lost)}, which are not scored" if lost else None
-
-
-def _unfinished(planned: Planned, store: Store, data: Path | None, scoring: Scoring) -> bool:
-    """Whether a finished cell has something left to be scored."""
-    more = planned.reason is not None and _more_to_score(planned.cell, store, data)
-    return more or bool(ways.to_score(store.cell_folder(planned.cell.config()), planned.cell, scoring))
-
-
-def _more_to_score(cell: Cell, store: Store, data: Path | None) -> bool:
-    """Whether test images of a finished cell have turned up since."""
-    from suites.data import DataError, find
-
-    folder = store.cell_folder(cell.config())
-    for name in missing(store, folder):
-        with suppress(DataError):
-            if find(name, data).files.keys() - scored(folder, name):
-                return True
-    return False
 
 
 def run(
@@ -184,10 +112,10 @@ def run(
     outcome = Outcome()
     todo: list[Planned] = []
     for planned in plan(suite, store):
-        if planned.state == "done" and not _unfinished(planned, store, data, suite.scoring):
+        if planned.state == "done" and not unfinished(planned, store, data, suite.scoring):
             store.open_cell(planned.cell.config())  # a damaged config.json is written anew
             outcome.skipped.append(planned.cell.name)
-            if reason := planned.reason or _not_kept(planned.cell, store, suite.scoring):
+            if reason := planned.reason or not_kept(planned.cell, store, suite.scoring):
                 outcome.partial[planned.cell.name] = reason
         elif planned.state == "running":
             holder = locks.holder(store.cell_folder(planned.cell.config()))
@@ -373,7 +301,7 @@ class _Engine:
         name, folder, end = cell.name, self.folders[cell.name], item.ends.get(cell.name, {"event": ""})
         if end["event"] == "done" and finished(self.store, folder):
             self.outcome.done.append(name)
-            if partial := _partial(self.store, folder) or _not_kept(cell, self.store, self.scoring):
+            if partial := unscored(self.store, folder) or not_kept(cell, self.store, self.scoring):
                 self.outcome.partial[name] = partial
             display.end(cell, f"done, {partial}," if partial else "done", done=True, final=True)
         elif end["event"] == "busy":
@@ -415,7 +343,7 @@ class _Engine:
         stop_all(item.job for item in self.running)
         for folder in (self.folders[name] for item in self.running for name in item.cells):
             with suppress(StoreError):
-                stored = _stands(self.store, folder)
+                stored = stands(self.store, folder)
                 if stored["state"] == "planned" and stored["reason"]:
                     with locks.hold(folder):
                         self.store.write_status(folder, **stored)
