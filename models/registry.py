@@ -134,9 +134,9 @@ def _configure(network: str, variant: Mapping[str, Any], overrides: Mapping[str,
     if network == "MambaIRv2" and "pool_rank" not in arguments:
         # An unfactored pool starts with the spread of the variant's own rank.
         arguments["pool_rank"] = variant.get("inner_rank") or config.pool_rank
-    if network == "MambaIR":
-        arguments.pop("routing", None)  # accepted, and without effect
     known = [field.name for field in fields(config)]
+    if "routing" not in known:
+        arguments.pop("routing", None)  # accepted for every network, and without effect where nothing is routed
     for name in arguments:
         if name not in known:
             raise TypeError(f"{network} has no argument {name!r}: it knows backend, {', '.join(known)}")

@@ -2,7 +2,7 @@
 
 A paper's table: the published values as the paper sets them, then published beside measured for the networks that are
 built here. What was trained here: a grid of variants per family and dataset. What the protocol is worth: settings down,
-datasets across.
+datasets across. A plain table: a row per number, a column for whatever its rows say.
 """
 
 from collections.abc import Iterator
@@ -52,8 +52,23 @@ def blocks(frame: pd.DataFrame) -> Iterator[Block]:
     elif kind == "trained":
         for (task, _, dataset), part in frame.groupby(["task", "study", "dataset"], sort=False):
             yield _variants(task, dataset, part)
+    elif kind == "plain":
+        yield _plain(frame)
     else:
         yield from _paper(frame)
+
+
+def _plain(frame: pd.DataFrame) -> Block:
+    said = [name for name in frame.columns.drop(["table", "kind"]) if frame[name].notna().any()]
+    rows = [[Cell(_text(row[name], row["metric"])) for name in said] for row in frame.to_dict("records")]
+    words = tuple(index for index, name in enumerate(said) if not any(isinstance(v, float | int) for v in frame[name]))
+    return Block("", tuple(said), rows, left=words)
+
+
+def _text(value: Any, metric: str) -> str:
+    if isinstance(value, float):
+        return f"{value:.{DIGITS.get(metric, 3)}f}"
+    return "" if value is None else str(value)
 
 
 def _paper(frame: pd.DataFrame) -> Iterator[Block]:

@@ -56,7 +56,7 @@ def markdown(frame: pd.DataFrame, caption: str, level: int = 2) -> str:
     """The table as Markdown under a heading of `level`, its columns padded so that it reads without a renderer."""
     parts = [f"{'#' * level} {_name(frame)}", _wrap(caption)]
     for block in blocks(frame):
-        parts.append(f"{'#' * (level + 1)} {block.heading}")
+        parts.append(f"{'#' * (level + 1)} {block.heading}" if block.heading else "")
         if block.rows:
             parts.append(grid(block.header, block.rows, block.left))
         parts.append("  \n".join(_wrap(note) for note in block.notes))

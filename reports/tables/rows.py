@@ -11,7 +11,8 @@ class TableError(ValueError):
     """A table or a format that does not exist. The message names those that do."""
 
 
-# kind: paper (a published table), trained (variants against their base), sensitivity (one network, other protocols)
+# kind: paper (a published table), trained (variants against their base), sensitivity (one network, other protocols),
+# plain (a row per number, as it is)
 # study: hash of what cells trained here must share to be compared; empty for a paper's table
 # setting: in what a study differs from the others of its table; empty for the only one
 # published: as printed; in a trained table the published difference from the base

@@ -3,6 +3,7 @@
 import csv
 import io
 
+import pandas as pd
 import pytest
 
 from reports.tables import index, render
@@ -147,3 +148,24 @@ def test_several_tables(store):
         assert render.render_all(frames, form) == "\n".join(render.render(frame, form, text) for frame, text in frames)
     with pytest.raises(TableError, match="different columns"):
         render.render_all([frames[0], (frames[1][0].drop(columns="study"), "")], "csv")
+
+
+def test_a_plain_table_shows_what_its_rows_say():
+    rows = [{"kind": "plain", "metric": "psnr", "model": "a", "measured": 30.12345}, {"kind": "plain", "note": "none"}]
+    frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)
+    lines = render.markdown(frame.assign(table="made"), "Made up.").splitlines()
+    assert lines[:3] == ["## made", "", "Made up."] and lines[4].split() == [
+        "|",
+        "model",
+        "|",
+        "metric",
+        "|",
+        "measured",
+        "|",
+        "note",
+        "|",
+    ]
+    assert [line.split("|")[1:5] for line in lines[6:8]] == [
+        [" a     ", " psnr   ", "   30.123 ", "      "],
+        ["       ", "        ", "          ", " none "],
+    ]
