@@ -70,7 +70,7 @@ def of_one_suite(suite: str, at_a_time: int, scoring: int, doc: str) -> None:
 
 
 of_one_suite("pilot", 4, 6, "`run pilot`, four cells at a time: what ablations cost, and how much scores scatter.")
-of_one_suite("curve", 3, 3, "`run curve`, three seeds at a time: the learning curve beside the official code's.")
+of_one_suite("curve", 3, 3, "`run curve`, three seeds at a time: to compare with the official code's learning curve.")
 
 
 @app.command()
@@ -78,7 +78,7 @@ def sweep(
     model: str, weights: cli.ScaledWeights, sets: cli.Sets, only: cli.Points = None, jobs: cli.Processes = 1,
     device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
-    """Scores given weights under the official protocol and what could stand in its place, one change at a time."""
+    """Scores given weights under the official protocol and under variations of it, one change at a time."""
     from suites.evaluation import sweep as sweeping
     where = {"device": cli.device(device), "data": data, "results": results, "jobs": jobs}
     return int(sweeping.sweep(model, weights, sets.split(","), only, say=out.print, **where) > 0)

@@ -153,7 +153,7 @@ MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured
 # tables, report, data
 TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]
-FigureName = Annotated[str, Argument(metavar="NAME", help="curve: learning curves beside the official code's")]
+FigureName = Annotated[str, Argument(metavar="NAME", help="curve: learning curves, ours and the official code's")]
 FigureFormat = Annotated[str, Option("--format", help="png, pdf or svg")]
 Documents = Annotated[bool, Option("--documents", help="instead put the tables of committed records into docs/*.md")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]

@@ -87,8 +87,8 @@ def describe(device: "str | torch.device", backend: str) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process (or of the one that spawned it), without the folder of its program: `python -m`
-    and the module for one of ours."""
+    """The command line of this process, with the program's name but not its folder; a module of `suites` started as
+    a program is `python -m` and its name."""
     program, root = Path(sys.argv[0]), Path(__file__).resolve().parents[1]
     ours = program.resolve().is_relative_to(root / "suites")
     module = ".".join(program.resolve().relative_to(root).with_suffix("").parts) if ours else ""

@@ -84,7 +84,7 @@ class Forecast:
 
     capacity: int
     rates: dict[tuple, dict[str, float]] = field(default_factory=dict)  # kind -> variant -> s per iteration
-    overheads: dict[tuple, list[float]] = field(default_factory=dict)  # kind -> s beside training, per finished cell
+    overheads: dict[tuple, list[float]] = field(default_factory=dict)  # kind -> s not spent training, per cell
 
     @staticmethod
     def kind(cell: Cell) -> tuple:

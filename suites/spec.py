@@ -79,7 +79,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything a score depends on beside the weights; stored, printed and hashed with every score in this order.
+    """Everything a score depends on except the weights; stored, printed and hashed with every score in this order.
 
     tiling: "official" (the official rule, 200 pixels), "none", or the number that stands in for 200.
     routing, samples, seed: how the prompts are chosen, over how many noise samples outputs are averaged, its seed.
@@ -259,7 +259,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What a suite scores of every cell beside its last weights under its protocol. No part of any cell's hash.
+    """What a suite scores of every cell in addition to its last weights under its protocol. No part of any cell's hash.
 
     half: the weights after half the iterations, the last at the first learning rate of most schedules. at: those after
     these iterations, as far as the cell has so many. average: the uniform average of weights over the last tenth.
@@ -278,7 +278,7 @@ class Scoring:
             raise SpecError(f"scored at {self.at} with noise {self.noise_seeds}: at least 1, and seeds at least 0")
 
     def weights(self, budget: Budget) -> dict[str, int]:
-        """Names of the weights beside the last ("half", "average", an iteration) -> iteration when they are kept."""
+        """Names of all weights but the last ("half", "average", an iteration) -> iteration when they are kept."""
         total = budget.iterations
         named = {"average": total} if self.average else {}
         if self.half and total > 1:
@@ -288,7 +288,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of cells, the comparisons that they are made for, and what is scored of them beside their ends.
+    """A named list of cells, the comparisons that they are made for, and what is scored except the final weights.
 
     `doc` is what `list` prints, `notes` what a run or a dry run says first.
     """
@@ -301,7 +301,7 @@ class Suite:
     scoring: Scoring = Scoring()
 
     def compared(self) -> list[Family]:
-        """The families of which a member beside the base is among the cells, at whatever seed."""
+        """The families of which a member other than the base is among the cells, at whatever seed."""
         present = [replace(cell, seed=0) for cell in self.cells]
 
         def runs(family: Family) -> bool:

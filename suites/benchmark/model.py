@@ -28,7 +28,7 @@ from suites.training.step import optimise
 
 # Factors on initial weights (see above).
 INIT_SCALE = 4.0  # of matrix products
-BIAS_SCALE = 25.0  # of position bias tables, so that they matter beside attention scores of order one
+BIAS_SCALE = 25.0  # of position bias tables, so that they matter next to attention scores of order one
 PROMPT_SCALE = 8.0  # of both factors of the prompts
 PART = 2**14  # pixels that the reference takes at a time; at least one image
 

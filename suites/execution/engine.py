@@ -23,7 +23,7 @@ from results import locks
 from results.store import Store, StoreError
 from suites import environment
 from suites.execution import worker
-from suites.execution.cell import finished
+from suites.execution.cell import UNWRITABLE, finished
 from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
 from suites.execution.plan import Planned, not_kept, plan, stands, unfinished, unscored
 from suites.progress import Display, duration
@@ -278,7 +278,7 @@ class _Engine:
             self._settle(item, cell, status, display)
         self.running.remove(item)
         self.free.append(item.slot)
-        if status == worker.UNWRITABLE:
+        if status == UNWRITABLE:
             raise StoreError(next(self.outcome.failed[name] for name in item.cells if name in self.outcome.failed))
 
     def _hear(self, item: _Running, event: dict[str, Any], display: Display) -> None:
@@ -312,7 +312,7 @@ class _Engine:
             display.end(cell, self.outcome.stopped[name], done=False, final=True)
         else:
             reason = self._record_failure(item, folder, end.get("reason") or _died(status))
-            again = self.attempts[name] > 0 and not end.get("final") and status != worker.UNWRITABLE
+            again = self.attempts[name] > 0 and not end.get("final") and status != UNWRITABLE
             if again:
                 self.queue.append([cell])
             else:

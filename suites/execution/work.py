@@ -15,9 +15,8 @@ from suites import environment
 from suites.data import find_all, load_training
 from suites.evaluation import ways
 from suites.evaluation.ways import Way
-from suites.execution.cell import Environment, missing, set_aside_unreadable, training_cost
+from suites.execution.cell import CellAtWork, Environment, Options, missing, set_aside_unreadable, training_cost
 from suites.execution.scoring_pool import ScoringPool
-from suites.execution.worker import CellAtWork, Options
 from suites.spec import Cell
 from suites.training import averaging, trainer
 from suites.training.state import Run

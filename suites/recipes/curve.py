@@ -1,4 +1,4 @@
-"""Learning curves: seeds of the official light x2 recipe, scored on the way, beside the official code's own curve."""
+"""Learning curves: seeds of the official light x2 recipe, scored on the way, as the official code was."""
 
 from suites.recipes.ablations import SMOKE_SETTING
 from suites.spec import Budget, Cell, Protocol, Scoring, Suite, Task, Variant, check_choice

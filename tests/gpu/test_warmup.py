@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.ops.noise import PhiloxGumbel
-from suites.execution import warmup, worker
+from suites.evaluation import ways
+from suites.execution import warmup
 from suites.recipes import ablations
 from suites.spec import Cell
 from suites.training import step
@@ -37,7 +38,7 @@ def test_a_step_after_it_compiles_nothing(tmp_path, monkeypatch):
     cell = chosen[0]
     with step.determinism(True):
         warmup.walk(cell, "cuda")
-        model = worker.scored_network(cell, "auto").cuda().eval()
+        model = ways.scored_network(cell, "auto").cuda().eval()
         model.noise = PhiloxGumbel([1])
         with torch.no_grad():
             model(torch.rand(1, 3, 48, 40, device="cuda"))

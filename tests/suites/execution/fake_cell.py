@@ -16,6 +16,7 @@ import pandas as pd
 
 from results import records
 from suites.execution import worker
+from suites.spec import SpecError
 
 
 def work(cells, options):
@@ -43,9 +44,9 @@ def run(each, options):
             if behaviour == "crash" or (behaviour == "crash-once" and starts == 1):
                 raise RuntimeError("broken pipe\nof thought")
             if behaviour == "refuse":
-                raise worker.SpecError("the loss is nan at step 2")
+                raise SpecError("the loss is nan at step 2")
             if behaviour == "diverge":
-                error = worker.SpecError("the loss is nan")
+                error = SpecError("the loss is nan")
                 error.record = {"step": 2, "loss": "nan"}  # as a TrainingError has it
                 raise error
             if behaviour == "warn":

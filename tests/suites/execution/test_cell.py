@@ -19,7 +19,8 @@ from results.store import Store
 from suites import recipes
 from suites.data import find
 from suites.evaluation.evaluate import evaluate
-from suites.execution import engine, worker
+from suites.execution import cell as cell_module
+from suites.execution import engine
 from suites.execution.verification import verify
 from suites.spec import SpecError, Suite
 from tests.suites.execution.test_engine import wait_for
@@ -125,6 +126,6 @@ def test_what_cannot_be_trained_is_one_line(suite, tmp_path):
 
 
 def test_every_error_that_names_a_mistake_is_final():
-    for module, name in worker.REFUSALS:
-        assert worker.refuses(getattr(importlib.import_module(module), name)("a mistake"))
-    assert not worker.refuses(RuntimeError("a crash")) and not worker.refuses(MemoryError())
+    for module, name in cell_module.REFUSALS:
+        assert cell_module.refuses(getattr(importlib.import_module(module), name)("a mistake"))
+    assert not cell_module.refuses(RuntimeError("a crash")) and not cell_module.refuses(MemoryError())
