@@ -154,17 +154,8 @@ def test_a_plain_table_shows_what_its_rows_say():
     rows = [{"kind": "plain", "metric": "psnr", "model": "a", "measured": 30.12345}, {"kind": "plain", "note": "none"}]
     frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)
     lines = render.markdown(frame.assign(table="made"), "Made up.").splitlines()
-    assert lines[:3] == ["## made", "", "Made up."] and lines[4].split() == [
-        "|",
-        "model",
-        "|",
-        "metric",
-        "|",
-        "measured",
-        "|",
-        "note",
-        "|",
-    ]
+    assert lines[:3] == ["## made", "", "Made up."]
+    assert lines[4].strip("| ").split() == ["model", "|", "metric", "|", "measured", "|", "note"]
     assert [line.split("|")[1:5] for line in lines[6:8]] == [
         [" a     ", " psnr   ", "   30.123 ", "      "],
         ["       ", "        ", "          ", " none "],
