@@ -26,7 +26,7 @@ class Linear(nn.Linear):
     def __call__(self, x: Tensor | Tokens) -> Tensor | Tokens:
         if not isinstance(x, Tokens):
             return super().__call__(x)
-        return Projected(x, self.weight, self.bias) if x.waits else Tokens(super().__call__(x.read()))
+        return Projected(x, self.weight, self.bias) if x.waits else Tokens(super().__call__(x.read()), False)
 
 
 class Pointwise(nn.Conv2d):
@@ -39,7 +39,7 @@ class Pointwise(nn.Conv2d):
         return F.linear(x, self.weight.flatten(1), self.bias)
 
     def __call__(self, x: Tokens) -> Tokens:
-        return Projected(x, self.weight.flatten(1), self.bias) if x.waits else Tokens(super().__call__(x.read()))
+        return Projected(x, self.weight.flatten(1), self.bias) if x.waits else Tokens(super().__call__(x.read()), False)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -51,7 +51,7 @@ class LayerNorm(nn.LayerNorm):
     def __call__(self, x: Tensor | Tokens) -> Tensor | Tokens:
         if not isinstance(x, Tokens):
             return super().__call__(x)
-        return Normed(x, self) if x.waits else Tokens(super().__call__(x.read()))
+        return Normed(x, self) if x.waits else Tokens(super().__call__(x.read()), False)
 
 
 class Depthwise(nn.Conv2d):
@@ -77,7 +77,7 @@ def on_tokens(module: nn.Module, x: Tensor) -> Tensor:
 
 def convolved(module: nn.Module, x: Tokens) -> Tokens:
     """The same of `Tokens`, whose 3x3 convolutions may run in kernels (models.ops.conv3x3)."""
-    return Convolved(x, module) if x.waits else Tokens(on_tokens(module, x.read()))
+    return Convolved(x, module) if x.waits else Tokens(on_tokens(module, x.read()), False)
 
 
 # --- window attention --------------------------------------------------------------------------------------------
@@ -95,7 +95,8 @@ class WindowAttention(nn.Module):
     def forward(self, qkv: Tokens, mask: Tensor) -> Tokens:
         """qkv [B, H, W, 3C], mask of `shift_mask`; H and W are multiples of the window. Returns [B, H, W, C]."""
         shape = {"window": self.window, "heads": self.heads, "shifted": self.shifted}
-        return self.proj(Tokens(window_attention(qkv.read(), self.relative_position_bias_table, mask, **shape)))
+        values = window_attention(qkv.read(), self.relative_position_bias_table, mask, **shape)
+        return self.proj(Tokens(values, qkv.waits))
 
 
 # --- feed-forward networks ---------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ class AttentiveStateSpace(nn.Module):
 
     def forward(self, x: Tokens, factor: Tensor | None, context: Context) -> Tokens:
         """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C]."""
-        x = Tokens(x.read())  # normalised once: the scan reads it and the router
+        x = Tokens(x.read(), x.waits)  # normalised once: the scan reads it and the router
         u = self.CPE[0](self.in_proj[0](x).read())  # [B, H, W, E]
         batch, height, width, _ = u.shape
         classes, soft = self.route_pixels(x, context)
@@ -236,7 +236,7 @@ class AttentiveStateSpace(nn.Module):
             backend=context.backend,
             memory=self.config.memory,
         )  # [B, L, E]
-        return self.out_proj(self.out_norm(Tokens(y.unflatten(1, (height, width)))))
+        return self.out_proj(self.out_norm(Tokens(y.unflatten(1, (height, width)), x.waits)))
 
     def route_pixels(self, x: Tokens, context: Context) -> tuple[Tensor | None, Tensor | None]:
         """Classes int64 [B, L] of the pixels of x and, where gradients flow, their probabilities [B, L, T].

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.ops.common import dispatch
+from models.ops.common.dispatch import uses_kernels
 from models.ops.conv3x3 import convolution
+from models.ops.linear import linear as linear_layer
 from models.ops.linear import linear_forked
 from models.ops.norm import layer_norm_forked
 
@@ -27,29 +29,31 @@ OTHERS = 2  # readers beside a layer whose gradients its backward adds; more are
 class Tokens:
     """Values [..., C], read by any number of readers in turn.
 
-    waits: whether layers that read them wait for what follows.
+    waits: whether layers that read them wait for what follows; by default, where operators of `values` run in kernels.
     """
 
-    def __init__(self, values: Tensor) -> None:
-        self.values: Tensor | None = values
-        self.waits = dispatch.uses_kernels(values)
-        self.views: list[Tensor] = []
-        self.forked = False
+    values: Tensor | None
+    views: list[Tensor] | tuple = ()  # for readers after a layer that forked
+    forked = False
+
+    def __init__(self, values: Tensor, waits: bool | None = None) -> None:
+        self.values = values
+        self.waits = uses_kernels(values) if waits is None else waits
 
     def read(self) -> Tensor:
         """The values, for one more reader."""
+        if self.views:
+            return self.views.pop(0)
         if self.values is None:
             self.values = self.compute()
-        return self.views.pop(0) if self.views else self.values
+        return self.values
 
-    def fork(self, read: Callable[[Tensor, int], tuple[Tensor, ...]]) -> Tensor:
-        """What `read`, called with the values and how many other readers there may be, makes of them: a layer."""
-        x = self.read()
-        if self.forked:
-            return read(x, 0)[0]
+    def others(self) -> int:
+        """For how many other readers a layer that reads these tokens forks: only the first does, and in training."""
+        if self.forked or not torch.is_grad_enabled():
+            return 0
         self.forked = True
-        y, *self.views = read(x, OTHERS)
-        return y
+        return OTHERS
 
     def compute(self) -> Tensor:
         raise AssertionError("these values are there")
@@ -59,15 +63,15 @@ class Tokens:
 
     def added_to(self, x: "Tokens") -> "Tokens":
         """x + self."""
-        return Tokens(x.read() + self.read())
+        return Tokens(x.read() + self.read(), self.waits)
 
     def plus_scaled(self, skip: "Tokens", scale: Tensor) -> "Tokens":
         """self + skip scale."""
-        return Tokens(torch.addcmul(self.read(), skip.read(), scale))
+        return Tokens(torch.addcmul(self.read(), skip.read(), scale), self.waits)
 
 
 class Scaled:
-    """tokens * scale [C], for tokens to add."""
+    """Tokens times a number for every channel, for tokens to add."""
 
     def __init__(self, tokens: Tokens, scale: Tensor) -> None:
         self.tokens, self.scale = tokens, scale
@@ -76,92 +80,97 @@ class Scaled:
         return x.plus_scaled(self.tokens, self.scale)
 
 
-class Waiting(Tokens):
-    """Tokens that are computed when they are read, of `source`, which is let go then."""
+class Normed(Tokens):
+    """LayerNorm of tokens, waiting."""
 
-    def __init__(self, source: Tokens) -> None:
-        self.source = source
-        self.values, self.waits, self.views, self.forked = None, True, [], False
-
-
-class Normed(Waiting):
-    """LayerNorm of tokens."""
+    values, waits = None, True
 
     def __init__(self, source: Tokens, norm: nn.LayerNorm) -> None:
-        super().__init__(source)
-        self.norm = norm
+        self.source, self.norm = source, norm
 
     def compute(self) -> Tensor:
         source, self.source = self.source, None
-        return source.fork(lambda x, others: layer_norm_forked(self.norm, x, others))
+        x = source.read()
+        y, *source.views = layer_norm_forked(self.norm, x, source.others())
+        return y
 
 
-class Recomputed(Waiting):
-    """function(tokens), computed again in the backward pass, where nothing in it is kept."""
+class Recomputed(Tokens):
+    """function(x), waiting; computed again in the backward pass, for which nothing in it is kept."""
 
-    def __init__(self, source: Tokens, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(Tokens(source.read()))
-        self.function = function
+    values, waits = None, True
+
+    def __init__(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+        self.x, self.function = x, function
 
     def compute(self) -> Tensor:
-        source, self.source = self.source, None
-        return dispatch.recomputed(self.function, source.read())
+        x, self.x = self.x, None
+        return dispatch.recomputed(self.function, x)
 
 
-class Projected(Waiting):
-    """A linear layer of tokens: GELU of it, or the residual and the scaled skip added to it."""
+class Projected(Tokens):
+    """A linear layer of tokens, waiting: GELU of it, or the residual and the scaled skip added to it."""
 
-    def __init__(
-        self,
-        source: Tokens,
-        weight: Tensor,
-        bias: Tensor | None,
-        gelu: bool = False,
-        residual: Tokens | None = None,
-        skip: Tokens | None = None,
-        scale: Tensor | None = None,
-    ) -> None:
-        super().__init__(source)
-        self.weight, self.bias, self.gelu = weight, bias, gelu
-        self.residual, self.skip, self.scale = residual, skip, scale
+    values, waits = None, True
+    gelu = False
+    residual = skip = scale = None
+
+    def __init__(self, source: Tokens, weight: Tensor, bias: Tensor | None) -> None:
+        self.source, self.weight, self.bias = source, weight, bias
 
     def added_to(self, x: Tokens) -> Tokens:
         if self.values is not None or self.gelu or self.residual is not None:
             return super().added_to(x)
-        return Projected(self.source, self.weight, self.bias, residual=x)
+        y = Projected(self.source, self.weight, self.bias)
+        y.residual = x
+        return y
 
     def plus_scaled(self, skip: Tokens, scale: Tensor) -> Tokens:
         if self.values is not None or self.residual is None or self.skip is not None:
             return super().plus_scaled(skip, scale)
-        return Projected(self.source, self.weight, self.bias, residual=self.residual, skip=skip, scale=scale)
+        y = Projected(self.source, self.weight, self.bias)
+        y.residual, y.skip, y.scale = self.residual, skip, scale
+        return y
 
     def compute(self) -> Tensor:
-        source, self.source = self.source, None
-        residual, skip = (None if t is None else t.read() for t in (self.residual, self.skip))
-        self.residual = self.skip = None
-        after = {"gelu": self.gelu, "residual": residual, "skip": skip, "scale": self.scale}
-        if isinstance(source, Recomputed) and source.values is None:
-            function = source.function
-            return dispatch.recomputed(
-                lambda x: linear_forked(function(x), self.weight, self.bias, **after)[0], source.source.read()
-            )
-        norm = None
-        if isinstance(source, Normed) and source.values is None:
-            source, norm = source.source, source.norm
-        return source.fork(lambda x, others: linear_forked(x, self.weight, self.bias, others, norm=norm, **after))
+        source, norm = self.source, None
+        residual = None if self.residual is None else self.residual.read()
+        skip = None if self.skip is None else self.skip.read()
+        self.source = self.residual = self.skip = None  # let go of
+        if source.values is None:
+            if isinstance(source, Recomputed):
+                weight, bias, scale, function = self.weight, self.bias, self.scale, source.function
+
+                def whole(x: Tensor) -> Tensor:
+                    return linear_layer(function(x), weight, bias, residual=residual, skip=skip, scale=scale)
+
+                return dispatch.recomputed(whole, source.x)
+            if isinstance(source, Normed):
+                source, norm = source.source, source.norm
+        x, others = source.read(), source.others()
+        y, *views = linear_forked(
+            x, self.weight, self.bias, others, norm=norm, gelu=self.gelu, residual=residual, skip=skip, scale=self.scale
+        )
+        if others:
+            source.views = views
+        return y
 
 
-class Convolved(Waiting):
-    """A convolution of tokens as an image, or a sequence of such and other modules, and the residual added to it."""
+class Convolved(Tokens):
+    """A module of images, waiting: convolutions of tokens as an image; the residual added to it."""
 
-    def __init__(self, source: Tokens, module: nn.Module, residual: Tokens | None = None) -> None:
-        super().__init__(source)
-        self.module, self.residual = module, residual
+    values, waits = None, True
+    residual = None
+
+    def __init__(self, source: Tokens, module: nn.Module) -> None:
+        self.source, self.module = source, module
 
     def added_to(self, x: Tokens) -> Tokens:
         if self.values is not None or self.residual is not None:
             return super().added_to(x)
-        return Convolved(self.source, self.module, x)
+        y = Convolved(self.source, self.module)
+        y.residual = x
+        return y
 
     def compute(self) -> Tensor:
         source, residual, self.source, self.residual = self.source, self.residual, None, None
@@ -170,7 +179,7 @@ class Convolved(Waiting):
 
 def linear(x: Tokens, weight: Tensor, bias: Tensor | None = None) -> Tokens:
     """x W^T + b, x [..., K], weight [N, K]: [..., N]."""
-    return Projected(x, weight, bias) if x.waits else Tokens(F.linear(x.read(), weight, bias))
+    return Projected(x, weight, bias) if x.waits else Tokens(F.linear(x.read(), weight, bias), False)
 
 
 def scaled(x: Tokens, scale: Tensor) -> Scaled:
@@ -180,10 +189,12 @@ def scaled(x: Tokens, scale: Tensor) -> Scaled:
 
 def gelu(x: Tokens) -> Tokens:
     if isinstance(x, Projected) and x.values is None and x.residual is None:
-        return Projected(x.source, x.weight, x.bias, gelu=True)
-    return Tokens(F.gelu(x.read()))
+        y = Projected(x.source, x.weight, x.bias)
+        y.gelu = True
+        return y
+    return Tokens(F.gelu(x.read()), x.waits)
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tokens) -> Tokens:
     """function(x), of whose intermediate results a GPU keeps none for the backward pass: it computes them again."""
-    return Recomputed(x, function) if x.waits else Tokens(function(x.read()))
+    return Recomputed(x.read(), function) if x.waits else Tokens(function(x.read()), False)

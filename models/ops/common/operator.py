@@ -28,9 +28,11 @@ class Operator:
         compiling = torch.compiler.is_compiling()
         if compiling or not first.is_cuda:
             return self.registered(first, *rest)
-        watched = torch.is_grad_enabled() or is_in_torch_dispatch_mode()
-        with torch.cuda.device(first.device):  # kernels are launched on the current one
-            return (self.registered if watched else self.function)(first, *rest)
+        call = self.registered if torch.is_grad_enabled() or is_in_torch_dispatch_mode() else self.function
+        if first.get_device() == torch.cuda.current_device():  # where kernels are launched
+            return call(first, *rest)
+        with torch.cuda.device(first.device):
+            return call(first, *rest)
 
     def fork(self, others: int, first: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
         """The operator's result, then `first` as often as there are others that read it.

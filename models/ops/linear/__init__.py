@@ -71,7 +71,8 @@ def linear_forked(
         x, *read = layer_norm_forked(norm, x, others, dtype=_type(x, None, products))
         norm, others = None, 0
     later = gelu and wide and torch.is_grad_enabled()
-    residual, skip = (None if t is None else t.contiguous() for t in (residual, skip))
+    residual = None if residual is None else residual.contiguous()
+    skip = None if skip is None else skip.contiguous()
     arguments = x, *_affine(norm), weight, bias, gelu and not later, residual, skip, scale, products
     y, *read = _linear.fork(others, *arguments) if others else (_linear(*arguments), *read)
     return F.gelu(y) if later else y, *read
