@@ -116,7 +116,7 @@ def by_machine(found: Sequence[Row], one: Callable[[Row, Sequence[Row]], str]) -
 
 
 def times(found: Sequence[Row]) -> str:
-    """Time of everything that has a goal on a GPU, beside the official figure and the floor of that machine."""
+    """Time of everything that has a goal on a GPU, with the official figure and the floor of that machine."""
     return by_machine(found, _times)
 
 

@@ -153,7 +153,7 @@ def test_committed_scores_are_read_with_their_cells(make, store, nothing_committ
     with pytest.raises(StoreError, match=f"lacks some scores of {cells[-1].name}: run"):
         pilot.load(nothing_committed)
     target.with_name("pilot.scores.json").unlink()
-    with pytest.raises(StoreError, match="not committed beside it"):
+    with pytest.raises(StoreError, match="not committed with it"):
         pilot.load(nothing_committed)
 
 
