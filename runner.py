@@ -203,10 +203,8 @@ def export(
     store: cli.StoreFolder, name: cli.ExportName, command: cli.MadeBy = None, finished: cli.MadeWhen = None) -> None:
     """Commits what a store holds: scores, keys and environments as files under results/measured."""
     from results import export as exporting
-    from results import extra_scores
     from suites import environment
     show(exporting.export(cli.store(store), name, environment.command(), {"command": command, "finished": finished}))
-    show(extra_scores.export(cli.store(store), name))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The frame of both networks: image to tokens, groups of layers, tokens to the restored image; and its checks.
+"""The backbone of both networks: image to tokens, groups of layers, tokens to the restored image; and its checks.
 
 Functions rather than a base class: official state dicts want `conv_first`, `layers`, `upsample`, ... at the top level.
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.layers import conv3x3, on_tokens
-from models.ops.norm import layer_norm
+from models.layers import LayerNorm, conv3x3, convolved
+from models.ops.fusion import Tokens
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images
 HEAD_FEATURES = 64  # channels of the pixelshuffle head
@@ -49,10 +49,11 @@ class Group(nn.Module):
         self.conv = residual_conv(dim, resi_connection)
 
     def forward(self, x: Tensor, context: object) -> Tensor:
-        y = x  # [B, H, W, C]
+        """x [B, H, W, C] -> [B, H, W, C]."""
+        y = x
         for layer in self.residual_group[self.kind]:
             y = layer(y, context)
-        return on_tokens(self.conv, y, x, fused=context.fused)
+        return (Tokens(x) + convolved(self.conv, Tokens(y))).read()
 
 
 def head(upsampler: str, dim: int, upscale: int, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -68,15 +69,15 @@ def head(upsampler: str, dim: int, upscale: int, channels: int) -> tuple[nn.Modu
     return before, nn.Sequential(*steps), conv3x3(HEAD_FEATURES, channels)
 
 
-def add_frame(network: nn.Module, config: object, groups: list[Group]) -> None:
-    """Gives `network` everything of `restore`; `config` holds the official arguments."""
+def add_backbone(network: nn.Module, config: object, groups: list[Group]) -> None:
+    """Gives `network` the parts that `restore` runs; `config` holds the official arguments."""
     dim, channels = config.embed_dim, config.in_chans
     mean = torch.tensor(RGB_MEAN if channels == 3 else [0.0] * channels)
     network.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
     network.conv_first = conv3x3(channels, dim)
-    network.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(dim)})
+    network.patch_embed = nn.ModuleDict({"norm": LayerNorm(dim)})
     network.layers = nn.ModuleList(groups)
-    network.norm = nn.LayerNorm(dim)
+    network.norm = LayerNorm(dim)
     network.conv_after_body = residual_conv(dim, config.resi_connection)
     network.conv_before_upsample, network.upsample, network.conv_last = head(
         config.upsampler, dim, config.upscale, channels
@@ -84,17 +85,17 @@ def add_frame(network: nn.Module, config: object, groups: list[Group]) -> None:
 
 
 def restore(network: nn.Module, image: Tensor, context: object) -> Tensor:
-    """image [B, C, H, W] in 0..1 -> [B, C, sH, sW]: the way through a network that `add_frame` framed."""
-    config, fused = network.config, context.fused
+    """image [B, C, H, W] in 0..1 -> [B, C, sH, sW]: the way through a network with the parts of `add_backbone`."""
+    config = network.config
     x = (image.to(network.conv_first.weight.dtype) - network.mean) * config.img_range
     shallow = network.conv_first(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)  # [B, H, W, C]
-    tokens = layer_norm(network.patch_embed["norm"], shallow, fused=fused)  # [B, H, W, C]
+    deep = network.patch_embed["norm"](shallow)
     for group in network.layers:
-        tokens = group(tokens, context)
-    tokens = on_tokens(network.conv_after_body, layer_norm(network.norm, tokens, fused=fused), shallow, fused=fused)
+        deep = group(deep, context)
+    y = Tokens(shallow) + convolved(network.conv_after_body, Tokens(network.norm(deep)))
     for module in (network.conv_before_upsample, network.upsample, network.conv_last):
-        tokens = on_tokens(module, tokens, fused=fused)
-    y = tokens.permute(0, 3, 1, 2)  # [B, C, sH, sW]
+        y = convolved(module, y)
+    y = y.read().permute(0, 3, 1, 2)  # [B, C, sH, sW]
     if config.upsampler == "":
         y = y + x
     return y / config.img_range + network.mean
@@ -111,8 +112,8 @@ def check_image(image: Tensor, channels: int) -> None:
         raise ModelError(f"the input {list(image.shape)} holds no pixel")
 
 
-def check_frame(config: object) -> None:
-    """Raises ModelError for arguments of the frame that no network can be built with."""
+def check_backbone(config: object) -> None:
+    """Raises ModelError for arguments of the backbone that no network can be built with."""
     for name in ("upscale", "in_chans", "embed_dim", "d_state"):
         check_count(name, getattr(config, name))
     for name in ("mlp_ratio", "img_range"):

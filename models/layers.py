@@ -1,53 +1,83 @@
-"""What both networks are made of: window attention, feed-forwards, the selective scan and its projections.
+"""What both networks are made of: layers of tokens, window attention, feed-forwards, the selective scan.
 
-Tokens are [B, H, W, C] throughout. A convolution reads them through `on_tokens` as a channels-last NCHW view, which
-costs no copy. Names of parameters are the official ones, so that official state dicts load unchanged.
+Tokens are [B, H, W, C] throughout; where layers are given `Tokens` (models.ops.fusion), they return such. Names of
+parameters are the official ones, so that official state dicts load unchanged.
 """
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.ops.attention import window_attention
-from models.ops.common.dispatch import kernels_allowed, recomputed
-from models.ops.conv3x3 import chosen_products, convolve3x3, in_kernels
+from models.ops.common.dispatch import kernels_allowed
 from models.ops.depthwise import convolve
-from models.ops.linear import forked_linear, linear
+from models.ops.fusion import Convolved, Normed, Projected, Tokens, gelu, linear, recomputed
+from models.ops.linear import linear as linear_layer
 from models.ops.norm import layer_norm
 from models.ops.scan import Prompt, attentive_scan
+from models.ops.scan.prompts import prompts_of_pixels
+
+# --- layers of tokens --------------------------------------------------------------------------------------------
+
+
+class Linear(nn.Linear):
+    """A linear layer, of tensors or of tokens."""
+
+    def __call__(self, x: Tensor | Tokens) -> Tensor | Tokens:
+        if not isinstance(x, Tokens):
+            return super().__call__(x)
+        return Projected(x, self.weight, self.bias) if x.waits else Tokens(super().__call__(x.read()), False)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution, which is a linear layer of tokens under the official name and shape of its weight."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        return Projected(x, self.weight.flatten(1), self.bias) if x.waits else Tokens(super().__call__(x.read()), False)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm of the channels of tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(self, x)
+
+    def __call__(self, x: Tensor | Tokens) -> Tensor | Tokens:
+        if not isinstance(x, Tokens):
+            return super().__call__(x)
+        return Normed(x, self) if x.waits else Tokens(super().__call__(x.read()), False)
+
+
+class Depthwise(nn.Conv2d):
+    """A depthwise convolution of tokens that keeps height and width, and what follows it (see models.ops.depthwise)."""
+
+    def __init__(self, channels: int, kernel: int, then: str) -> None:
+        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.then = then
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """x, gate [B, H, W, C] -> [B, H, W, C]."""
+        return convolve(self, x, self.then, gate)
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
 
-def depthwise(channels: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
-    """A depthwise convolution that keeps height and width (odd kernels)."""
-    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2 * dilation, dilation=dilation, groups=channels)
+def on_tokens(module: nn.Module, x: Tensor) -> Tensor:
+    """Runs an NCHW module on tokens, [B, H, W, C] -> [B, H', W', C']: a channels-last view, which costs no copy."""
+    return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def on_tokens(module: nn.Module, x: Tensor, residual: Tensor | None = None, *, fused: bool = False) -> Tensor:
-    """Runs an NCHW module on tokens, [B, H, W, C] -> [B, H', W', C'], and adds the residual.
-
-    fused: 3x3 convolutions, also those of a sequence, run in kernels where these are chosen (models.ops.conv3x3).
-    """
-    products = chosen_products(x) if fused else None
-    if products is not None:
-        if isinstance(module, nn.Sequential) and len(module):
-            *before, module = module
-            for step in before:
-                x = on_tokens(step, x, fused=True)
-        if in_kernels(module):
-            return convolve3x3(module, x, residual, products)
-    y = module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return y if residual is None else y + residual
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """The context in which operations on x's device keep their inputs' types (the meta device has no autocast)."""
-    kind = x.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+def convolved(module: nn.Module, x: Tokens) -> Tokens:
+    """The same of `Tokens`, whose 3x3 convolutions may run in kernels (models.ops.conv3x3)."""
+    return Convolved(x, module) if x.waits else Tokens(on_tokens(module, x.read()), False)
 
 
 # --- window attention --------------------------------------------------------------------------------------------
@@ -60,62 +90,47 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.window, self.heads, self.shifted = window, heads, shifted
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
-    def forward(self, qkv: Tensor, mask: Tensor, fused: bool, residual: Tensor | None = None) -> Tensor:
-        """qkv [B, H, W, 3C], mask of `shift_mask`; H and W are multiples of the window. [B, H, W, C], plus residual."""
+    def forward(self, qkv: Tokens, mask: Tensor) -> Tokens:
+        """qkv [B, H, W, 3C], mask of `shift_mask`; H and W are multiples of the window. Returns [B, H, W, C]."""
         shape = {"window": self.window, "heads": self.heads, "shifted": self.shifted}
-        table, backend = self.relative_position_bias_table, "auto" if fused else "plain"
-        out = window_attention(qkv, table, mask, **shape, backend=backend)
-        return linear(out, self.proj.weight, self.proj.bias, residual=residual, fused=fused)
+        values = window_attention(qkv.read(), self.relative_position_bias_table, mask, **shape)
+        return self.proj(Tokens(values, qkv.waits))
 
 
 # --- feed-forward networks ---------------------------------------------------------------------------------------
 
 
-class FeedForward(nn.Module):
-    """x + fc2(mix(fc1 norm(x))) + skip scale."""
-
-    gelu = False  # whether GELU follows fc1 at once; else `mix` begins with it
-
-    def __init__(self, dim: int, hidden: int, inner: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(inner, dim)
-
-    def forward(self, x: Tensor, norm: nn.LayerNorm, skip: Tensor, scale: Tensor, fused: bool) -> Tensor:
-        """x, skip [B, H, W, C], scale [C] -> [B, H, W, C]. On a GPU x and what fc1 gives are kept for the backward."""
-        u, x = forked_linear(x, self.fc1.weight, self.fc1.bias, 1, norm=norm, gelu=self.gelu, fused=fused)
-        out = self.fc2.weight, self.fc2.bias
-        after = {"residual": x, "skip": skip, "scale": scale, "fused": fused}
-        return recomputed(lambda u: linear(self.mix(u, fused), *out, **after), u, fused=fused)
-
-
-class ConvFFN(FeedForward):
-    """mix(v) = u + GELU(depthwise(u)) with u = GELU(v): of every variant but light."""
-
-    gelu = True  # every tap of the convolution reads u
+class ConvFFN(nn.Module):
+    """fc2(u + GELU(depthwise(u))) with u = GELU(fc1 x): of every variant but light."""
 
     def __init__(self, dim: int, hidden: int, kernel: int) -> None:
-        super().__init__(dim, hidden, hidden)
-        self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(depthwise(hidden, kernel), nn.GELU())})
+        super().__init__()
+        self.fc1, self.fc2 = Linear(dim, hidden), Linear(hidden, dim)
+        self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(Depthwise(hidden, kernel, "gelu"), nn.GELU())})
 
-    def mix(self, u: Tensor, fused: bool) -> Tensor:
-        """u [B, H, W, hidden], after GELU -> the same shape."""
-        return convolve(self.dwconv["depthwise_conv"][0], u, "gelu", fused=fused)
+    def forward(self, x: Tokens) -> Tokens:
+        """[B, H, W, C] -> [B, H, W, C]. On a GPU u is kept for the backward pass, nothing after it."""
+        return self.fc2(recomputed(self.dwconv["depthwise_conv"][0], gelu(self.fc1(x))))
 
 
-class GatedFFN(FeedForward):
-    """mix([u, v]) = GELU(u) * depthwise 5x5(LayerNorm(GELU(v))): of the light variant."""
+class GatedFFN(nn.Module):
+    """fc2(GELU(u) * depthwise 5x5(LayerNorm(GELU(v)))) with [u, v] = fc1 x: of the light variant."""
 
     def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__(dim, hidden, hidden // 2)
-        self.sg = nn.ModuleDict({"norm": nn.LayerNorm(hidden // 2), "conv": depthwise(hidden // 2, 5)})
+        super().__init__()
+        self.fc1, self.fc2 = Linear(dim, hidden), Linear(hidden // 2, dim)
+        self.sg = nn.ModuleDict({"norm": LayerNorm(hidden // 2), "conv": Depthwise(hidden // 2, 5, "gate")})
 
-    def mix(self, u: Tensor, fused: bool) -> Tensor:
+    def forward(self, x: Tokens) -> Tokens:
+        """[B, H, W, C] -> [B, H, W, C]. On a GPU [u, v] is kept for the backward pass, nothing after it."""
+        return self.fc2(recomputed(self.gate, self.fc1(x)))
+
+    def gate(self, uv: Tensor) -> Tensor:
         """[u, v] [B, H, W, hidden] -> [B, H, W, hidden / 2]."""
-        u, v = u.chunk(2, -1)
-        v = layer_norm(self.sg["norm"], v, gelu=True, fused=fused)
-        return convolve(self.sg["conv"], v, "gate", u, fused=fused)
+        u, v = uv.chunk(2, -1)
+        return self.sg["conv"](layer_norm(self.sg["norm"], v, gelu=True), gate=u)
 
 
 # --- selective scan ----------------------------------------------------------------------------------------------
@@ -137,32 +152,34 @@ def selective_scan(
     order: Tensor | None,
     backend: str,
     prompt: Prompt | None = None,
-    added: tuple[str, Tensor] | None = None,
+    target: str = "C",
     memory: int | None = None,
 ) -> Tensor:
     """Scans u [B, L, E] in every direction of `module` and sums the outputs at their pixels: [B, L, E].
 
-    order int64 [B, K, L] or None (raster): the pixel visited at each step. `prompt` is added to C inside the scan;
-    `added` names what a prompt given in pixel order [B, K, L, dim] is added to: B, C, delta or y. memory: steps after
+    order int64 [B, K, L] or None (raster): the pixel visited at each step. target: what the prompt is added to, C, B,
+    delta (before its bias and softplus) or y; to C inside the scan, where kernels are allowed. memory: steps after
     which the state starts anew, None for never.
     Projections are linear per token, so they are taken in pixel order. The scan takes u and what autocast makes of them
     as they are; its state is float32 (float64 for u in float64), its result, of every direction, has the type of u.
     """
     directions, d_inner, dt_rank = module.dt_projs_weight.shape
-    d_state, fused = module.A_logs.shape[1], backend != "reference" and kernels_allowed()
-    projected, u = forked_linear(u, module.x_proj_weight.flatten(0, 1), None, 1, fused=fused)  # [B, L, K (R + 2N)]
+    d_state, added = module.A_logs.shape[1], None
+    if prompt is not None and not (target == "C" and kernels_allowed()):
+        prompt, added = None, prompts_of_pixels(prompt, order)  # [B, K, L, d]
+    u = Tokens(u)
+    projected = linear(u, module.x_proj_weight.flatten(0, 1)).read()  # [B, L, K (R + 2N)]
     projected = projected.unflatten(-1, (directions, -1)).transpose(1, 2)  # [B, K, L, R + 2N]
     delta, B, C = projected.split([dt_rank, d_state, d_state], -1)
     if directions == 1:
-        delta = linear(delta, module.dt_projs_weight[0], fused=fused)  # [B, 1, L, E]
+        delta = linear_layer(delta, module.dt_projs_weight[0])  # [B, 1, L, E]
     else:
         delta = delta @ module.dt_projs_weight.transpose(1, 2)  # [B, K, L, E]
     inputs = {"delta": delta, "B": B, "C": C}
-    target, value = added or (None, None)
-    if target in inputs:
-        inputs[target] = inputs[target] + value
+    if added is not None and target in inputs:
+        inputs[target] = inputs[target] + added
     y = attentive_scan(
-        u,
+        u.read(),
         A=-module.A_logs.exp().unflatten(0, (directions, d_inner)),
         D=module.Ds.unflatten(0, (directions, d_inner)),
         delta_bias=module.dt_projs_bias,
@@ -172,11 +189,6 @@ def selective_scan(
         memory=memory,
         **inputs,
     )  # [B, K, L, E]
-    if target == "y":
-        y = y + value
+    if added is not None and target == "y":
+        y = y + added
     return y.sum(1) if directions > 1 else y.squeeze(1)
-
-
-def column_major(height: int, width: int, device: torch.device) -> Tensor:
-    """int64 [H W]: pixels (raster numbers) in the order of columns, each from top to bottom."""
-    return torch.arange(height * width, device=device).view(height, width).t().flatten()

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Group, add_frame, as_counts, check_frame, check_image, restore
+from models.backbone import Group, add_backbone, as_counts, check_backbone, check_image, restore
 from models.capabilities import Capabilities
 from models.errors import ModelError
 from models.initial import initialise
-from models.layers import add_scan_parameters, column_major, conv3x3, depthwise, on_tokens, selective_scan
-from models.ops.common.dispatch import kernels_allowed
-from models.ops.depthwise import convolve
-from models.ops.norm import layer_norm
+from models.layers import Depthwise, LayerNorm, add_scan_parameters, conv3x3, on_tokens, selective_scan
+from models.ops.common.dispatch import without_kernels
+from models.ops.scan.permutation import column_major
 
 DIRECTIONS = 4
 SQUEEZE = 30  # of the channel attention
@@ -48,7 +47,7 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", as_counts("depths", self.depths))
         object.__setattr__(self, "upsampler", self.upsampler or "")
-        check_frame(self)
+        check_backbone(self)
         if self.embed_dim < SQUEEZE:
             raise ModelError(f"embed_dim must be at least {SQUEEZE} (the channel attention's), not {self.embed_dim}")
         if int(self.embed_dim * self.mlp_ratio) < 1:
@@ -64,10 +63,6 @@ class Context:
     directions: Tensor
     backend: str
 
-    @property
-    def fused(self) -> bool:
-        return self.backend != "reference" and kernels_allowed()
-
 
 class Scan2D(nn.Module):
     """SS2D: four scans of SiLU(depthwise(u)), summed at their pixels, gated by SiLU(z)."""
@@ -76,19 +71,24 @@ class Scan2D(nn.Module):
         super().__init__()
         dim, d_inner = config.embed_dim, int(config.mlp_ratio * config.embed_dim)
         self.in_proj = nn.Linear(dim, 2 * d_inner, bias=False)
-        self.conv2d = depthwise(d_inner, 3)
+        self.conv2d = Depthwise(d_inner, 3, "silu")
         add_scan_parameters(self, DIRECTIONS, d_inner, config.d_state, math.ceil(dim / 16))
-        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_norm = LayerNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, dim, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [B, H, W, C] -> [B, H, W, C]."""
         batch, height, width, _ = x.shape
         u, z = self.in_proj(x).chunk(2, -1)  # [B, H, W, E] each
-        u = convolve(self.conv2d, u, "silu", fused=context.fused).reshape(batch, height * width, -1)  # [B, L, E]
+        u = self.conv2d(u).reshape(batch, height * width, -1)  # [B, L, E]
         order = context.directions.expand(batch, -1, -1)  # [B, 4, L]
         y = selective_scan(self, u, order=order, backend=context.backend).unflatten(1, (height, width))
-        return self.out_proj(layer_norm(self.out_norm, y, fused=context.fused) * F.silu(z))
+        return self.out_proj(self.out_norm(y) * F.silu(z))
+
+
+def depthwise(channels: int, dilation: int = 1) -> nn.Conv2d:
+    """A depthwise 3x3 convolution that keeps height and width."""
+    return nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels)
 
 
 class ChannelAttention(nn.Module):
@@ -112,8 +112,8 @@ class ConvBlock(nn.Module):
         super().__init__()
         if light:
             half = dim // 2
-            convs = [nn.Conv2d(dim, half, 1), depthwise(half, 3), nn.GELU()]
-            convs += [nn.Conv2d(half, dim, 1), depthwise(dim, 3, dilation=2)]
+            convs = [nn.Conv2d(dim, half, 1), depthwise(half), nn.GELU()]
+            convs += [nn.Conv2d(half, dim, 1), depthwise(dim, dilation=2)]
         else:
             convs = [conv3x3(dim, dim // 3), nn.GELU(), conv3x3(dim // 3, dim)]
         self.cab = nn.Sequential(*convs, ChannelAttention(dim))
@@ -130,17 +130,16 @@ class Block(nn.Module):
         super().__init__()
         dim = config.embed_dim
         self.drop_rate = drop_rate
-        self.ln_1, self.ln_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.ln_1, self.ln_2 = LayerNorm(dim), LayerNorm(dim)
         self.self_attention = Scan2D(config)
         self.conv_blk = ConvBlock(dim, light=config.upsampler == "pixelshuffledirect")
         self.skip_scale, self.skip_scale2 = nn.Parameter(torch.empty(dim)), nn.Parameter(torch.empty(dim))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [B, H, W, C] -> [B, H, W, C]."""
-        normed = layer_norm(self.ln_1, x, fused=context.fused)
-        scanned = drop_path(self.self_attention(normed, context), self.drop_rate if self.training else 0.0)
-        a = torch.addcmul(scanned, x, self.skip_scale)
-        return torch.addcmul(self.conv_blk(layer_norm(self.ln_2, a, fused=context.fused)), a, self.skip_scale2)
+        scanned = drop_path(self.self_attention(self.ln_1(x), context), self.drop_rate if self.training else 0.0)
+        x = torch.addcmul(scanned, x, self.skip_scale)  # scanned + x scale
+        return torch.addcmul(self.conv_blk(self.ln_2(x)), x, self.skip_scale2)
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
@@ -167,7 +166,7 @@ class MambaIR(nn.Module):
             Group([Block(config, next(rates)) for _ in range(n)], config.embed_dim, config.resi_connection, "blocks")
             for n in config.depths
         ]
-        add_frame(self, config, groups)
+        add_backbone(self, config, groups)
         initialise(self, 0)
 
     @property
@@ -190,4 +189,5 @@ class MambaIR(nn.Module):
         height, width = x.shape[2:]
         raster, columns = torch.arange(height * width, device=x.device), column_major(height, width, x.device)
         directions = torch.stack([raster, columns, raster.flip(0), columns.flip(0)])
-        return restore(self, x, Context(directions, self.backend))
+        with without_kernels(self.backend == "reference"):
+            return restore(self, x, Context(directions, self.backend))

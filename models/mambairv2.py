@@ -29,21 +29,19 @@ scan itself returns pixels and nothing is gathered or scattered around it.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.backbone import (
     Group,
-    add_frame,
+    add_backbone,
     as_counts,
+    check_backbone,
     check_choice,
     check_count,
-    check_frame,
     check_image,
     flip_pad,
     restore,
@@ -54,25 +52,24 @@ from models.errors import ModelError
 from models.initial import initialise
 from models.layers import (
     ConvFFN,
+    Depthwise,
     GatedFFN,
+    LayerNorm,
+    Linear,
+    Pointwise,
     WindowAttention,
     add_scan_parameters,
-    column_major,
-    depthwise,
     selective_scan,
-    without_autocast,
 )
 from models.ops.attention import relative_position_index, shift_mask
-from models.ops.common.dispatch import has_kernels, kernels_allowed
-from models.ops.depthwise import convolve
-from models.ops.linear import forked_linear, linear
+from models.ops.common.dispatch import without_kernels
+from models.ops.common.precision import without_autocast
+from models.ops.fusion import Tokens, scaled
 from models.ops.noise import PhiloxGumbel
-from models.ops.norm import forked_norm
-from models.ops.routing import by_class, route
+from models.ops.routing import NoiseSource, RoutingNoise, by_class, choose_classes
 from models.ops.scan import Prompt
-from models.ops.scan.permutation import inverse, permute_pixels
+from models.ops.scan.permutation import column_major
 
-NoiseSource = Callable[[int, tuple[int, int, int]], Tensor]
 ROUTINGS, PROMPT_ORDERS = ("gumbel", "argmax"), ("raster", "semantic")
 
 
@@ -129,7 +126,7 @@ class Config:
         object.__setattr__(self, "depths", as_counts("depths", self.depths))
         object.__setattr__(self, "num_heads", as_counts("num_heads", self.num_heads))
         object.__setattr__(self, "upsampler", self.upsampler or "")  # YAML writes ~ as well as ''
-        check_frame(self)
+        check_backbone(self)
         for name in ("window_size", "num_tokens", "pool_rank", "convffn_kernel_size"):
             check_count(name, getattr(self, name))
         for name in ("inner_rank", "memory"):
@@ -188,25 +185,17 @@ class Context:
 
     mask: of `shift_mask`. directions int64 [K, L]: pixels in the unsorted order of every direction; None: raster only.
     labels int64 [B, L]: sort key in place of the router's class. shared: N of the whole network.
-    noise: source of the routing's noise, None for argmax. backend: of the scan; "reference" fuses nothing else either.
-    in_kernel: routing and its noise, of keys int64 [B] or [1] (None for argmax), are one kernel on the GPU.
-    compiled: layers run as torch.compile made them.
+    backend: of the scan. compiled: layers run as torch.compile made them.
     """
 
     mask: Tensor
     directions: Tensor | None
     labels: Tensor | None
     shared: Tensor | None
-    noise: NoiseSource | None
+    noise: RoutingNoise
     prompt_order: str
     backend: str
-    in_kernel: bool = False
-    keys: Tensor | None = None
     compiled: bool = False
-
-    @property
-    def fused(self) -> bool:
-        return self.backend != "reference" and kernels_allowed()
 
 
 class AttentiveStateSpace(nn.Module):
@@ -216,8 +205,8 @@ class AttentiveStateSpace(nn.Module):
         super().__init__()
         self.config, self.index = config, index
         dim, d_inner = config.embed_dim, config.d_inner
-        self.in_proj = nn.Sequential(nn.Conv2d(dim, d_inner, 1))
-        self.CPE = nn.Sequential(depthwise(d_inner, 3))  # conditional positional encoding
+        self.in_proj = nn.Sequential(Pointwise(dim, d_inner))
+        self.CPE = nn.Sequential(Depthwise(d_inner, 3, "sigmoid"))  # conditional positional encoding
         if config.routed:
             self.register_buffer("layer", torch.tensor(index), persistent=False)  # `index` where it is data
             self.route = nn.Sequential(
@@ -227,52 +216,38 @@ class AttentiveStateSpace(nn.Module):
             self.embeddingB = nn.Embedding(config.num_tokens, config.inner_rank or config.prompt_dim)
         self.selectiveScan = nn.Module()
         add_scan_parameters(self.selectiveScan, config.scans, d_inner, config.d_state, math.ceil(d_inner / 16))
-        self.out_norm = nn.LayerNorm(d_inner)
-        self.out_proj = nn.Linear(d_inner, dim)
+        self.out_norm = LayerNorm(d_inner)
+        self.out_proj = Linear(d_inner, dim)
 
-    def forward(self, x: Tensor, factor: Tensor | None, context: Context, residual: Tensor | None = None) -> Tensor:
-        """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C], plus residual."""
-        batch, height, width, _ = x.shape
-        project, fused = self.in_proj[0], context.fused
-        u, x = forked_linear(x, project.weight.flatten(1), project.bias, 1, fused=fused)
-        u = convolve(self.CPE[0], u, "sigmoid", fused=fused).reshape(batch, height * width, -1)  # [B, L, E]
-        classes = soft = prompt = added = None
-        if self.config.ase == "on" or (self.config.sgn == "on" and context.labels is None):
-            classes, soft = self.assign(x.flatten(1, 2), context)
+    def forward(self, x: Tokens, factor: Tensor | None, context: Context) -> Tokens:
+        """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C]."""
+        x = Tokens(x.read(), x.waits)  # normalised once: the scan reads it and the router
+        u = self.CPE[0](self.in_proj[0](x).read())  # [B, H, W, E]
+        batch, height, width, _ = u.shape
+        classes, soft = self.route_pixels(x, context)
         order, at = self.sequence(classes if context.labels is None else context.labels, context, batch)
-        if self.config.ase == "on":
-            table = self.table(factor)  # [T, d]
-            if self.config.prompt_target == "C" and fused:
-                prompt = Prompt(table, classes, soft, at)
-            else:
-                added = self.config.prompt_target, self.per_pixel(chosen(table, classes, soft), order, at)
+        prompt = Prompt(self.table(factor), classes, soft, at) if self.config.ase == "on" else None
         y = selective_scan(
             self.selectiveScan,
-            u,
+            u.reshape(batch, height * width, -1),
             order=order,
             prompt=prompt,
-            added=added,
+            target=self.config.prompt_target,
             backend=context.backend,
             memory=self.config.memory,
         )  # [B, L, E]
-        y, last = y.unflatten(1, (height, width)), self.out_proj
-        return linear(y, last.weight, last.bias, norm=self.out_norm, residual=residual, fused=fused)
+        return self.out_proj(self.out_norm(Tokens(y.unflatten(1, (height, width)), x.waits)))
 
-    def assign(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
-        """tokens [B, L, C] -> classes int64 [B, L] and, where gradients flow, their probabilities [B, L, T].
+    def route_pixels(self, x: Tokens, context: Context) -> tuple[Tensor | None, Tensor | None]:
+        """Classes int64 [B, L] of the pixels of x and, where gradients flow, their probabilities [B, L, T].
 
-        In the parameters' dtype, under autocast too: a class is a comparison of logits.
+        None where nobody asks for classes.
         """
-        learns = torch.is_grad_enabled() and self.config.ase == "on"
-        with without_autocast(tokens):
-            if context.in_kernel:
-                first, last = self.route[0], self.route[2]
-                hidden = linear(tokens, first.weight, first.bias, gelu=True, exact=True)
-                return route(hidden, last.weight, last.bias, context.keys, self.layer, learns)
-            logits = self.route(tokens.to(self.route[0].weight.dtype))  # [B, L, T]
-            if context.noise is not None:
-                logits = logits + draw(context.noise, self.index, logits)
-            return logits.argmax(-1), logits.softmax(-1) if learns else None
+        prompts = self.config.ase == "on"
+        if not prompts and (self.config.sgn == "off" or context.labels is not None):
+            return None, None
+        learns = torch.is_grad_enabled() and prompts
+        return choose_classes(self.route, x.read().flatten(1, 2), context.noise, self.index, self.layer, learns)
 
     def table(self, factor: Tensor | None) -> Tensor:
         """The pool of prompts M N, [T, d]; P itself where it is not factored."""
@@ -291,23 +266,13 @@ class AttentiveStateSpace(nn.Module):
         if self.config.sgn == "off":
             return unsorted, unsorted
         if unsorted is None:
-            order = by_class(key, self.config.num_tokens, context.fused).unsqueeze(1)
+            order = by_class(key, self.config.num_tokens).unsqueeze(1)
         else:
             forward = unsorted[:, ::2]  # [B, K / 2, L]: raster, columns
             keys = key.unsqueeze(1).expand_as(forward).gather(-1, forward)
-            order = forward.gather(-1, by_class(keys, self.config.num_tokens, context.fused))
+            order = forward.gather(-1, by_class(keys, self.config.num_tokens))
             order = torch.stack([order, order.flip(-1)], 2).flatten(1, 2)  # [B, K, L]
         return order, order if context.prompt_order == "semantic" else unsorted
-
-    @staticmethod
-    def per_pixel(prompt: Tensor, order: Tensor | None, at: Tensor | None) -> Tensor:
-        """prompt [B, L, d] of every pixel -> [B, K, L, d]: what the pixel receives when it is scanned."""
-        prompt = prompt.unsqueeze(1)  # [B, 1, L, d]
-        if order is at:
-            return prompt
-        step = inverse(order)  # at which a pixel is scanned
-        giver, receiver = (step, order) if at is None else (at.gather(-1, step), order.gather(-1, inverse(at)))
-        return permute_pixels(prompt.expand(-1, order.shape[1], -1, -1), giver, receiver)
 
 
 class AttentiveLayer(nn.Module):
@@ -316,8 +281,8 @@ class AttentiveLayer(nn.Module):
     def __init__(self, config: Config, index: int, heads: int, shifted: bool) -> None:
         super().__init__()
         dim, hidden = config.embed_dim, config.d_inner
-        self.norm1, self.norm2, self.norm4 = (nn.LayerNorm(dim) for _ in range(3))
-        self.wqkv = nn.Linear(dim, 3 * dim)
+        self.norm1, self.norm2, self.norm4 = (LayerNorm(dim) for _ in range(3))
+        self.wqkv = Linear(dim, 3 * dim)
         self.win_mhsa = WindowAttention(dim, config.window_size, heads, shifted)
         self.convffn1, self.convffn2 = (
             GatedFFN(dim, hidden) if config.ffn == "gated" else ConvFFN(dim, hidden, config.convffn_kernel_size)
@@ -326,7 +291,7 @@ class AttentiveLayer(nn.Module):
         self.scale1, self.scale2 = (nn.Parameter(torch.empty(dim)) for _ in range(2))
         self.scanned = config.scans > 0
         if self.scanned:
-            self.norm3 = nn.LayerNorm(dim)
+            self.norm3 = LayerNorm(dim)
             self.assm = AttentiveStateSpace(config, index)
         own = config.prompted and config.inner_rank is not None and config.prompt_sharing == "none"
         self.embeddingA = nn.Embedding(config.inner_rank, config.prompt_dim) if own else None
@@ -337,16 +302,14 @@ class AttentiveLayer(nn.Module):
 
     def compute(self, x: Tensor, context: Context) -> Tensor:
         """What `forward` returns, as it is written here."""
-        fused = context.fused
-        qkv, x, skip = forked_linear(x, self.wqkv.weight, self.wqkv.bias, 2, norm=self.norm1, fused=fused)
-        a = self.win_mhsa(qkv, context.mask, fused, residual=x)
-        y = self.convffn1(a, self.norm2, skip, self.scale1, fused)
-        c = skip = y
+        factor = context.shared if self.embeddingA is None else self.embeddingA.weight
+        x = skip = Tokens(x)
+        x = x + self.win_mhsa(self.wqkv(self.norm1(x)), context.mask)
+        x = skip = x + self.convffn1(self.norm2(x)) + scaled(skip, self.scale1)
         if self.scanned:
-            factor = context.shared if self.embeddingA is None else self.embeddingA.weight
-            n, y, skip = forked_norm(self.norm3, y, 2, fused=fused)
-            c = self.assm(n, factor, context, residual=y)
-        return self.convffn2(c, self.norm4, skip, self.scale2, fused)
+            x = x + self.assm(self.norm3(x), factor, context)
+        x = x + self.convffn2(self.norm4(x)) + scaled(skip, self.scale2)
+        return x.read()
 
 
 class MambaIRv2(nn.Module):
@@ -369,7 +332,7 @@ class MambaIRv2(nn.Module):
             members = [AttentiveLayer(config, layers + j, heads, shifted=j % 2 == 1) for j in range(depth)]
             groups.append(Group(members, config.embed_dim, config.resi_connection, "layers"))
             layers += depth
-        add_frame(self, config, groups)
+        add_backbone(self, config, groups)
         if config.prompted and config.prompt_sharing == "network":
             self.embeddingA = nn.Embedding(config.inner_rank, config.prompt_dim)
         else:
@@ -411,27 +374,25 @@ class MambaIRv2(nn.Module):
             self.check_labels(labels, x)
             labels = flip_pad(labels.to(x.device), self.config.window_size).flatten(1)
         x = flip_pad(x, self.config.window_size)
-        noise = None if self.routing == "argmax" else self.noise or PhiloxGumbel([0])
-        known = noise is None or isinstance(noise, PhiloxGumbel)
-        in_kernel = known and self.backend != "reference" and kernels_allowed() and has_kernels(self.conv_first.weight)
-        if self.compiled and noise and not in_kernel:
-            raise ModelError(
-                "compiled layers draw their routing noise in a kernel, which needs a GPU and a PhiloxGumbel source: "
-                "set compiled = False, or routing = 'argmax'"
+        source = None if self.routing == "argmax" else self.noise or PhiloxGumbel([0])
+        with without_kernels(self.backend == "reference"):
+            noise = RoutingNoise.of(source, self.conv_first.weight, len(x))
+            if self.compiled and source and not noise.kernels:
+                raise ModelError(
+                    "compiled layers draw their routing noise in a kernel, which needs a GPU and a PhiloxGumbel "
+                    "source: set compiled = False, or routing = 'argmax'"
+                )
+            context = Context(
+                self.mask,
+                self.directions(*x.shape[2:], x.device),
+                labels,
+                None if self.embeddingA is None else self.embeddingA.weight,
+                noise,
+                self.prompt_order,
+                self.backend,
+                self.compiled,
             )
-        context = Context(
-            self.mask,
-            self.directions(*x.shape[2:], x.device),
-            labels,
-            None if self.embeddingA is None else self.embeddingA.weight,
-            noise,
-            self.prompt_order,
-            self.backend,
-            in_kernel,
-            noise.on(x.device, len(x)) if in_kernel and noise else None,
-            self.compiled,
-        )
-        y = restore(self, x, context)
+            y = restore(self, x, context)
         return y[..., : height * self.config.upscale, : width * self.config.upscale]
 
     def directions(self, height: int, width: int, device: torch.device) -> Tensor | None:
@@ -454,21 +415,3 @@ class MambaIRv2(nn.Module):
             raise ModelError(
                 f"labels must lie in 0..{self.config.num_tokens - 1}, num_tokens being {self.config.num_tokens}"
             )
-
-
-def chosen(table: Tensor, classes: Tensor, soft: Tensor | None) -> Tensor:
-    """Rows of table [T, d] by classes [B, L], with the straight-through gradient for soft [B, L, T]: [B, L, d]."""
-    onehot = F.one_hot(classes, table.shape[0]).to(table.dtype)  # [B, L, T]
-    if soft is not None:
-        onehot = onehot + (soft - soft.detach())  # adds exactly nothing
-    with without_autocast(table):
-        return onehot @ table
-
-
-def draw(source: NoiseSource, layer: int, like: Tensor) -> Tensor:
-    """Noise for logits [B, L, T], on their device and in their dtype. Raises ModelError for noise of another shape."""
-    shape = tuple(like.shape)
-    noise = source(layer, shape, like.device) if isinstance(source, PhiloxGumbel) else source(layer, shape)
-    if tuple(noise.shape) != shape:
-        raise ModelError(f"the noise source gave {list(noise.shape)} for layer {layer} in place of {list(shape)}")
-    return noise.to(like)

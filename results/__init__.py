@@ -1,1 +1,1 @@
-"""What was measured: a store on disk that anything can read, and the published numbers beside it."""
+"""What was measured: a store on disk that anything can read; and what was published."""

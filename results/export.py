@@ -1,6 +1,11 @@
 """Commits what a store holds: `runner.py export STORE MACHINE/NAME` writes files that `results.measured` reads.
 
 What does not say by which command and when it was measured is refused, unless --command and --finished say it.
+
+A cell's folder may hold scores of its other weights, and under other seeds of the routing noise, as a suite's `Scoring`
+asks for them: scores-<half|average|last>-<seed>.parquet, scores-<iteration>.parquet (under the protocol's seed) and
+scores-<iteration>-<seed>.parquet. They are committed as `<name>.csv.xz` with COLUMNS, or, where `name` begins with
+"curve", as `<name>.csv` with CURVE_COLUMNS and `<name>.json` that says on what and how the cells were trained.
 """
 
 import lzma
@@ -17,6 +22,10 @@ from results.measured import PROVENANCE, SCORE_COLUMNS
 from results.records import StoreError
 from results.store import TOLD, Store
 
+FILE = re.compile(r"scores-(half|average|last|\d+)(?:-(\d+))?\.parquet")
+COLUMNS = ("hash", "weights", "gumbel", "dataset", "image", "psnr", "ssim", "seconds")
+CURVE_COLUMNS = ("seed", "iteration", "dataset", "image", "psnr", "ssim")
+TRAINED_ON = ("device", "device_type", "backend", "threads", "system", "python", "versions", "commit")
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of MACHINE/NAME: no path that leads elsewhere
 
 
@@ -80,8 +89,9 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
         with records.guarded(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / families.FILE, copy)
+    others = export_others(store, name)
     counts = f"{len(evaluations)} evaluation records, {len(cells)} cells, {len(frame)} scores of images"
-    return [f"{target}: {counts}, {len(members)} members of families"]
+    return [f"{target}: {counts}, {len(members)} members of families", *others]
 
 
 def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str | None], where: str) -> dict[str, Any]:
@@ -90,3 +100,66 @@ def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str | N
     if missing:
         raise StoreError(f"{where} does not say its {', '.join(missing)}: such a number is not committed")
     return result
+
+
+# Scores of other weights
+
+
+def _files(folder: Path, seed: int) -> dict[tuple[str, int], Path]:
+    """(weights, seed of the noise) -> file, its own table among them; nothing where there is no other.
+
+    weights: "last", "half", "average", or an iteration. seed: the protocol's.
+    """
+    files = {}
+    for path in sorted(folder.glob("scores-*.parquet")):
+        if match := FILE.fullmatch(path.name):
+            files[match[1], int(match[2] or seed)] = path
+    return {("last", seed): folder / "scores.parquet", **files} if files else {}
+
+
+def export_others(store: Store, name: str) -> list[str]:
+    """Commits the scores of the finished cells of `store` that have others than their own, if any.
+
+    name: MACHINE/NAME under results/measured. `seconds` is a share of the time: what restoring took over the number of
+    processes that did so at a time. Returns what was written, in words.
+    """
+    target, tables, cells = place(name), [], []
+    for folder in store.cell_folders():
+        if store.status(folder)["state"] != "done":
+            continue
+        config, environment = store.read_config(folder), records.read_json(folder / "environment.json")
+        files = _files(folder, config["protocol"]["seed"])
+        if files:
+            cells.append((config, environment))
+        for (weights, seed), path in files.items():
+            last = weights in ("last", "average")
+            iteration = config["budget"]["iterations"] if last else None if weights == "half" else int(weights)
+            facts = {"hash": folder.name, "weights": weights, "gumbel": seed}
+            facts |= {"seed": config["seed"], "iteration": iteration}
+            rows = records.read_frame(path)
+            tables.append(rows.assign(**facts, seconds=rows["seconds"] / max(1, environment.get("scorers") or 1)))
+    if not tables:
+        return []
+    frame = pd.concat(tables, ignore_index=True)
+    if not target.name.startswith("curve"):
+        text = frame[list(COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.6f")
+        path = target.with_name(f"{target.name}.csv.xz")
+        records.write_bytes(path, lzma.compress(text.encode(), preset=9))
+        return [f"{path}: {len(frame)} scores of images"]
+    path = target.with_name(f"{target.name}.csv")
+    order = ["seed", "iteration"]
+    frame = frame[list(CURVE_COLUMNS)].sort_values(order, kind="stable")
+    records.write_bytes(path, frame.to_csv(index=False, float_format="%.6f").encode())
+    records.write_json(target.with_name(f"{target.name}.json"), {"runs": _runs(cells)})
+    return [f"{path}: {len(frame)} scores of images"]
+
+
+def _runs(cells: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The processes that worked on cells, in the order in which they started, with the cells of each."""
+    runs: dict[tuple, dict[str, Any]] = {}
+    for config, environment in cells:
+        for process in (*environment.get("earlier", ()), environment):
+            key = str(process.get("started")), str(process.get("command"))
+            told = {name: process.get(name) for name in (*TRAINED_ON, "command", "started")}
+            runs.setdefault(key, {**told, "cells": []})["cells"].append(config)
+    return [runs[key] for key in sorted(runs)]

@@ -1,4 +1,4 @@
-"""Families: which variants are compared with which base, filed beside the cells and apart from them.
+"""Families: which variants are compared with which base, filed in the store apart from the cells.
 
     <root>/families/<hash>/member.json    {"key": {suite, family, base, cell}, "label", "order"}; <hash> is the key's
 

@@ -7,6 +7,10 @@
                                      "cells": {hash: {"config", "status", "environment", "parameters"}}}
     <machine>/<name>.scores.csv.xz   a row per image of each: hash, environment (label) and the store's score columns
     <machine>/families/<hash>/       the store's own member.json
+    <machine>/profile-<name>.json    what `runner.py profile --json` wrote, unchanged
+    <machine>/breakdown-<name>.json  what `runner.py breakdown` wrote, unchanged
+    goals.json                       our goals, and for every machine on which the official implementation was measured
+                                     its figures, the rates that floors follow from, and their sources
 
 Records, configurations and hashes are the store's; weights and training logs are left out. `results.export` writes
 these files.
@@ -26,13 +30,16 @@ from results.records import StoreError
 from results.store import MACHINE, SPENT, flatten_config, told_of
 
 FOLDER = Path(__file__).parent / "measured"
+GOALS = FOLDER / "goals.json"
 COMPLEXITY = FOLDER / "counted" / "complexity.csv"
 COMPLEXITY_COLUMNS = (
     *("model", "overrides", "task", "size", "params", "macs_paper", "macs", "scan_flops", "counters"),
 )
 SCORE_COLUMNS = ("hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds", "environment")
 _MISSING = {name: [""] for name in (*records.SCORES, "seconds")}  # an image may be called NA
-PROVENANCE = ("command", "finished", "commit", "device")  # what every measurement must say of itself
+PROVENANCE = ("command", "finished", "commit", "device")  # what every score must say of itself
+PROFILED = ("command", "commit", "device", "started", "versions")  # and every time
+PROFILES = {"profile": ("rows", "operators", "environment"), "breakdown": ("rows", "environment")}
 
 
 def complexity(path: Path = COMPLEXITY) -> pd.DataFrame:
@@ -173,3 +180,31 @@ _ROW = {"evaluation": _evaluation_row, "cell": _cell_row}
 
 def _line(error: object, folder: Path) -> str:
     return " ".join(str(error).replace(f"{folder}/", "").split())
+
+
+# Time and memory
+
+
+def profiles(folder: Path | None = None, kind: str = "profile") -> list[dict[str, Any]]:
+    """Every committed profile or breakdown: {"file", "rows", "operators", "environment"}; earlier measurements first.
+
+    kind: of PROFILES; a breakdown has no "operators". Raises StoreError for one that is damaged or does not say by what
+    command, of which commit, where and when it was measured: such a number is not shown.
+    """
+    folder, found = FOLDER if folder is None else folder, []
+    for path in sorted(folder.glob(f"*/{kind}-*.json")):
+        profile = records.read_json(path)
+        missing = [name for name in PROFILES[kind] if name not in profile]
+        missing = missing or [name for name in PROFILED if not profile["environment"].get(name)]
+        if missing:
+            raise StoreError(f"{path} does not say its {', '.join(missing)}: such a measurement is not committed")
+        found.append({"file": str(path.relative_to(folder)), **{name: profile[name] for name in PROFILES[kind]}})
+    return sorted(found, key=lambda profile: profile["environment"]["started"])
+
+
+def goals() -> dict[str, Any]:
+    """goals.json. A goal names the fields of the rows that it is about, and by precision [goal, stretch] in ms.
+
+    The official figures of a machine are named by what a goal is about: "ms" (float32), "tf32", "compiled"; "gib".
+    """
+    return records.read_json(GOALS)

@@ -166,7 +166,7 @@ def _problems(row: dict[str, str]) -> Iterator[tuple[str, str]]:
     value = row["value"]
     if row["provenance"] == "not found":
         if value:
-            yield "value", f"{value!r} stands beside the provenance 'not found'"
+            yield "value", f"{value!r} has the provenance 'not found'"
     elif value != "-":
         if not _NUMBER.fullmatch(value):
             yield "value", f"{value!r} is not a number such as 38.30, 774K or 286.3G, nor the dash -"

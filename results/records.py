@@ -1,6 +1,6 @@
 """Files that are whole or absent, and names made from what they hold.
 
-Every file of the store is JSON, Parquet or safetensors; every write goes to a temporary file beside its target, reaches
+Every file of the store is JSON, Parquet or safetensors; every write goes to a temporary file near its target, reaches
 the disk, and takes the target's place in one step. A reader therefore never sees half a file, and a failed write
 (no space, read-only) leaves what was there.
 """

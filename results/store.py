@@ -26,7 +26,7 @@ STATES = ("planned", "running", "done", "failed")
 EVALUATIONS = "evaluations"
 HASH_LENGTH = 16
 
-# Of a cell's time; where `abreast` cells were trained side by side, its seconds are its share.
+# Of a cell's time; where `abreast` cells were trained at a time in one process, its seconds are its share.
 SPENT = ("started", "finished", "train_steps", "train_seconds", "abreast", "evaluate_seconds")
 CELL_COLUMNS = (
     *("hash", "name", "variant", "model", "overrides", "labels", "task", "seed", "budget", "iterations"),
@@ -399,7 +399,7 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def told_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of its weights beside their hash: {"file": name or None, "as_official": bool}."""
+    """What a record says of its weights apart from their hash: {"file": name or None, "as_official": bool}."""
     file = record.get("file")
     return {"file": file if isinstance(file, str) else None, "as_official": record.get("as_official") is True}
 

@@ -3,6 +3,7 @@
 `runner.py --help` loads this module, so nothing heavy is imported before a function here needs it.
 """
 
+import os
 import shutil
 import sys
 import threading
@@ -169,6 +170,9 @@ def main(app: Typer) -> int:
         if status == INTERRUPTED:
             err.print(interrupted(command))
         return status
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if (message := explain(error)) is None:
             raise  # a bug, shown in full
@@ -247,10 +251,11 @@ def explain(error: Exception) -> str | None:
     message = None
     if hasattr(error, "format_message"):  # typer's own
         message = f"{error.format_message()} (see runner.py --help)"
-    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in (
-        *("models", "suites", "results", "reports"),
-    ):
+    elif type(error).__module__.partition(".")[0] in ("models", "suites", "results", "reports"):
         message = str(error)
+    elif isinstance(error, OSError):
+        reason = (error.strerror or str(error)).lower()
+        message = f"cannot use {error.filename}: {reason}" if error.filename else reason
     return message and " ".join(message.split())
 
 

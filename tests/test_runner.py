@@ -208,6 +208,23 @@ def test_every_missing_set_is_named_at_once(command: Command, tmp_path: Path) ->
     )
 
 
+def test_errors_of_the_system_are_sentences(command: Command, tmp_path: Path) -> None:
+    photo(tmp_path / "photo.png")
+    asked = ["restore", tmp_path / "photo.png", tmp_path / "out.png", "--model", "mambairv2-tiny"]
+    result = command(*asked, "--weights", tmp_path)
+    refused(result, "cannot use", "is a directory", str(tmp_path))
+    assert "Errno" not in result[2]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    program = [sys.executable, runner.__file__, "tables", "--results", str(tmp_path)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert "Broken pipe" not in process.stderr.read()
+    assert process.returncode == 0
+
+
 def test_missing_folder(command: Command, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     refused(command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", gone), str(gone))

@@ -1,4 +1,4 @@
-"""Learning curves of this trainer beside the official code's: a table, a figure, and the one test that decides.
+"""Learning curves of this trainer and of the official code: a table, a figure, and the one test that decides.
 
 In the folder's folders, `official-curve.csv` has a row per seed, iteration and set; `curve-<precision>.csv` are the
 scores of `runner.py curve`, a row per image, whatever machine they come from. The unit is the seed. Fixed before

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, made from committed measurements (results.profiles, results.measured)."""
+"""The tables of docs/performance.md, made from committed measurements (results.measured)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from reports.figures import curve
 from reports.pages.profile import STATUS, figure, span
 from reports.tables.render import text_grid
 from reports.tables.rows import protocol_text
-from results import measured, profiles, records
+from results import measured, records
 
 NOTHING = "No such measurement is committed."
 TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
@@ -107,7 +107,7 @@ def met(value: float, aims: tuple[float | None, float | None]) -> str:
 
 def by_machine(found: Sequence[Row], one: Callable[[Row, Sequence[Row]], str]) -> str:
     """A table for every machine that has official figures: one(figures of goals.json, the profiles made there)."""
-    parts, goals = [], profiles.goals()
+    parts, goals = [], measured.goals()
     for name, figures in goals["machines"].items():
         table = one(figures, [profile for profile in found if profile["environment"]["device"] == name])
         note = ", which the goals are for" if name == goals["goals_for"] else ""
@@ -116,13 +116,13 @@ def by_machine(found: Sequence[Row], one: Callable[[Row, Sequence[Row]], str]) -
 
 
 def times(found: Sequence[Row]) -> str:
-    """Time of everything that has a goal on a GPU, beside the official figure and the floor of that machine."""
+    """Time of everything that has a goal on a GPU, with the official figure and the floor of that machine."""
     return by_machine(found, _times)
 
 
 def _times(figures: Row, found: Sequence[Row]) -> str:
     table, rates, used = [], figures["rates"], {}
-    for goal in profiles.goals()["goals"]:
+    for goal in measured.goals()["goals"]:
         official = figures["official"][goal["what"]]
         for profile, row in matching(goal, found):
             used[profile["file"]] = profile
@@ -151,7 +151,7 @@ def memory(found: Sequence[Row]) -> str:
 
 def _memory(figures: Row, found: Sequence[Row]) -> str:
     table, used = [], {}
-    for goal in (goal for goal in profiles.goals()["goals"] if "gib" in goal):
+    for goal in (goal for goal in measured.goals()["goals"] if "gib" in goal):
         official = figures["official"][goal["what"]]["gib"]
         for profile, row in matching(goal, found):
             if row["peak_mib"] is None:
@@ -170,7 +170,7 @@ def first_calls(found: Sequence[Row]) -> str:
 
 def _first_calls(figures: Row, found: Sequence[Row]) -> str:
     table, used = [], {}
-    for goal in profiles.goals()["goals"]:
+    for goal in measured.goals()["goals"]:
         for profile, row in matching(goal, found):
             if row["status"] == "ok":
                 used[profile["file"]] = profile
@@ -214,7 +214,7 @@ def kernels(found: Sequence[Row]) -> str:
 def cpu(found: Sequence[Row]) -> str:
     """What has a goal on two CPU cores, and what it is faster than in the same run."""
     table, used = [], {}
-    for goal in profiles.goals()["cpu_goals"]:
+    for goal in measured.goals()["cpu_goals"]:
         here = [profile for profile in found if profile["environment"]["device_type"] == "cpu"]
         for profile, row in matching(goal, here):
             used[profile["file"]] = profile
@@ -291,12 +291,12 @@ def provenance(profile: Row) -> str:
 
 def tables() -> dict[str, Callable[[], str]]:
     """What makes each table of the document."""
-    found = profiles.load()
+    found = measured.profiles()
     return {
         "times": lambda: times(found),
         "memory": lambda: memory(found),
         "first-calls": lambda: first_calls(found),
-        "kernels": lambda: kernels(profiles.load(kind="breakdown")),
+        "kernels": lambda: kernels(measured.profiles(kind="breakdown")),
         "cpu": lambda: cpu(found),
         "precision": lambda: precision(measured.load()),
         "curve": lambda: learning(measured.FOLDER),

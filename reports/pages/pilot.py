@@ -161,7 +161,7 @@ def load(folder: Path | None = None) -> Pilot | None:
     cells = {row["hash"]: row for row in measured.load(folder).cells}
     used = [cells[name] for name in rows["hash"].unique() if name in cells]
     if len(used) < rows["hash"].nunique() or not all(row["train_steps"] and row["train_seconds"] for row in used):
-        raise StoreError(f"{paths[0]} has scores of cells that are not committed beside it with their training time")
+        raise StoreError(f"{paths[0]} has scores of cells that are not committed with it and with their training time")
     scored = rows.groupby("hash")[["weights", "gumbel", "dataset"]].value_counts().groupby("hash").size()
     if len(short := scored[scored < scored.max()]):
         name = cells[short.index[0]]["name"]

@@ -112,7 +112,7 @@ def namer(rows: Sequence[Row]) -> Name:
 
 
 def compared(heading: str, rows: Sequence[Row], name: Name) -> str:
-    """The candidates of one point that could run, in time and memory, beside the first one of all."""
+    """The candidates of one point that could run, in time and memory, with ratios to the first of all."""
     cells = []
     for row in (row for row in rows if row["status"] != "unavailable"):
         if row["status"] != "ok":

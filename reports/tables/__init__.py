@@ -1,1 +1,1 @@
-"""Tables of what is stored beside what was published."""
+"""Tables that compare what is stored with what was published."""

@@ -1,6 +1,6 @@
 """What a rendered table shows of its frame: a list of blocks, grids of text with their ranks, whatever the format.
 
-A paper's table: the published values as the paper sets them, then published beside measured for the networks that are
+A paper's table: the published values as the paper sets them, then published and measured for the networks that are
 built here. What was trained here: a grid of variants per family and dataset. What the protocol is worth: settings down,
 datasets across. A plain table: a row per number, a column for whatever its rows say.
 """
@@ -149,7 +149,7 @@ def _marks(values: dict[Any, float | None], digits: int = 4) -> dict[Any, str]:
     return {name: ranks.get(value, "") for name, value in known.items()}
 
 
-# Published beside measured
+# Published and measured
 
 
 def _compared(heading: str, part: pd.DataFrame) -> Iterator[Block]:

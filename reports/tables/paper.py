@@ -1,4 +1,4 @@
-"""Rows of the paper's tables: every published cell beside what was measured here for it.
+"""Rows of the paper's tables: every published cell with what was measured here for it.
 
 A score is matched with evaluation records by (model, task, dataset) under the official protocol, seed apart: Gumbel
 seeds of the same weights are averaged. Compared are published weights (`published.official_weights`, or what the user
@@ -165,7 +165,7 @@ class _Found:
         ]
 
     def scores(self, cell: dict[str, str]) -> list[Scores]:
-        """What may stand beside a published score; one entry without values, saying why, when there is nothing."""
+        """What is compared with a published score; one entry without values, saying why, when there is nothing."""
         records = [] if cell["weights"] else [entry for entry in self.evaluations if _fits(entry, cell)]
         given = [entry for entry in records if self.may_be_compared(entry)]
         trained = [e for e in self.trained if _fits(e, cell) and str(e["iterations"]) == cell["iterations"]]
@@ -182,7 +182,7 @@ class _Found:
         return [Scores({}, {}, "", "", "", self._blank(cell, records, given))]
 
     def _blank(self, cell: dict[str, str], records: list[dict[str, Any]], given: list[dict[str, Any]]) -> str:
-        """Why nothing stands beside a published score. records, given: of its network on any set; comparable ones."""
+        """Why nothing is compared with a published score. records: of its network on any set; given: the comparable."""
         if records and not given:
             smaller = all(entry["weights"] in self.trained_as for entry in records)
             return "only weights of a smaller budget" if smaller else "only weights that are not the published ones"

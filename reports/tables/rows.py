@@ -17,7 +17,7 @@ class TableError(ValueError):
 # setting: in what a study differs from the others of its table; empty for the only one
 # published: as printed; in a trained table the published difference from the base
 # p: Holm's, within the family, of no difference; own_low, own_high: the interval by this variant's own variance
-# mde: what would be found with power 0.8, given beside inconclusive rows
+# mde: what would be found with power 0.8, given in inconclusive rows
 COLUMNS = (
     *("table", "kind", "method", "model", "overrides", "task", "budget", "study", "setting", "dataset", "size"),
     *("metric", "published", "measured", "difference", "low", "high", "interval", "df", "p", "own_low", "own_high"),

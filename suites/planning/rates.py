@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from results import profiles, records
+from results import measured as committed
+from results import records
 from results.evidence import Evidence
 from suites import environment
 from suites.progress import counted, duration
@@ -90,7 +91,7 @@ def measured(evidence: Evidence) -> list[Rate]:
 def profiled() -> list[Rate]:
     """Rates of the training steps in committed profiles, launched as `run` launches them: as graphs on a GPU."""
     rates = []
-    for profile in profiles.load():
+    for profile in committed.profiles():
         machine = profile["environment"]
         kind, launch = machine["device_type"], "graph" if machine["device_type"] == "cuda" else "eager"
         where = _machine(machine["device"], kind, machine["threads"])

@@ -9,6 +9,8 @@ from torch import Tensor
 import models
 from models.mambairv2 import Context
 from models.ops import scan
+from models.ops.common.dispatch import without_kernels
+from models.ops.routing import RoutingNoise
 from suites.benchmark.model import BenchmarkModel, scale_init
 from suites.spec import Task
 
@@ -39,8 +41,9 @@ def bench_layer(measure, device, backend):
     labels = torch.randint(64, (1, 4096), generator=torch.Generator().manual_seed(1)).to(device)
 
     def run(x: Tensor, backend: str) -> list[Tensor]:
-        context = Context(network.mask, None, labels, None, None, "raster", backend)
-        with torch.no_grad():
+        with torch.no_grad(), without_kernels(backend == "reference"):
+            noise = RoutingNoise.of(None, network.conv_first.weight, len(x))
+            context = Context(network.mask, None, labels, None, noise, "raster", backend)
             return [layer(x, context)]
 
     network.double()

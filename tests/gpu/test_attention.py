@@ -6,6 +6,7 @@ import torch
 import models
 from models import layers
 from models.ops.attention import shift_mask, unavailable, window_attention
+from models.ops.fusion import Tokens
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -121,14 +122,18 @@ def test_compiled_layer_trains(precision, monkeypatch):
     monkeypatch.setattr("models.ops.attention.resolve", lambda *arguments: "triton")
     module, mask = layers.WindowAttention(24, 16, 2, True).cuda(), shift_mask(16).cuda()
     torch.nn.init.normal_(module.relative_position_bias_table)
-    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+
+    def attend(qkv):
+        return module(Tokens(qkv), mask).read()
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True)
     for size in ((32, 16), (48, 64)):
         qkv, results = torch.randn(2, *size, 72, device="cuda"), []
-        for function in (module, compiled):
+        for function in (attend, compiled):
             module.zero_grad()
             with models.precision(precision, "cuda"):
                 x = qkv.bfloat16() if precision == "bf16" else qkv
-                out = function(x, mask, True)
+                out = function(x)
             out.sum().backward()
             results.append([out, *(p.grad for p in module.parameters())])
         for a, b in zip(*results, strict=True):

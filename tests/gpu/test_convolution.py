@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 import models
 from models import layers
+from models.ops.fusion import Tokens
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -108,7 +109,7 @@ def test_compiled_convolutions_train(precision, monkeypatch):
     conv = layers.conv3x3(24, 24).cuda()
 
     def layer(x):
-        return layers.on_tokens(conv, x, x, fused=True)
+        return (Tokens(x) + layers.convolved(conv, Tokens(x))).read()
 
     compiled = torch.compile(layer, fullgraph=True, dynamic=True)
     for size in ((32, 16), (47, 65)):

@@ -1,5 +1,6 @@
 """Operators go past PyTorch's dispatcher for inference on a GPU, and through it for whoever needs to know."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,21 @@ def made():
     return result
 
 
-GPU, HOST = SimpleNamespace(is_cuda=True, device=-1), SimpleNamespace(is_cuda=False)
+GPU, HOST = SimpleNamespace(is_cuda=True, get_device=lambda: 0), SimpleNamespace(is_cuda=False)
+
+
+@pytest.fixture(autouse=True)
+def first_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+def test_kernels_are_launched_on_the_device_of_the_first_tensor(made, monkeypatch):
+    entered = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(device) or nullcontext())
+    with torch.no_grad():
+        made(GPU)
+        assert made(SimpleNamespace(is_cuda=True, get_device=lambda: 1, device="second")) == "straight"
+    assert entered == ["second"]
 
 
 def test_only_inference_on_a_gpu_goes_straight(made):

@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models import backbone, layers, mambair
+from models.ops.fusion import Tokens, scaled
+from models.ops.scan.permutation import permute_pixels
 
 
 def on_meta(name: str, **overrides) -> torch.nn.Module:
@@ -152,28 +154,33 @@ def test_other_official_blocks_are_refused(changes, error, message):
 
 def test_feed_forwards_compute_their_formulas():
     x = torch.randn(2, 5, 6, 8)
-    norm = torch.nn.LayerNorm(8)
+    norm = layers.LayerNorm(8)
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     conv, gated = layers.ConvFFN(8, 16, 5), layers.GatedFFN(8, 16)
 
-    def nchw(module, t):
-        return module(t.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
+    def nchw(conv, t):
+        y = F.conv2d(t.permute(0, 3, 1, 2).contiguous(), conv.weight, conv.bias, padding=2, groups=len(conv.bias))
+        return y.permute(0, 2, 3, 1)
+
+    def branch(ffn):
+        tokens = Tokens(x)
+        return (tokens + ffn(norm(tokens)) + scaled(Tokens(skip), scale)).read()
 
     u = F.gelu(conv.fc1(norm(x)))
     skip, scale = torch.randn_like(x), torch.randn(8)
     expected = x + conv.fc2(u + F.gelu(nchw(conv.dwconv["depthwise_conv"][0], u))) + skip * scale
-    torch.testing.assert_close(conv(x, norm, skip, scale, True), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(branch(conv), expected, rtol=1e-4, atol=1e-5)
     u, v = F.gelu(gated.fc1(norm(x))).split(8, -1)
     expected = x + gated.fc2(u * nchw(gated.sg["conv"], gated.sg["norm"](v))) + skip * scale
-    torch.testing.assert_close(gated(x, norm, skip, scale, True), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(branch(gated), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_permutation_and_its_gradient():
     x = torch.randn(2, 3, 7, 4, dtype=torch.float64, requires_grad=True)
     index = torch.rand(2, 3, 7).argsort(-1)
     back = index.argsort(-1)
-    assert torch.equal(layers.permute_pixels(x, index, back)[1, 2, 3], x[1, 2, index[1, 2, 3]])
-    torch.autograd.gradcheck(lambda x: layers.permute_pixels(x, index, back), x)
+    assert torch.equal(permute_pixels(x, index, back)[1, 2, 3], x[1, 2, index[1, 2, 3]])
+    torch.autograd.gradcheck(lambda x: permute_pixels(x, index, back), x)
 
 
 def test_flip_pad_mirrors_as_often_as_needed():

@@ -183,7 +183,7 @@ def test_a_table_is_added_by_a_file_alone(tmp_path):
         ({"value": "3830"}, r"column value: 3830 is out of the range of psnr"),
         ({"metric": "ssim", "value": "9.615"}, r"out of the range of ssim"),
         ({"value": ""}, r"column value: '' is not a number"),
-        ({"provenance": "not found"}, r"beside the provenance 'not found'"),
+        ({"provenance": "not found"}, r"has the provenance 'not found'"),
         ({"provenance": "rumour"}, r"column provenance: 'rumour' is not one of primary"),
         ({"metric": "lpips"}, r"column metric: 'lpips'"),
         ({"task": "x2"}, r"column task: 'x2' is not a task"),

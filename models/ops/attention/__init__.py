@@ -10,7 +10,8 @@ The relative position bias is added to the scores, and -100 where the roll put p
 
 `auto` takes, by device, type, precision and shape alone: on a CUDA device the kernels, except where the products are
 those of plain float32 and heads are wide (docs/performance.md has the measurements); on a CPU plain with gradients;
-fused otherwise, so also for windows, head sizes and types that the kernels do not take.
+fused otherwise, so also for windows, head sizes and types that the kernels do not take. Within `without_kernels` it
+takes plain.
 """
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from models.errors import ModelError
+from models.ops.common.dispatch import kernels_allowed
 from models.ops.common.kernels import unavailable
 from models.ops.common.operator import operator
 from models.ops.common.precision import float32_products, kernel_products
@@ -99,6 +101,8 @@ def window_attention(
 def resolve(backend: str, qkv: Tensor, window: int, heads: int) -> str:
     """What `backend` stands for. Raises ModelError for "triton" where the kernels cannot run, or an unknown name."""
     if backend == "auto":
+        if not kernels_allowed():
+            return "plain"
         if qkv.device.type == "cpu" and torch.is_grad_enabled():
             return "plain"  # fused attention has no gradient for a bias there, and its way round that is slower
         if unavailable(qkv.device) is not None or _refusal(qkv, window, heads) is not None:

@@ -48,14 +48,37 @@ def has_kernels(x: Tensor) -> bool:
     return x.is_cuda and x.dtype != torch.float64 and _usable(x.device)
 
 
-def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, *, fused: bool = True) -> Tensor:
+def uses_kernels(x: Tensor) -> bool:
+    """Whether operators of x run in kernels here."""
+    return _kernels and has_kernels(x)
+
+
+class _AsNow:
+    """With kernels and in the precision of when it was made, within a `with`, as often as it is entered."""
+
+    def __init__(self) -> None:
+        self.settings, self.before = Settings.now(), []
+
+    def __enter__(self) -> None:
+        global _kernels
+        self.settings.__enter__()
+        self.before.append(_kernels)
+        _kernels = True
+
+    def __exit__(self, *error: object) -> None:
+        global _kernels
+        _kernels = self.before.pop()
+        self.settings.__exit__(*error)
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of whose intermediate results a GPU keeps none for the backward pass: it computes them again.
 
-    In the precision of now, also where gradients are taken outside of it. That stops at the last of them, so a matrix
+    With kernels and in the precision of now, wherever gradients are taken. That stops at the last of them, so a matrix
     product at the end is not repeated: what is left is norms, activations and depthwise convolutions, which cost little
     beside their memory.
     """
-    if fused and torch.is_grad_enabled() and has_kernels(x):
-        again = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), Settings.now())}
+    if torch.is_grad_enabled() and uses_kernels(x):
+        again = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), _AsNow())}
         return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none", **again)
     return function(x)

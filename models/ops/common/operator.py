@@ -28,20 +28,22 @@ class Operator:
         compiling = torch.compiler.is_compiling()
         if compiling or not first.is_cuda:
             return self.registered(first, *rest)
-        watched = torch.is_grad_enabled() or is_in_torch_dispatch_mode()
-        with torch.cuda.device(first.device):  # kernels are launched on the current one
-            return (self.registered if watched else self.function)(first, *rest)
+        call = self.registered if torch.is_grad_enabled() or is_in_torch_dispatch_mode() else self.function
+        if first.get_device() == torch.cuda.current_device():  # where kernels are launched
+            return call(first, *rest)
+        with torch.cuda.device(first.device):
+            return call(first, *rest)
 
     def fork(self, others: int, first: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
         """The operator's result, then `first` as often as there are others that read it.
 
         What they read has its gradient added by this operator's backward, where PyTorch would add it in a pass over
         memory of its own. A compiler fuses such additions with their surroundings, so it is left to that.
-        `others`: 1 or 2, as kernels take. Raises ValueError for more.
+        `others`: up to 2, as kernels take. Raises ValueError for more.
         """
         if others > 2:
             raise ValueError(f"a fork adds the gradients of at most 2 other readers, not of {others}")
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if not others or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return self(first, *rest), *[first] * others
         return _Fork.apply(self, others, first, *rest)
 
@@ -58,10 +60,16 @@ class _Fork(torch.autograd.Function):
         operator, _, *arguments = inputs
         ctx.gradients = operator.gradients
         operator.setup_context(ctx, arguments, output[0])
+        ctx.set_materialize_grads(False)
+        ctx.result = output[0].shape, output[0].dtype
 
     @staticmethod
-    def backward(ctx, *grads):
-        return None, None, *ctx.gradients(ctx, *grads)
+    def backward(ctx, dy, *others):
+        others = [gradient for gradient in others if gradient is not None]  # of those that were read
+        if dy is None:
+            shape, dtype = ctx.result
+            dy = others[0].new_zeros(shape, dtype=dtype)
+        return None, None, *ctx.gradients(ctx, dy, *others)
 
 
 def operator(name: str) -> Callable[[Callable], Operator]:

@@ -1,7 +1,7 @@
 """How exactly matrix products and convolutions are taken: a context that every run states and stores."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -75,6 +75,12 @@ class Settings:
 
     def __exit__(self, *_: object) -> None:
         self.before.pop().apply()
+
+
+def without_autocast(x: torch.Tensor) -> AbstractContextManager:
+    """The context in which operations on x's device keep their inputs' types (the meta device has no autocast)."""
+    kind = x.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def kernel_products(x: torch.Tensor) -> str | None:

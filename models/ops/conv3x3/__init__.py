@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from models.ops.common.dispatch import has_kernels
+from models.ops.common.dispatch import uses_kernels
 from models.ops.common.operator import operator
 from models.ops.common.precision import kernel_products
 
@@ -18,9 +18,26 @@ CHOSEN = ("tf32x3",)  # of "tf32x3", "tf32" and "bf16": products for which the k
 CHANNELS = 16  # from which they are: a step multiplies 16 channels, and an image has 1 or 3
 
 
+def convolution(module: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """An NCHW module of tokens x [B, H, W, C], plus residual: [B, H', W', C'].
+
+    3x3 convolutions, also those of a sequence, run in kernels where these are chosen.
+    """
+    products = chosen_products(x)
+    if products is not None:
+        if isinstance(module, nn.Sequential) and len(module):
+            *before, module = module
+            for step in before:
+                x = convolution(step, x)
+        if in_kernels(module):
+            return convolve3x3(module, x, residual, products)
+    y = module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return y if residual is None else y + residual
+
+
 def chosen_products(x: Tensor) -> str | None:
     """How kernels multiply in convolutions of x here, or None: PyTorch takes them."""
-    products = kernel_products(x) if has_kernels(x) else None
+    products = kernel_products(x) if uses_kernels(x) else None
     return products if products in CHOSEN else None
 
 

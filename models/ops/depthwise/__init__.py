@@ -14,19 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.ops.common.dispatch import has_kernels
+from models.ops.common.dispatch import uses_kernels
 from models.ops.common.kernels import spaced
 from models.ops.common.operator import operator
 from models.ops.common.precision import kernel_products
 
 
-def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None, *, fused: bool = True) -> Tensor:
+def convolve(conv: nn.Conv2d, x: Tensor, then: str, gate: Tensor | None = None) -> Tensor:
     """x [B, H, W, C] through a depthwise convolution (odd square kernel, same size) and what `then` names."""
-    if fused and has_kernels(x) and conv.dilation == (1, 1):
+    if uses_kernels(x) and conv.dilation == (1, 1):
         if torch.is_autocast_enabled(x.device.type):  # as convolutions do
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return _depthwise(x, conv.weight, conv.bias, gate, then, kernel_products(x) is not None)
-    c = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    image = x.permute(0, 3, 1, 2)
+    c = F.conv2d(image, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    c = c.permute(0, 2, 3, 1)
     if then == "gate":
         return F.gelu(gate) * c
     if then == "sigmoid":

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from models.ops.common.dispatch import has_kernels, recomputed
+from models.ops.common.dispatch import recomputed, uses_kernels
 from models.ops.common.kernels import WHOLE, evenly
 from models.ops.common.operator import operator
 from models.ops.common.precision import kernel_products
-from models.ops.norm import forked_norm, layer_norm
+from models.ops.norm import layer_norm, layer_norm_forked
 
 
 def linear(
@@ -30,63 +30,60 @@ def linear(
     skip: Tensor | None = None,
     scale: Tensor | None = None,
     exact: bool = False,
-    fused: bool = True,
 ) -> Tensor:
     """x [..., K] -> y [..., N], as in the head of this module; weight [N, K], scale [N], residual and skip [..., N].
 
-    y has the type of the residual, if there is one, else that of x or of autocast. fused=False: plain PyTorch.
-    exact: products as exact as float32's, never of bfloat16 numbers: tf32x3 where kernels multiply, else in
-    the weight's type.
+    y has the type of the residual, if there is one, else that of x or of autocast. exact: products as exact as
+    float32's, never of bfloat16 numbers: tf32x3 where kernels multiply, else in the weight's type.
     """
-    products = _products(x, fused, exact)
-    if products is None:
-        x = x.to(weight.dtype) if exact else x
-        y = recomputed(lambda x: _plain(x, weight, bias, norm, gelu, fused), x, fused=fused and norm is not None)
-        y = y if residual is None else residual + y
-        return y if skip is None else torch.addcmul(y, skip, scale)
-    wide = x.shape[-1] > WHOLE
-    if norm is not None and wide:
-        x, norm = layer_norm(norm, x, dtype=_type(x, None, products), space=True), None
-    later = gelu and wide and torch.is_grad_enabled()
-    residual, skip = (None if t is None else t.contiguous() for t in (residual, skip))
-    y = _linear(x, *_affine(norm), weight, bias, gelu and not later, residual, skip, scale, products)
-    return F.gelu(y) if later else y
+    return linear_forked(x, weight, bias, norm=norm, gelu=gelu, residual=residual, skip=skip, scale=scale, exact=exact)[
+        0
+    ]
 
 
-def forked_linear(
+def linear_forked(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    others: int,
+    others: int = 0,
     *,
     norm: nn.LayerNorm | None = None,
     gelu: bool = False,
-    fused: bool = True,
+    residual: Tensor | None = None,
+    skip: Tensor | None = None,
+    scale: Tensor | None = None,
+    exact: bool = False,
 ) -> tuple[Tensor, ...]:
     """`linear` of x, then x as often as there are others that read it, at most twice (see `Operator.fork`)."""
-    products = _products(x, fused)
-    if products is not None and (x.shape[-1] <= WHOLE or (norm is None and not gelu)):
-        return _linear.fork(others, x, *_affine(norm), weight, bias, gelu, None, None, None, products)
-    if norm is None or products is None:
-        return linear(x, weight, bias, norm=norm, gelu=gelu, fused=fused), *[x] * others
-    n, *rest = forked_norm(norm, x, others, dtype=_type(x, None, products))
-    return linear(n, weight, bias, gelu=gelu), *rest
-
-
-def _products(x: Tensor, fused: bool, exact: bool = False) -> str | None:
-    """How kernels multiply x, or None: plain PyTorch takes it."""
-    products = kernel_products(x) if fused and has_kernels(x) else None
-    return "tf32x3" if exact and products is not None else products
+    products = kernel_products(x) if uses_kernels(x) else None
+    if products is None:
+        n = x.to(weight.dtype) if exact else x
+        y = (
+            _plain(n, weight, bias, gelu)
+            if norm is None
+            else recomputed(lambda n: _plain(layer_norm(norm, n), weight, bias, gelu), n)
+        )
+        y = y if residual is None else residual + y
+        return y if skip is None else torch.addcmul(y, skip, scale), *[x] * others
+    products = "tf32x3" if exact else products
+    wide, read = x.shape[-1] > WHOLE, [x] * others
+    if norm is not None and wide:
+        x, *read = layer_norm_forked(norm, x, others, dtype=_type(x, None, products))
+        norm, others = None, 0
+    later = gelu and wide and torch.is_grad_enabled()
+    residual = None if residual is None else residual.contiguous()
+    skip = None if skip is None else skip.contiguous()
+    arguments = x, *_affine(norm), weight, bias, gelu and not later, residual, skip, scale, products
+    y, *read = _linear.fork(others, *arguments) if others else (_linear(*arguments), *read)
+    return F.gelu(y) if later else y, *read
 
 
 def _affine(norm: nn.LayerNorm | None) -> tuple[Tensor | None, Tensor | None, float]:
     return (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
 
 
-def _plain(
-    x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm | None, gelu: bool, fused: bool
-) -> Tensor:
-    z = F.linear(x if norm is None else layer_norm(norm, x, fused=fused), weight, bias)
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    z = F.linear(x, weight, bias)
     return F.gelu(z) if gelu else z
 
 

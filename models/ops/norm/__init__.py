@@ -6,40 +6,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.ops.common.dispatch import has_kernels
+from models.ops.common.dispatch import uses_kernels
 from models.ops.common.kernels import spaced
 from models.ops.common.operator import operator
 from models.ops.common.precision import kernel_products
 
 
 def layer_norm(
-    norm: nn.LayerNorm,
-    x: Tensor,
-    *,
-    gelu: bool = False,
-    dtype: torch.dtype | None = None,
-    space: bool = False,
-    fused: bool = True,
+    norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False, dtype: torch.dtype | None = None, space: bool = False
 ) -> Tensor:
     """LayerNorm of x [..., C], or of GELU(x), computed in float32; kernels give it the type of x, under autocast too.
 
     dtype: another type for the result. space: between its wide rows, for a kernel that multiplies them. A compiler
     fuses PyTorch's own with its surroundings, so it is left to that.
     """
-    if fused and has_kernels(x) and not torch.compiler.is_compiling():
+    if uses_kernels(x) and not torch.compiler.is_compiling():
         return _layer_norm(x, norm.weight, norm.bias, norm.eps, gelu, dtype or x.dtype, space)
-    y = norm(F.gelu(x) if gelu else x)
+    y = F.layer_norm(F.gelu(x) if gelu else x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     return y if dtype is None else y.to(dtype)
 
 
-def forked_norm(
-    norm: nn.LayerNorm, x: Tensor, others: int, *, dtype: torch.dtype | None = None, fused: bool = True
+def layer_norm_forked(
+    norm: nn.LayerNorm, x: Tensor, others: int, *, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, ...]:
     """`layer_norm` of x for linear layers, then x as often as there are others that read it (see `Operator.fork`)."""
-    if fused and has_kernels(x) and not torch.compiler.is_compiling():
+    if uses_kernels(x) and not torch.compiler.is_compiling():
         space = kernel_products(x) is not None
         return _layer_norm.fork(others, x, norm.weight, norm.bias, norm.eps, False, dtype or x.dtype, space)
-    return layer_norm(norm, x, dtype=dtype, fused=fused), *[x] * others
+    return layer_norm(norm, x, dtype=dtype), *[x] * others
 
 
 @operator("mambair_bench::layer_norm")

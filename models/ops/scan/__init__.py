@@ -14,7 +14,6 @@ Backends are modules of one interface (backends.py: `Backend`, BACKENDS); refere
 """
 
 import functools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,8 +21,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from models.ops.common.operator import operator
 from models.ops.scan.backends import BACKENDS, PEERS, Backend, BackendError, available, choose, load, resolve
-from models.ops.scan.memory import forgetful, prompts_of_steps
+from models.ops.scan.memory import forgetful
 from models.ops.scan.permutation import inverse, to_steps
+from models.ops.scan.prompts import Prompt, prompts_of_steps
 
 __all__ = [
     "BACKENDS",
@@ -36,22 +36,6 @@ __all__ = [
     "load",
     "resolve",
 ]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What attentive state space equations add to C.
-
-    table: [T, N], what a class adds to C (M N in the paper's letters).
-    classes: int64 [B, L], the class of every pixel, in 0..T-1.
-    soft: [B, L, T], the router's probabilities softmax(logits + noise), or None where no router learns.
-    at: int64 [B, K, L], the pixel whose prompt is added at step i of direction k (a permutation), or None: pixel i.
-    """
-
-    table: Tensor
-    classes: Tensor
-    soft: Tensor | None = None
-    at: Tensor | None = None
 
 
 def attentive_scan(
@@ -91,7 +75,7 @@ def attentive_scan(
         raise ValueError(f"memory must be at least 1 step, not {memory}")
     table, classes, soft, at = (prompt.table, prompt.classes, prompt.soft, prompt.at) if prompt else (None,) * 4
     if memory is not None and memory < u.shape[1]:
-        prompts = None if prompt is None else prompts_of_steps(table, classes, soft, at, A.shape[0])
+        prompts = None if prompt is None else prompts_of_steps(prompt, A.shape[0])
         scan = functools.partial(attentive_scan, backend=backend)
         return forgetful(u, delta, A, B, C, D, delta_bias, order, prompts, memory, scan)
     inputs = (u, delta, A, B, C, D, delta_bias, table, soft)

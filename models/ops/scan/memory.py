@@ -7,12 +7,12 @@ A longer memory folds the steps of every direction into sequences of that many, 
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.ops.common.precision import without_autocast
 from models.ops.scan.permutation import inverse, permute_pixels
 
 
@@ -39,16 +39,6 @@ def forgetful(u, delta, A, B, C, D, delta_bias, order, prompts, memory: int, sca
     return y if order is None else permute_pixels(y, back, order)
 
 
-def prompts_of_steps(table: Tensor, classes: Tensor, soft: Tensor | None, at: Tensor | None, directions: int) -> Tensor:
-    """[B, K, L, N]: what every step adds to C, with the straight-through gradient of `soft`; as in `Prompt`."""
-    with _without_autocast(table):
-        onehot = F.one_hot(classes, table.shape[0]).to(table.dtype)  # [B, L, T]
-        if soft is not None:
-            onehot = onehot + (soft - soft.detach()).to(table.dtype)  # adds exactly nothing
-        rows = (onehot @ table).unsqueeze(1).expand(-1, directions, -1, -1)
-    return rows if at is None else permute_pixels(rows, at, inverse(at))
-
-
 def _folded(x: Tensor, memory: int) -> Tensor:
     """x [B, K, L, F] -> [B, K, S, memory, F], zeros behind the last step."""
     return F.pad(x, (0, 0, 0, -x.shape[2] % memory)).unflatten(2, (-1, memory))
@@ -57,12 +47,8 @@ def _folded(x: Tensor, memory: int) -> Tensor:
 def _without_memory(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """y [B, K, L, E], computed in float64 for float64 u and in float32 else."""
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    with _without_autocast(u):
+    with without_autocast(u):
         wide, D, bias = (x.to(dtype) for x in (u, D, delta_bias))
         gain = (B.to(dtype) * C.to(dtype)).sum(-1, keepdim=True)  # [B, K, L, 1]
         step = F.softplus(delta.to(dtype) + bias.unsqueeze(1))
         return (wide.unsqueeze(1) * torch.addcmul(D.unsqueeze(1), step, gain)).to(u.dtype)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager:
-    return torch.autocast("cpu" if x.device.type == "meta" else x.device.type, enabled=False)

@@ -37,3 +37,8 @@ def permute_pixels(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
     The backward is a gather by the inverse; that of a plain gather adds with atomics.
     """
     return _Permute.apply(x, index, back)
+
+
+def column_major(height: int, width: int, device: torch.device) -> Tensor:
+    """int64 [H W]: pixels (raster numbers) in the order of columns, each from top to bottom."""
+    return torch.arange(height * width, device=device).view(height, width).t().flatten()

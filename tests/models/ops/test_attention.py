@@ -16,6 +16,8 @@ import models
 from models import layers
 from models.ops import attention
 from models.ops.attention import relative_position_bias, relative_position_index, shift_mask, window_attention
+from models.ops.common.dispatch import without_kernels
+from models.ops.fusion import Tokens
 
 precision = importlib.import_module("models.ops.common.precision")  # `models.ops.common.precision` is its function
 
@@ -64,8 +66,8 @@ def test_window_attention_is_masked_attention_of_the_whole_image(size, shifted, 
     module = layers.WindowAttention(6, 4, 2, shifted).double()
     torch.nn.init.normal_(module.relative_position_bias_table)
     qkv = 3 * torch.randn(2, *size, 18, dtype=torch.float64)
-    with torch.no_grad():
-        output = module(qkv, shift_mask(4).double(), fused)
+    with torch.no_grad(), without_kernels(not fused):
+        output = module(Tokens(qkv), shift_mask(4).double()).read()
         for b in range(2):
             expected = whole_image_attention(module, qkv[b], 2 if shifted else 0)
             torch.testing.assert_close(output[b], expected, rtol=1e-10, atol=1e-10)
@@ -343,13 +345,17 @@ def test_compiled_layer_has_one_graph_for_all_sizes_and_follows_the_precision(ke
 
     forward = kernels.forward
     monkeypatch.setattr(kernels, "forward", lambda *arguments: asked.append(arguments[5]) or forward(*arguments))
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
+
+    def attend(qkv, mask):
+        return module(Tokens(qkv), mask).read()
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend=backend)
     for size in ((16, 8), (24, 16), (8, 32)):
         qkv = torch.randn(1, *size, 24)
-        torch.testing.assert_close(compiled(qkv, mask, True), module(qkv, mask, True))
+        torch.testing.assert_close(compiled(qkv, mask), attend(qkv, mask))
     assert len(graphs) == 1
     monkeypatch.setattr(precision, "_products", "tf32x3")
-    compiled(torch.randn(1, 16, 8, 24), mask, True)
+    compiled(torch.randn(1, 16, 8, 24), mask)
     assert len(graphs) == 2 and asked[-1] == "tf32x3" and set(asked[:-1]) == {"ieee"}
 
 

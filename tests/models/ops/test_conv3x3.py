@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models import layers
+from models.ops import conv3x3
 from models.ops.common.precision import precision
 from models.ops.noise import PhiloxGumbel
 
@@ -143,9 +144,7 @@ def test_what_kernels_take():
 
 
 def test_products_for_which_kernels_are_chosen(monkeypatch):
-    from models.ops import conv3x3
-
-    monkeypatch.setattr(conv3x3, "has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.ops.common.dispatch.has_kernels", lambda x: x.dtype != torch.float64)
     for products in ("tf32x3", "tf32", "bf16", None):
         monkeypatch.setattr(conv3x3, "kernel_products", lambda x, products=products: products)
         assert conv3x3.chosen_products(torch.zeros(1)) == (products if products in conv3x3.CHOSEN else None)
@@ -169,10 +168,11 @@ def test_networks_have_the_same_output_and_gradients(head, resi_connection, leav
         taken.append(conv)
         return convolve3x3(conv, *arguments)
 
-    convolve3x3 = layers.convolve3x3
-    monkeypatch.setattr(layers, "convolve3x3", through)
+    convolve3x3 = conv3x3.convolve3x3
+    monkeypatch.setattr(conv3x3, "convolve3x3", through)
+    monkeypatch.setattr("models.ops.common.dispatch.has_kernels", lambda x: x.dtype != torch.float64)
     for products in ("tf32x3", None):
-        monkeypatch.setattr(layers, "chosen_products", lambda x, products=products: products)
+        monkeypatch.setattr(conv3x3, "chosen_products", lambda x, products=products: products)
         with precision("fp32", DEVICE):
             y = made(image)
             found.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves(made))])

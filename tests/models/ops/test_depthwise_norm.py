@@ -13,11 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from models import layers
+from models.ops.common.dispatch import kernels_allowed, without_kernels
 from models.ops.common.precision import Settings
 from models.ops.depthwise import convolve
+from models.ops.fusion import Tokens, scaled
 from models.ops.linear import linear
 from models.ops.noise import PhiloxGumbel
-from models.ops.norm import forked_norm, layer_norm
+from models.ops.norm import layer_norm, layer_norm_forked
 
 pytest.importorskip("triton", reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,14 +38,7 @@ KERNELS = {"gate": 5, "sigmoid": 3, "gelu": 5, "silu": 3}
 @pytest.fixture
 def in_kernels(monkeypatch):
     """Kernels also for tensors on a CPU, in the interpreter; fresh memory holds values no test would pass with."""
-    for module in (
-        "models.ops.common.dispatch",
-        "models.ops.depthwise",
-        "models.ops.norm",
-        "models.ops.routing",
-        "models.mambairv2",
-    ):
-        monkeypatch.setattr(f"{module}.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.ops.common.dispatch.has_kernels", lambda x: x.dtype != torch.float64)
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -69,7 +64,7 @@ def errors(found, exact) -> list[float]:
 )
 def test_depthwise_and_every_gradient(shape, then, in_kernels):
     channels, kernel = shape[-1], KERNELS[then]
-    conv = layers.depthwise(channels, kernel).to(DEVICE)
+    conv = layers.Depthwise(channels, kernel, then).to(DEVICE)
     wide = normal(*shape[:3], 2 * channels)  # x and gate are halves of it, as in the network: rows have gaps
     x, gate = wide.chunk(2, -1)
     inputs = [x, conv.weight, conv.bias] + ([gate] if then == "gate" else [])
@@ -91,10 +86,10 @@ def test_depthwise_and_every_gradient(shape, then, in_kernels):
 @pytest.mark.parametrize("then", THEN)
 def test_depthwise_in_bfloat16_rounds_once(then, in_kernels):
     """Inputs and output are bfloat16, everything in between is float32; gradients have the types of their inputs."""
-    conv = layers.depthwise(10, 3).to(DEVICE)
+    conv = layers.Depthwise(10, 3, then).to(DEVICE)
     x, gate = (normal(1, 7, 9, 10, seed=s).bfloat16().requires_grad_() for s in (0, 1))
     y = convolve(conv, x, then, gate if then == "gate" else None)
-    c = conv(x.float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    c = F.conv2d(x.float().permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1, groups=10).permute(0, 2, 3, 1)
     torch.testing.assert_close(
         y.float(), THEN[then](x.float(), c, gate.float()).bfloat16().float(), rtol=0.01, atol=1e-6
     )
@@ -119,7 +114,7 @@ def test_layer_norm_and_every_gradient(shape, gelu, in_kernels):
 def test_gelu_is_nearer_to_float64_than_pytorchs(in_kernels):
     """And its derivative as near: as the gate of a convolution that gives 1. Far out it is 0 or its argument."""
     z = torch.cat([torch.linspace(-12, 12, 30001), torch.tensor([-1e10, -1e4, 1e4, 1e10])]).to(DEVICE).requires_grad_()
-    conv = layers.depthwise(1, 1).to(DEVICE)
+    conv = layers.Depthwise(1, 1, "gate").to(DEVICE)
     nn.init.zeros_(conv.weight), nn.init.ones_(conv.bias)
     y = convolve(conv, torch.zeros_like(z).view(1, 1, -1, 1), "gate", z.view(1, 1, -1, 1)).flatten()
     found = [y, *torch.autograd.grad(y.sum(), z)]
@@ -136,13 +131,12 @@ def test_gelu_is_nearer_to_float64_than_pytorchs(in_kernels):
     assert y[0] == float("inf") and y[1].isnan()
 
 
-def test_rows_of_many_channels_begin_at_whole_words(in_kernels, monkeypatch):
+def test_rows_of_many_channels_begin_at_whole_words(in_kernels):
     """To be read 16 bytes at a time. Zeros lie between the rows, and a linear layer reads them too.
 
     Not where PyTorch multiplies, which is slower with space between rows.
     """
-    monkeypatch.setattr("models.ops.linear.has_kernels", lambda x: x.dtype != torch.float64)
-    x, weight, norm, conv = normal(2, 3, 5, 130), normal(20, 130), nn.LayerNorm(130), layers.depthwise(130, 3)
+    x, weight, norm, conv = normal(2, 3, 5, 130), normal(20, 130), nn.LayerNorm(130), layers.Depthwise(130, 3, "gelu")
     norm.to(DEVICE), conv.to(DEVICE)
     assert layer_norm(norm, x).is_contiguous() and convolve(conv, x, "gelu").is_contiguous()
     with Settings("highest", False, "tf32x3"):
@@ -167,7 +161,7 @@ def test_a_norm_of_another_type_is_rounded_at_the_end(in_kernels):
 def test_a_norm_that_forks_adds_what_the_others_give(others, in_kernels):
     """Also halves of a wider gradient, whose rows have gaps."""
     norm, x, wide = nn.LayerNorm(20).to(DEVICE), normal(5, 9, 20).requires_grad_(), normal(5, 9, 40, seed=2)
-    y, *same = forked_norm(norm, x, others)
+    y, *same = layer_norm_forked(norm, x, others)
     assert len(same) == others and all(torch.equal(s, x) for s in same)
     exact = x.detach().double().requires_grad_()
     outputs = [F.layer_norm(exact, (20,), *(p.double() for p in norm.parameters())), *[exact] * others]
@@ -219,12 +213,24 @@ def kept(function) -> int:
     return sum(storages.values())
 
 
+class Branch(nn.Module):
+    """x + ffn(norm(x)) + skip scale, as a layer has it."""
+
+    def __init__(self, ffn: nn.Module) -> None:
+        super().__init__()
+        self.ffn, self.norm, self.scale = ffn, layers.LayerNorm(12), nn.Parameter(torch.ones(12))
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        x = Tokens(x)
+        return (x + self.ffn(self.norm(x)) + scaled(Tokens(skip), self.scale)).read()
+
+
 @pytest.mark.parametrize("kind", [layers.GatedFFN, lambda dim, hidden: layers.ConvFFN(dim, hidden, 3)])
 def test_a_feed_forward_keeps_its_input_and_one_tensor_more(kind, in_kernels):
-    x = normal(1, 8, 8, 12).requires_grad_()
-    ffn, norm, scale = kind(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE), nn.Parameter(torch.ones(12).to(DEVICE))
-    assert kept(lambda: ffn(x, norm, x, scale, True)) == 2 * x.numel() * 4
-    assert kept(lambda: ffn(x, norm, x, scale, False)) > 5 * x.numel() * 4
+    x, branch = normal(1, 8, 8, 12).requires_grad_(), Branch(kind(12, 12)).to(DEVICE)
+    assert kept(lambda: branch(x, x)) == 2 * x.numel() * 4
+    with without_kernels():
+        assert kept(lambda: branch(x, x)) > 5 * x.numel() * 4
 
 
 class Additions(TorchDispatchMode):
@@ -239,30 +245,29 @@ class Additions(TorchDispatchMode):
 
 def test_gradients_of_what_several_read_are_added_in_kernels(in_kernels, monkeypatch):
     """Of a feed-forward's input, that is, which its residual reads too; PyTorch adds where nothing is fused."""
-    monkeypatch.setattr("models.ops.linear.has_kernels", lambda x: x.dtype != torch.float64)
     monkeypatch.setattr("models.ops.linear.kernel_products", lambda x: "tf32x3")
-    ffn, norm, scale = layers.GatedFFN(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE), torch.ones(12, device=DEVICE)
-    counts = []
-    for fused in (True, False):
+    branch, counts = Branch(layers.GatedFFN(12, 12)).to(DEVICE), []
+    for plain in (False, True):
         x, skip = (normal(1, 4, 4, 12, seed=s).requires_grad_() for s in (0, 1))
-        y = ffn(x, norm, skip, scale, fused)
+        with without_kernels(plain):
+            y = branch(x, skip)
         with Additions() as additions:
             y.backward(torch.ones_like(y))
         counts.append(additions.count)
     assert counts[0] == 0 < counts[1]
 
 
-def test_gradients_outside_of_a_precision_are_those_inside(in_kernels, monkeypatch):
-    """What is computed again for them is computed in the precision of the first time."""
-    monkeypatch.setattr("models.ops.linear.has_kernels", lambda x: x.dtype != torch.float64)
-    ffn, norm, scale = layers.GatedFFN(12, 12).to(DEVICE), nn.LayerNorm(12).to(DEVICE), torch.ones(12, device=DEVICE)
-    x = normal(1, 4, 4, 12).requires_grad_()
+def test_gradients_outside_of_a_precision_are_those_inside(in_kernels):
+    """What is computed again for them is computed in the precision of the first time, and in kernels as then."""
+    branch, x = Branch(layers.GatedFFN(12, 12)).to(DEVICE), normal(1, 4, 4, 12).requires_grad_()
     with Settings("highest", False, "tf32x3"):
-        y = ffn(x, norm, x, scale, True)
+        y = branch(x, x)
         (inside,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
-    for _ in range(2):
+    for plain in (False, True):
         assert Settings.now().wanted[2] == "ieee"
-        (outside,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        with without_kernels(plain):
+            (outside,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+            assert kernels_allowed() != plain
         assert torch.equal(inside, outside)
 
 
@@ -289,16 +294,15 @@ VARIANTS = [
 )
 def test_a_network_in_kernels_is_the_network(overrides, products, in_kernels, monkeypatch):
     """Output and all gradients of the fused path, the router's among them, equal those of the plain one."""
-    monkeypatch.setattr("models.ops.linear.has_kernels", lambda x: x.dtype != torch.float64)
     monkeypatch.setattr("models.ops.linear.kernel_products", lambda x: products)
-    compare(models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), **overrides), monkeypatch)
+    compare(models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), **overrides))
 
 
-def test_the_first_mambair_in_kernels_is_the_network(in_kernels, monkeypatch):
-    compare(models.build("mambair-light", upscale=2, depths=(1,)).eval(), monkeypatch)
+def test_the_first_mambair_in_kernels_is_the_network(in_kernels):
+    compare(models.build("mambair-light", upscale=2, depths=(1,)).eval())
 
 
-def compare(network: nn.Module, monkeypatch) -> None:
+def compare(network: nn.Module) -> None:
     """The network as it is, in kernels, and then without them."""
     for name, parameter in network.named_parameters():
         if ".route." in name or "embedding" in name:
@@ -307,16 +311,8 @@ def compare(network: nn.Module, monkeypatch) -> None:
     network.to(DEVICE)
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     found = run(network, image)
-    for module in (
-        "models.ops.common.dispatch",
-        "models.ops.depthwise",
-        "models.ops.norm",
-        "models.ops.routing",
-        "models.mambairv2",
-        "models.ops.linear",
-    ):
-        monkeypatch.setattr(f"{module}.has_kernels", lambda x: False)
-    expected = run(network, image)
+    with without_kernels():
+        expected = run(network, image)
     for a, b in zip(found, expected, strict=True):
         assert (a is None) == (b is None)
         if b is not None:
@@ -325,7 +321,7 @@ def compare(network: nn.Module, monkeypatch) -> None:
 
 @pytest.mark.parametrize("backend, dtype", [("reference", torch.float32), ("chunked", torch.float64)])
 def test_the_reference_and_float64_are_plain_pytorch(backend, dtype, in_kernels):
-    """No operator of ours but the scan computes there (sorting, which rounds nothing, may)."""
+    """No operator of ours but the scan computes there (sorting, which rounds nothing, may in float64)."""
     network = models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), backend=backend)
     network.to(DEVICE, dtype)
     with torch.profiler.profile() as profile:  # with gradients: else a GPU's operators pass the dispatcher by

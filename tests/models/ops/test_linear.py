@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.ops.linear import forked_linear, linear
+from models.ops.linear import linear, linear_forked
 
 pytest.importorskip("triton", reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -19,8 +19,7 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
 def products(monkeypatch):
     """Kernels also for tensors on a CPU, with products of a kind; fresh memory holds values no test would pass with."""
     kind = ["tf32x3"]
-    for module in ("models.ops.linear", "models.ops.common.dispatch", "models.ops.depthwise", "models.ops.norm"):
-        monkeypatch.setattr(f"{module}.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.ops.common.dispatch.has_kernels", lambda x: x.dtype != torch.float64)
     monkeypatch.setattr("models.ops.linear.kernel_products", lambda x: kind[0])
     torch.use_deterministic_algorithms(True)
     yield kind
@@ -114,7 +113,7 @@ def test_a_fork_adds_what_the_others_give(case, others, products):
     found = []
     for dtype in (torch.float32, torch.float64):
         tensors, norm = problem(case, dtype)
-        y, *same = forked_linear(**tensors, others=others, norm=norm, gelu="gelu" in CASES[case][3])
+        y, *same = linear_forked(**tensors, others=others, norm=norm, gelu="gelu" in CASES[case][3])
         assert len(same) == others and all(torch.equal(s, tensors["x"]) for s in same)
         assert dtype == torch.float64 or all(s is not tensors["x"] for s in same)
         grads = [normal(*t.shape, seed=9 + i).to(t) for i, t in enumerate((y, *same))]

@@ -138,24 +138,17 @@ def test_the_operators_are_well_formed():
 )
 def test_pixels_are_sorted_by_class_and_stably(shape, tokens, in_kernels):
     classes = torch.randint(tokens, shape, device=DEVICE)
-    order = by_class(classes, tokens, fused=True)
+    order = by_class(classes, tokens)
     assert torch.equal(order, classes.argsort(dim=-1, stable=True))
-    assert torch.equal(by_class(classes[:, None].expand(-1, 2, -1), tokens, fused=True)[:, 1], order)
+    assert torch.equal(by_class(classes[:, None].expand(-1, 2, -1), tokens)[:, 1], order)
     one_class = torch.full(shape, tokens - 1, device=DEVICE)
-    assert torch.equal(by_class(one_class, tokens, fused=True), torch.arange(shape[1]).expand(shape).to(DEVICE))
+    assert torch.equal(by_class(one_class, tokens), torch.arange(shape[1]).expand(shape).to(DEVICE))
 
 
 @pytest.fixture
 def in_kernels(monkeypatch):
     """Kernels also for tensors on a CPU, in the interpreter."""
-    for module in (
-        "models.ops.common.dispatch",
-        "models.ops.depthwise",
-        "models.ops.norm",
-        "models.ops.routing",
-        "models.mambairv2",
-    ):
-        monkeypatch.setattr(f"{module}.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr("models.ops.common.dispatch.has_kernels", lambda x: x.dtype != torch.float64)
 
 
 def test_keys_that_are_on_the_device_are_not_read_back():

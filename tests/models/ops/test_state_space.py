@@ -5,6 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from models.mambairv2 import AttentiveStateSpace, Context
+from models.ops.common.dispatch import without_kernels
+from models.ops.fusion import Tokens
+from models.ops.routing import RoutingNoise
 from tests.models.test_switches import DIM, TOKENS, tiny, unsorted_directions
 
 
@@ -14,7 +17,8 @@ def defined_assm(assm: AttentiveStateSpace, x: torch.Tensor, factor, labels, pro
     height, width, _ = x.shape
     tokens = x.flatten(0, 1)
     image = F.conv2d(x.permute(2, 0, 1)[None], assm.in_proj[0].weight, assm.in_proj[0].bias)
-    image = image * torch.sigmoid(assm.CPE[0](image))
+    position = assm.CPE[0]
+    image = image * torch.sigmoid(F.conv2d(image, position.weight, position.bias, padding=1, groups=len(position.bias)))
     u = image[0].flatten(1).t()  # [L, E]
     pool = classes = None
     if hasattr(assm, "route"):
@@ -70,11 +74,10 @@ def test_state_space_module_computes_its_definition(variant, backend):
     factor = None if layer.embeddingA is None else layer.embeddingA.weight
     x = torch.randn(2, 5, 7, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     labels = torch.randint(0, TOKENS, (2, 35), generator=torch.Generator().manual_seed(2)) if labelled else None
-    context = Context(
-        network.mask, network.directions(5, 7, x.device), labels, None, None, network.config.prompt_order, backend
-    )
-    with torch.no_grad():
-        output = layer.assm(x, factor, context)
+    argmax, directions = RoutingNoise(None, False, None), network.directions(5, 7, x.device)
+    context = Context(network.mask, directions, labels, None, argmax, network.config.prompt_order, backend)
+    with torch.no_grad(), without_kernels(backend == "reference"):
+        output = layer.assm(Tokens(x), factor, context).read()
         for b in range(2):
             own = None if labels is None else labels[b]
             expected = defined_assm(layer.assm, x[b], factor, own, network.config.prompt_order)

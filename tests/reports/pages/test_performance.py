@@ -5,10 +5,10 @@ import json
 import pytest
 
 from reports.pages import performance
-from results import measured, profiles
+from results import measured
 from results.records import StoreError
 
-RATES = profiles.goals()["machines"]["NVIDIA H200"]["rates"]
+RATES = measured.goals()["machines"]["NVIDIA H200"]["rates"]
 ENVIRONMENT = {
     **{"command": "runner.py profile --preset goals", "commit": "0123456789abcdef", "device": "NVIDIA H200"},
     **{"device_type": "cuda", "threads": 2, "started": "2026-11-23T12:00:00+00:00", "versions": {"torch": "2.13.0"}},
@@ -35,7 +35,7 @@ def profile(rows=(), operators=(), file="h200/profile-goals.json", **more):
 
 
 def test_committed_profiles_are_whole():
-    for found in profiles.load():
+    for found in measured.profiles():
         assert found["rows"] or found["operators"]
 
 
@@ -60,7 +60,7 @@ def test_the_floor_of_a_network_is_its_products():
 
 def test_the_multiply_adds_of_the_goals_are_those_counted():
     counted = measured.complexity()
-    for goal in (goal for goal in profiles.goals()["goals"] if (goal.get("height"), goal.get("width")) == (360, 640)):
+    for goal in (goal for goal in measured.goals()["goals"] if (goal.get("height"), goal.get("width")) == (360, 640)):
         found = counted[(counted["model"] == goal["model"]) & (counted["size"] == "720x1280")]
         found = found[(found["task"] == goal["task"]) & (found["overrides"] == "")]
         assert found["macs"].tolist() == [goal["macs"]]
@@ -98,7 +98,7 @@ def test_every_machine_is_held_against_its_own_official_figures():
 
 
 def test_every_goal_has_official_figures_on_every_machine():
-    goals = profiles.goals()
+    goals = measured.goals()
     assert goals["goals_for"] in goals["machines"]
     for machine in goals["machines"].values():
         assert set(machine["official"]) == {goal["what"] for goal in goals["goals"]}
@@ -144,11 +144,11 @@ def test_a_profile_without_its_provenance_is_refused(tmp_path):
     place.parent.mkdir()
     content = {"rows": [], "operators": [scan_row()], "environment": ENVIRONMENT}
     place.write_text(json.dumps(content))
-    (found,) = profiles.load(tmp_path)
+    (found,) = measured.profiles(tmp_path)
     assert found["file"] == "h200/profile-goals.json" and found["operators"] == [scan_row()]
     place.write_text(json.dumps(content | {"environment": ENVIRONMENT | {"commit": None}}))
     with pytest.raises(StoreError, match="commit"):
-        profiles.load(tmp_path)
+        measured.profiles(tmp_path)
 
 
 def test_the_longest_kernels_are_shown_as_far_as_nine_tenths_of_the_time():

@@ -9,7 +9,7 @@ import pytest
 
 from reports.pages import pilot
 from reports.pages.pilot import Pilot, Way
-from results import export, extra_scores, records
+from results import export, records
 from results.power import minimum_detectable_effect
 from results.records import StoreError
 from suites import recipes
@@ -135,7 +135,6 @@ def test_committed_scores_are_read_with_their_cells(make, store, nothing_committ
 
     def commit(name: str) -> None:
         export.export(store, name, "a command")
-        extra_scores.export(store, name)
 
     commit("h100/pilot")
     found = pilot.load(nothing_committed)
@@ -154,7 +153,7 @@ def test_committed_scores_are_read_with_their_cells(make, store, nothing_committ
     with pytest.raises(StoreError, match=f"lacks some scores of {cells[-1].name}: run"):
         pilot.load(nothing_committed)
     target.with_name("pilot.scores.json").unlink()
-    with pytest.raises(StoreError, match="not committed beside it"):
+    with pytest.raises(StoreError, match="not committed with it"):
         pilot.load(nothing_committed)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import runner
-from results import profiles
+from results import measured
 from suites.benchmark import breakdown, comparison
 from suites.benchmark.comparison import Candidate, Plan, Point
 from suites.benchmark.timing import StopWatch
@@ -23,7 +23,7 @@ def plan() -> Plan:
 
 def test_every_network_with_a_goal_is_taken_apart():
     names = dict(breakdown.plans(torch.device("cuda")))
-    wanted = {f"{goal['model']}/{goal['mode']}" for goal in profiles.goals()["goals"] if "model" in goal}
+    wanted = {f"{goal['model']}/{goal['mode']}" for goal in measured.goals()["goals"] if "model" in goal}
     assert {name.rpartition("/")[0] for name in names} == wanted
     assert {"mambairv2-light/training/bf16", "mambairv2-base/inference/tf32x3"} <= set(names)
 

@@ -10,7 +10,7 @@ import torch
 
 import runner
 from reports.pages import performance, profile
-from results import profiles
+from results import measured
 from suites.benchmark import cost, presets, profiling
 from suites.benchmark.comparison import Plan, Point
 from suites.benchmark.kernels import ScanPlan
@@ -42,7 +42,7 @@ def described(plan) -> list[dict]:
 def test_all_that_has_a_goal_is_measured(device, key):
     made = [row for plan in presets.plans("goals", device, 5) for row in described(plan)]
     found = {"rows": [r for r in made if "model" in r], "operators": [r for r in made if "operator" in r]}
-    for goal in profiles.goals()[key]:
+    for goal in measured.goals()[key]:
         rows = [row for _, row in performance.matching(goal, [found])]
         assert rows, goal["what"]
         for precision in ("fp32", "tf32", "bf16"):
@@ -52,7 +52,7 @@ def test_all_that_has_a_goal_is_measured(device, key):
 
 
 def test_the_multiply_adds_of_a_patch_are_those_counted():
-    (goal,) = [goal for goal in profiles.goals()["goals"] if goal.get("mode") == "training" and "model" in goal]
+    (goal,) = [goal for goal in measured.goals()["goals"] if goal.get("mode") == "training" and "model" in goal]
     size = 2 * goal["height"], 2 * goal["width"]
     assert cost.complexity(goal["model"], Task.parse(goal["task"]), size)["macs"] == goal["macs"]
 

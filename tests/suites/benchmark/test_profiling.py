@@ -14,7 +14,7 @@ from rich.console import Console
 
 import models
 import runner
-from models.ops import scan
+from models.ops import attention, scan
 from models.ops.common.dispatch import kernels_allowed
 from models.ops.scan import mamba_ssm as peer_backend
 from models.ops.scan import reference
@@ -274,10 +274,8 @@ def test_without_a_reference_there_is_no_time(monkeypatch):
 
 def test_the_reference_is_the_plain_network(monkeypatch):
     seen = []
-    attention = models.layers.window_attention
-    monkeypatch.setattr(
-        "models.layers.window_attention", lambda *a, **k: (seen.append(k["backend"]), attention(*a, **k))[1]
-    )
+    choose = attention.resolve
+    monkeypatch.setattr(attention, "resolve", lambda *a: seen.append(choose(*a)) or seen[-1])
     model = BenchmarkModel("mambairv2-tiny", {}, SR2, "inference", (8, 8), 1, CPU)
     exact = model.result("fp32", "reference", "eager")  # step by step
     seen.clear()

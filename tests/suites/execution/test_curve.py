@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from results import extra_scores, measured
+from results import export, measured
 from results.store import Store
 from suites import recipes
 from suites.execution import engine
@@ -31,9 +31,9 @@ def test_iterations_are_scored_and_committed_as_a_curve(curve, tmp_path, monkeyp
     kept = {path.name for path in folder.glob("*[0-9].*")}
     assert kept == {f"{kind}" for i in (2, 4) for kind in (f"weights-{i}.safetensors", f"scores-{i}.parquet")}
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
-    extra_scores.export(store, "here/curve-fp32")
+    export.export_others(store, "here/curve-fp32")
     frame = pd.read_csv(tmp_path / "measured" / "here" / "curve-fp32.csv")
-    assert list(frame.columns) == list(extra_scores.CURVE_COLUMNS)
+    assert list(frame.columns) == list(export.CURVE_COLUMNS)
     assert set(map(tuple, frame[["seed", "iteration"]].to_numpy())) == {(s, i) for s in (0, 1) for i in (2, 4, 8)}
     assert frame["psnr"].between(5, 60).all() and frame.groupby(["seed", "iteration"]).size().nunique() == 1
     runs = json.loads((tmp_path / "measured" / "here" / "curve-fp32.json").read_text())["runs"]

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from reports.tables import index
-from results import export, extra_scores, measured
+from results import export, measured
 from results.archive import import_into
 from results.evidence import Evidence
 from results.store import Store
@@ -114,10 +114,9 @@ def test_tables_scatter_import_and_export_know_them(finished, tmp_path, monkeypa
     assert [one.dataset for one in scatter.measured(evidence)] == ["embedded"]
     assert {"attention + ASE + SGN", "plain scan"} <= set(index.table("smoke", evidence)["method"])
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
-    export.export(store, "here/pilot", "command")
-    assert len(extra_scores.export(store, "here/pilot")) == 1
+    assert len(export.export(store, "here/pilot", "command")) == 2
     frame = pd.read_csv(tmp_path / "measured" / "here" / "pilot.csv.xz")
-    assert list(frame.columns) == list(extra_scores.COLUMNS)
+    assert list(frame.columns) == list(export.COLUMNS)
     images = len(pd.read_parquet(store.cell_folders()[0] / "scores.parquet"))
     assert len(frame) == 4 * 6 * images and len(measured.load(tmp_path / "measured").cells) == 4
 

@@ -200,7 +200,7 @@ def test_cost_prefers_a_committed_profile_to_the_official_code(tmp_path, monkeyp
     others = row | {"launch": "eager", "median_ms": 1.0}, row | {"status": "failed", "median_ms": None}
     machine = {"device": "NVIDIA H200", "device_type": "cuda", "threads": 2, "commit": "0123456789"}
     profile = {"file": "h200/profile-x.json", "rows": [row, *others], "environment": machine}
-    monkeypatch.setattr(rates.profiles, "load", lambda: [profile])
+    monkeypatch.setattr(rates.committed, "profiles", lambda: [profile])
     cost = rates.estimate(recipes.choose("paper-light-x2").cells, Evidence(Store(tmp_path), tmp_path)).iloc[0]
     assert cost["seconds_per_iteration"] == pytest.approx(0.1) and cost["machine"] == "NVIDIA H200"
     assert cost["source"] == "this code's profile (h200/profile-x.json, commit 01234567)"
