@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-WHOLE = 128  # features of the widest row that a linear layer's block holds, for LayerNorm and the gradient of GELU
+BLOCK_FEATURES = 128  # of the longest row that a linear layer's block holds whole, for LayerNorm and GELU's gradient
 INSTALLED = importlib.util.find_spec("triton") is not None  # asked here: torch.compile does not trace it
 
 
@@ -24,10 +24,10 @@ def unavailable(device: torch.device | str) -> str | None:
     return None
 
 
-def evenly(x: Tensor) -> tuple[Tensor, int]:
-    """x [..., C] with its channels side by side and its rows evenly apart, copied only if they are not; how far apart.
+def uniform_rows(x: Tensor) -> tuple[Tensor, int]:
+    """(x, stride): x [..., C] with contiguous channels and one stride between all its rows, copied where it has none.
 
-    Halves or slices of the channels of a contiguous tensor are even.
+    Slices of the channels of a contiguous tensor have one.
     """
     apart = expected = x.stride(-2)
     even = x.stride(-1) == 1
@@ -37,32 +37,32 @@ def evenly(x: Tensor) -> tuple[Tensor, int]:
     return (x, apart) if even else (x.contiguous(), x.shape[-1])
 
 
-def spaced(x: Tensor, dtype: torch.dtype, space: bool = True) -> Tensor:
-    """An empty tensor [..., C] like x, its rows `room(C)` apart if there is to be space: read 16 bytes at a time.
+def empty_rows(x: Tensor, dtype: torch.dtype, space: bool = True) -> Tensor:
+    """An empty tensor [..., C] like x; with `space` its rows begin every `padded_width(C)` numbers, for wide reads.
 
-    A kernel that writes it writes zeros between its rows, for `readable` to count on.
+    A kernel that writes it writes zeros between its rows, which `readable_width` relies on.
     """
     *outer, channels = x.shape
-    wide = room(channels) if space else channels
+    wide = padded_width(channels) if space else channels
     y = x.new_empty((*outer, wide), dtype=dtype)
     return y if wide == channels else y[..., :channels]
 
 
-def room(channels: int) -> int:
-    """Numbers that a row of `spaced` takes: whole multiples of 8 for more than WHOLE channels."""
-    return -(-channels // 8) * 8 if channels > WHOLE else channels
+def padded_width(channels: int) -> int:
+    """Stride of rows with padding: a multiple of 8 for more than BLOCK_FEATURES channels, for aligned reads."""
+    return -(-channels // 8) * 8 if channels > BLOCK_FEATURES else channels
 
 
-def readable(rows: Tensor) -> int:
-    """Features that a kernel may read of every row of [M, K]: K, and the zeros behind them in what `spaced` has made.
+def readable_width(rows: Tensor) -> int:
+    """Features that a kernel may read of every row of [M, K]: K, and the zeros of padding where `empty_rows` made it.
 
-    That is told by its memory: all of it are rows with their room, and nothing else.
+    It did where the storage is M padded rows and nothing else.
     """
-    (count, features), wide = rows.shape, room(rows.shape[1])
+    (count, features), wide = rows.shape, padded_width(rows.shape[1])
     made = rows.stride() == (wide, 1) and rows.untyped_storage().nbytes() == count * wide * rows.element_size()
     return wide if made else features
 
 
-def two(gradients: Sequence[Tensor]) -> list[Tensor | None]:
-    """Up to two gradients, contiguous, as two arguments of a kernel that adds what there is."""
+def pair(gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """Up to two gradients, contiguous, and None for those that are not there: two arguments of a kernel."""
     return [g.contiguous() for g in gradients] + [None] * (2 - len(gradients))

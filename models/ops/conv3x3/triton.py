@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.ops.common.kernels import evenly
+from models.ops.common.kernels import uniform_rows
 from models.ops.common.products import dot, split
 from models.ops.common.sums import sum_rows
 
@@ -266,7 +266,7 @@ def _multiply(
     blocks: Blocks | None,
 ) -> Tensor:
     """y in `dtype`; `flip`: the transposed convolution, from the outputs of `weight` to its inputs."""
-    x, apart = evenly(x)
+    x, apart = uniform_rows(x)
     weight = weight.contiguous()
     batch, height, width, channels = x.shape
     strides = weight.stride()[:2]
@@ -280,7 +280,7 @@ def _multiply(
         device=x.device,
     )
     y = torch.empty((*x.shape[:3], outputs), dtype=dtype, device=x.device)
-    residual, residual_apart = (None, 0) if residual is None else evenly(residual)
+    residual, residual_apart = (None, 0) if residual is None else uniform_rows(residual)
     sizes = {"K": channels, "N": outputs, "NP": padded, "BK": cut.channels, "PRODUCTS": products}
     tiles = batch * triton.cdiv(height, cut.down) * triton.cdiv(width, cut.across)
     _convolution_pack[(steps * padded // 16,)](weight, packed, KS=k_stride, NS=n_stride, FLIP=flip, B=16, **sizes)
@@ -325,7 +325,7 @@ def backward_input(
 
 def backward_weight(dy: Tensor, x: Tensor, products: str, parts: Parts | None = None) -> tuple[Tensor, Tensor]:
     """Gradients of weight [N, K, 3, 3] and bias [N], float32, of dy [B, H, W, N] and x [B, H, W, K]."""
-    x, apart = evenly(x)
+    x, apart = uniform_rows(x)
     dy = dy.contiguous()
     batch, height, width, channels = x.shape
     outputs, pixels = dy.shape[3], batch * height * width

@@ -6,8 +6,8 @@
     silu      y = SiLU(c)           MambaIR
 
 The kernels (triton.py) accumulate in float32 and store the type of x, with space between wide rows where kernels of
-linear layers are next to read them (`models.ops.common.kernels.spaced`). One custom operator, so torch.compile keeps it
-whole.
+linear layers are next to read them (`models.ops.common.kernels.empty_rows`). One custom operator, so torch.compile
+keeps it whole.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.ops.common.dispatch import uses_kernels
-from models.ops.common.kernels import spaced
+from models.ops.common.kernels import empty_rows
 from models.ops.common.operator import operator
 from models.ops.common.precision import kernel_products
 
@@ -55,7 +55,7 @@ def _depthwise_backward(
 
 @_depthwise.register_fake
 def _(x, weight, bias, gate, then, space):
-    return spaced(x, x.dtype, space)
+    return empty_rows(x, x.dtype, space)
 
 
 @_depthwise_backward.register_fake

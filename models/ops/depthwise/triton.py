@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.ops.common.activations import gelu, gelu_slope, sigmoid
-from models.ops.common.kernels import evenly, spaced
+from models.ops.common.kernels import empty_rows, uniform_rows
 from models.ops.common.sums import sum_rows
 
 
@@ -286,10 +286,10 @@ def _taps(weight: Tensor) -> Tensor:
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str, space: bool = False) -> Tensor:
-    """y [B, H, W, C] of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd. Contiguous or `spaced`."""
-    x, apart = evenly(x)
-    gate, gate_apart = (x, apart) if gate is None else evenly(gate)
-    y = spaced(x, x.dtype, space)
+    """y [B, H, W, C] of x and gate [B, H, W, C], weight [C, 1, K, K] and bias [C]; K odd. Contiguous or padded rows."""
+    x, apart = uniform_rows(x)
+    gate, gate_apart = (x, apart) if gate is None else uniform_rows(gate)
+    y = empty_rows(x, x.dtype, space)
     _, programs, constants = _sizes(x, weight.shape[-1], _forward_tile(x, weight))
     _depthwise[(programs,)](
         *(x, gate, _taps(weight), bias, y, *x.shape[1:3]),
@@ -307,9 +307,9 @@ def backward(
     kind: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of weight and bias one after the other (float32), and of gate (empty without one)."""
-    x, apart = evenly(x)
+    x, apart = uniform_rows(x)
     side = gate
-    gate, gate_apart = (x, apart) if gate is None else evenly(gate)
+    gate, gate_apart = (x, apart) if gate is None else uniform_rows(gate)
     kernel, taps, dy = weight.shape[-1], _taps(weight), dy.contiguous()
     tiles, programs, constants = _sizes(x, kernel, BACKWARD[x.dtype.itemsize < 4])
     dconv = torch.empty(x.shape, dtype=x.dtype, device=x.device)

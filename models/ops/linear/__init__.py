@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from models.ops.common.dispatch import recomputed, uses_kernels
-from models.ops.common.kernels import WHOLE, evenly
+from models.ops.common.kernels import BLOCK_FEATURES, uniform_rows
 from models.ops.common.operator import operator
 from models.ops.common.precision import kernel_products
 from models.ops.norm import layer_norm, layer_norm_forked
@@ -66,7 +66,7 @@ def linear_forked(
         y = y if residual is None else residual + y
         return y if skip is None else torch.addcmul(y, skip, scale), *[x] * others
     products = "tf32x3" if exact else products
-    wide, read = x.shape[-1] > WHOLE, [x] * others
+    wide, read = x.shape[-1] > BLOCK_FEATURES, [x] * others
     if norm is not None and wide:
         x, *read = layer_norm_forked(norm, x, others, dtype=_type(x, None, products))
         norm, others = None, 0
@@ -111,7 +111,7 @@ def _linear(
 
     rows = (None if t is None else t.view(-1, t.shape[-1]) for t in (residual, skip))
     y = kernels.forward(
-        evenly(x)[0].view(-1, x.shape[-1]),
+        uniform_rows(x)[0].view(-1, x.shape[-1]),
         gamma,
         beta,
         eps,
@@ -150,7 +150,7 @@ def _linear_backward(
     one after the other; of skip (or [0])."""
     from models.ops.linear import triton_gradients as kernels
 
-    rows, out = evenly(x)[0].view(-1, x.shape[-1]), len(weight)
+    rows, out = uniform_rows(x)[0].view(-1, x.shape[-1]), len(weight)
     shape, dy, skip = dy.shape, dy.view(-1, out), None if skip is None else skip.view(-1, out)
     dz, dx, around = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products, others)
     sums, dskip = kernels.weights(dz, rows, gamma, beta, eps, out, skip, scale, products, around)

@@ -3,8 +3,8 @@
     z = n W^T + b           n = x, or LayerNorm(x) of rows that fit into one block
     y = z, or GELU(z), then + residual, then + skip scale
 
-Rows M, K features in, N out. A program holds BM rows and takes blocks of BN features out; rows of more than WHOLE
-features are `_linear_wide`'s, BK features at a time, with W split for `dot` once, not by every program
+Rows M, K features in, N out. A program holds BM rows and takes blocks of BN features out; rows of more than
+BLOCK_FEATURES are `_linear_wide`'s, BK features at a time, with W split for `dot` once, not by every program
 (`_linear_factors`). Gradients: linear_gradients.py.
 """
 
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.ops.common.activations import gelu
-from models.ops.common.kernels import WHOLE, readable
+from models.ops.common.kernels import BLOCK_FEATURES, readable_width
 from models.ops.common.products import dot, factor, split, transposed
 from models.ops.linear.triton_tiles import Blocks, affine, normalised, read_matrix, read_rows, tile_of
 
@@ -31,7 +31,7 @@ class Steps(NamedTuple):
     stages: int
 
 
-# As measured on an H200, for rows of up to 64 features and of up to WHOLE; the others on an H100 (tf32 not at all).
+# As measured on an H200, for rows of up to 64 features and of up to BLOCK_FEATURES; others on an H100 (not tf32).
 FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4)
 MANY = 256  # features out, of at most 64 in, from which `_linear` takes MORE of them at a time
 MORE = Blocks(64, 128, 4)
@@ -169,12 +169,12 @@ def forward(
 ) -> Tensor:
     """y [M, N] of `dtype`, for x [M, K] of any even rows, contiguous residual and skip [M, N]; weight [N, K].
 
-    LayerNorm: for at most WHOLE features.
+    LayerNorm: for at most BLOCK_FEATURES features.
     """
     (rows, features), out = x.shape, weight.shape[0]
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
     after, sizes = (bias, residual, skip, scale, y, rows), {"N": out, "K": features, "S": x.stride(0), "GELU": gelu}
-    if features <= WHOLE:
+    if features <= BLOCK_FEATURES:
         blocks = blocks or (MORE if features <= 64 and out >= MANY else FORWARD)
         cut = tile_of(blocks, features, out)
         _linear[(triton.cdiv(rows, cut["BM"]),)](
@@ -184,7 +184,7 @@ def forward(
     wide = wide or WIDE[products][out > FEW]
     cut = {"BN": min(wide.features, max(16, triton.next_power_of_2(out))), "BK": wide.step, "PRODUCTS": products}
     across, steps = triton.cdiv(out, cut["BN"]), triton.cdiv(features, wide.step)
-    cut["KP"], sizes["KR"] = steps * wide.step, readable(x)
+    cut["KP"], sizes["KR"] = steps * wide.step, readable_width(x)
     factors = torch.empty(
         (1 + (products == "tf32x3"), across * cut["BN"], cut["KP"]),
         dtype=torch.bfloat16 if products == "bf16" else torch.float32,

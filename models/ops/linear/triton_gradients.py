@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.ops.common.activations import gelu_slope
-from models.ops.common.kernels import two
+from models.ops.common.kernels import pair
 from models.ops.common.products import dot, split, transposed
 from models.ops.common.sums import sum_rows
 from models.ops.linear.triton_tiles import Blocks, affine, normalised, read_matrix, read_rows, tile_of
@@ -147,7 +147,7 @@ def inputs(
     """Gradients of z (dy itself without GELU), of x, to which up to two `others` are added, and of gamma and beta by
     programs [P, 2, K], None without them.
 
-    GELU and LayerNorm: for at most WHOLE features.
+    GELU and LayerNorm: for at most BLOCK_FEATURES features.
     """
     (rows, features), out = x.shape, weight.shape[0]
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -158,7 +158,7 @@ def inputs(
         programs = min(2 * PROGRAMS, programs)
     sums = None if gamma is None else torch.empty((programs, 2, features), device=x.device)
     _linear_inputs[(programs, triton.cdiv(features, cut["BK"]))](
-        *(dy, x, gamma, beta, weight, bias, *two(others), dz, dx, sums, rows, eps),
+        *(dy, x, gamma, beta, weight, bias, *pair(others), dz, dx, sums, rows, eps),
         **{"N": out, "K": features, "S": x.stride(0), "GELU": gelu, "PRODUCTS": products, **cut},
     )
     return dz, dx, sums

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from models.ops.common.kernels import WHOLE
+from models.ops.common.kernels import BLOCK_FEATURES
 from models.ops.common.products import split
 
 
@@ -51,6 +51,6 @@ def tile_of(blocks: Blocks | tuple[Blocks, Blocks, Blocks], features: int, out: 
     """Sizes of a program's tile: all features of a row, or 64 at a time, and as many of those that go out as fit."""
     whole = max(16, triton.next_power_of_2(features))
     if not isinstance(blocks, Blocks):
-        blocks = blocks[0 if whole <= 64 else 1 if whole <= WHOLE else 2]
+        blocks = blocks[0 if whole <= 64 else 1 if whole <= BLOCK_FEATURES else 2]
     wide = min(blocks.features, max(16, triton.next_power_of_2(out)))
-    return {"BM": blocks.rows, "BN": wide, "BK": whole if whole <= WHOLE else 64, "num_warps": blocks.warps}
+    return {"BM": blocks.rows, "BN": wide, "BK": whole if whole <= BLOCK_FEATURES else 64, "num_warps": blocks.warps}

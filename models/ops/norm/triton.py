@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.ops.common.activations import gelu, gelu_slope
-from models.ops.common.kernels import evenly, spaced, two
+from models.ops.common.kernels import empty_rows, pair, uniform_rows
 from models.ops.common.sums import sum_rows
 
 ELEMENTS = 4096  # of a program's tile
@@ -99,10 +99,10 @@ def _block(channels: int) -> tuple[int, int]:
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, gelu: bool, dtype: torch.dtype, space: bool = False
 ) -> Tensor:
-    """LayerNorm of x or GELU(x) [..., C], of `dtype`, contiguous or `spaced`."""
-    channels, (x, apart) = x.shape[-1], evenly(x)
+    """LayerNorm of x or GELU(x) [..., C], of `dtype`, contiguous or `empty_rows`."""
+    channels, (x, apart) = x.shape[-1], uniform_rows(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
-    y = spaced(x, dtype, space)
+    y = empty_rows(x, dtype, space)
     _norm[(triton.cdiv(rows, count),)](
         x, weight, bias, y, rows, eps, *(channels, apart, y.stride(-2), gelu, count, wide), num_warps=8
     )
@@ -118,13 +118,13 @@ def backward(
     others: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x, to which up to two `others` are added, and of weight and bias one after the other, float32."""
-    channels, (x, apart) = x.shape[-1], evenly(x)
+    channels, (x, apart) = x.shape[-1], uniform_rows(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
     programs = min(PROGRAMS, triton.cdiv(rows, count))
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     sums = torch.empty((programs, 2, channels), device=x.device)
     _norm_backward[(programs,)](
-        *(dy.contiguous(), x, weight, *two(others), dx, sums, rows, eps, channels, apart, gelu, count, wide),
+        *(dy.contiguous(), x, weight, *pair(others), dx, sums, rows, eps, channels, apart, gelu, count, wide),
         num_warps=8,
     )
     return dx, sum_rows(sums)
