@@ -220,10 +220,14 @@ def keep_weights(run: Run, path: Path) -> None:
 
 
 class Beside(AbstractContextManager):
-    """Calls made by `processes` other processes, each under a name. Leaving the context drops those not begun."""
+    """Calls made by `processes` other processes, each under a name. Leaving the context drops those not begun.
+
+    A process has one thread: more would wait for each other, and keep cores from the training.
+    """
 
     def __init__(self, processes: int) -> None:
-        self._executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+        fresh = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(processes, fresh, torch.set_num_threads, (1,))
         self._pending: dict[Hashable, Future] = {}
 
     def submit(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> None:
