@@ -7,12 +7,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+
 
 class ScoringPool(AbstractContextManager):
-    """Calls made by `processes` other processes, each under a name. Leaving the context drops those not begun."""
+    """Calls made by `processes` other processes, each under a name. Leaving the context drops those not begun.
+
+    A process has one thread: more would wait for each other, and keep cores from the training.
+    """
 
     def __init__(self, processes: int) -> None:
-        self._executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,))
         self._pending: dict[Hashable, Future] = {}
 
     def submit(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> None:

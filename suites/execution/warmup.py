@@ -1,23 +1,27 @@
 """Kernels compiled before they are needed, by several processes, into Triton's cache.
 
-A fresh process meets its kernels one after the other and waits for the compiler at each, over a minute in all. Here
-every process walks through a training step and a scored picture of each network without launching a kernel, so that
-nothing waits for anything, and compiles its share of what it met. The cache is what TRITON_CACHE_DIR names; it serves
-other machines of one kind too. What is compiled: a step of the cells' budget, batch and patch, and pictures of SIZES
-under their protocols.
+A fresh process meets its kernels one after the other and waits for the compiler at each, over a minute in all. Here one
+process walks through a training step and scored pictures of each network and launches nothing; what it would have
+launched it hands to others, which compile at once and side by side. The cache is what TRITON_CACHE_DIR names; it serves
+other machines of one kind as well, and a mark in it says for which networks. What is compiled: a step of the cells'
+budget, batch and patch, and pictures of SIZES under their protocols.
 """
 
+import hashlib
+import importlib
+import json
 import multiprocessing
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 import models
 from suites.data.pool import Batch
@@ -28,107 +32,148 @@ from suites.spec import Cell
 from suites.training import step
 
 SIZES = ((16, 16), (64, 96), (161, 240), (240, 240))  # of pictures that are restored: kernels differ by little else
+ALIGNED = 16  # what Triton tells apart in addresses and numbers: whether they are whole multiples of this
 
 
-class Met(NamedTuple):
-    """A kernel that would have been launched: the function, and how it was called."""
+@dataclass(frozen=True)
+class Place:
+    """All that a kernel's code depends on in a tensor."""
 
-    function: Any
+    dtype: torch.dtype
+    aligned: bool
+
+    def data_ptr(self) -> int:
+        return 0 if self.aligned else ALIGNED // 2
+
+
+class Call(NamedTuple):
+    """A launch, as far as it decides what is compiled; can be told to other processes."""
+
+    module: str
+    name: str
     arguments: tuple
-    options: dict[str, Any]
+    options: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, kernel: Any, arguments: Sequence, options: dict[str, Any]) -> "Call":
+        constant = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+        names = kernel.arg_names
+        given = tuple(_told(x, name in constant) for name, x in zip(names, arguments, strict=False))
+        named = ((name, _told(x, name in constant or name not in names)) for name, x in options.items())
+        return cls(kernel.fn.__module__, kernel.fn.__name__, given, tuple(sorted(named)))
 
     def compile(self) -> None:
-        self.function.run(*self.arguments, grid=(1,), warmup=True, **self.options)
+        kernel = getattr(importlib.import_module(self.module), self.name)
+        kernel.run(*self.arguments, grid=(1,), warmup=True, **dict(self.options))
+
+
+def _told(value: Any, constant: bool) -> Any:
+    """A tensor as its place; of a number at run time only what the compiler is told: 1, a multiple, or neither."""
+    if isinstance(value, Tensor):
+        return Place(value.dtype, value.data_ptr() % ALIGNED == 0)
+    if constant or type(value) is not int or value == 1 or abs(value) >= 2**31:
+        return value
+    return ALIGNED if value % ALIGNED == 0 else ALIGNED + 1
 
 
 def networks(cells: Sequence[Cell]) -> list[Cell]:
     """A cell for each different way of computing among them: seeds, rates, lengths and labels compile nothing else."""
-    found: dict[tuple, Cell] = {}
+    found: dict[str, Cell] = {}
     for cell in cells:
-        budget = cell.budget
-        step = budget.batch, budget.patch, budget.accumulate, budget.precision, budget.loss
-        key = cell.variant.model, repr(sorted(cell.variant.overrides.items())), cell.task, cell.protocol, step
-        found.setdefault(key, cell)
+        found.setdefault(_way(cell), cell)
     return list(found.values())
 
 
-def walk(cell: Cell, device: str) -> None:
+def _way(cell: Cell) -> str:
+    budget = cell.budget
+    trained = budget.batch, budget.patch, budget.accumulate, budget.precision, budget.loss
+    return repr((cell.variant.model, sorted(cell.variant.overrides.items()), cell.task, cell.protocol, trained))
+
+
+def built(cell: Cell, device: str) -> tuple[nn.Module, nn.Module]:
+    """The cell's network as it trains and as it is scored, all zeros: which kernels run does not depend on values."""
+    with torch.device("meta"):
+        trained = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides).train()
+        scored = ways.scored_network(cell, "auto").eval()
+    for network in (trained, scored):
+        network.to_empty(device=device)
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.detach().zero_()
+    return trained, scored
+
+
+def walk(cell: Cell, trained: nn.Module, scored: nn.Module, device: str) -> None:
     """A training step of the cell and pictures of SIZES restored, on random data."""
     budget, task, draw = cell.budget, cell.task, np.random.default_rng(0)
-    training_network = models.build(cell.variant.model, **task.network | cell.variant.overrides).to(device).train()
     shape = budget.batch, task.channels, budget.patch, budget.patch
     lq = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
     gt = lq.repeat_interleave(task.scale, 2).repeat_interleave(task.scale, 3)
     labels = torch.zeros((budget.batch, budget.patch, budget.patch), dtype=torch.int64, device=device)
     keys = torch.arange(budget.batch, device=device)
     batch = Batch(lq, gt, keys, None if cell.variant.labels == "learned" else labels)
-    rate = torch.tensor(budget.lr, device=device)
-    optimizer = torch.optim.Adam(training_network.parameters(), lr=rate, fused=True, capturable=True)
-    step.optimise(training_network, optimizer, batch, cell, 1)
-    scored = ways.scored_network(cell, "auto").to(device).eval()
+    step.optimise(trained, torch.optim.SGD(trained.parameters(), lr=0.0), batch, cell, 1)
     for size in SIZES:
         picture = draw.random((*size, task.channels), dtype=np.float32)
         list(samples(scored, picture, replace(cell.protocol, samples=1), "warm", device=device))
 
 
 @contextmanager
-def unlaunched(met: Callable[[Met, tuple], None]) -> Iterator[None]:
-    """Kernels that are not compiled yet are not launched but given to `met`, with what tells them apart; new tensors
-    are zeros meanwhile, which are valid classes and pixels to whatever reads them."""
-    from triton import knobs
+def unlaunched(met: Callable[[Call], None]) -> Iterator[None]:
+    """Kernels are not launched but given to `met`, each once; new tensors are zeros meanwhile, which are valid classes
+    and pixels to whatever reads them."""
     from triton.runtime.jit import JITFunction
 
-    now, run = threading.local(), JITFunction.run
-
-    def noted(self, *arguments, grid, warmup, **options):
-        now.call = Met(self, arguments, dict(options))
-        return run(self, *arguments, grid=grid, warmup=warmup, **options)
-
-    def hook(*, key, fn, **rest) -> bool:
-        met(now.call, (fn.module, fn.name, str(key)))
-        return True
-
+    run, seen = JITFunction.run, set()
     empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
-    torch.empty, torch.empty_like, torch.Tensor.new_empty = _zeros, torch.zeros_like, torch.Tensor.new_zeros
-    JITFunction.run, knobs.runtime.jit_cache_hook = noted, hook
+
+    def noted(self, *arguments, grid, warmup, **options) -> None:
+        call = Call.of(self, arguments, options)
+        if call not in seen:
+            seen.add(call)
+            met(call)
+
+    torch.empty, torch.empty_like, torch.Tensor.new_empty = map(_zeroed, empty)
+    JITFunction.run = noted
     try:
         yield
     finally:
-        JITFunction.run, knobs.runtime.jit_cache_hook = run, None
+        JITFunction.run = run
         torch.empty, torch.empty_like, torch.Tensor.new_empty = empty
 
 
-def _zeros(*size, memory_format: torch.memory_format = torch.contiguous_format, **options) -> torch.Tensor:
-    """torch.zeros, with the argument that torch.empty has and it has not."""
-    return torch.zeros(*size, **options).contiguous(memory_format=memory_format)
-
-
-def share(cells: Sequence[Cell], index: int, count: int, device: str) -> tuple[int, int, float, float]:
-    """Compiles every `count`-th kernel that the cells' networks launch, from `index` on. Returns how many there are,
-    how many were compiled, and the seconds of walking and of compiling."""
-    start, found = time.perf_counter(), {}
-
-    def note(met: Met, key: tuple) -> None:
-        if key not in found:
-            found[key] = met if len(found) % count == index else None  # it holds on to its tensors
-
-    with step.determinism(True), unlaunched(note):
-        for cell in cells:
-            walk(cell, device)
-    walked = time.perf_counter()
-    mine = [met for met in found.values() if met is not None]
-    for met in mine:
-        met.compile()
-    return len(found), len(mine), walked - start, time.perf_counter() - walked
+def _zeroed(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *arguments, **options: make(*arguments, **options).zero_()
 
 
 def warm(cells: Sequence[Cell], jobs: int, device: str = "cuda") -> list[str]:
     """Compiles what training and scoring of `cells` on a GPU needs, in `jobs` processes. Returns lines that say so."""
     start, chosen = time.perf_counter(), networks(cells)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as workers:
-        shares = [workers.submit(share, chosen, index, jobs, device) for index in range(jobs)]
-        found = [future.result() for future in shares]
-    walking, compiling = (max(times) for times in list(zip(*found, strict=True))[2:])
-    what = f"{found[0][0]} kernels of {counted(len(chosen), 'network')} in {jobs} processes"
-    spent = f"{time.perf_counter() - start:.1f} s (at most {walking:.1f} walking, {compiling:.1f} compiling)"
-    return [f"{what}: {spent}"]
+    if (mark := _mark(chosen)).exists():
+        return [f"kernels of {counted(len(chosen), 'network')}: compiled before ({mark.name})"]
+    compiled: list[Future] = []
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as workers:
+        workers.submit(int)  # they start while we walk
+        places = [built(cell, device) for cell in chosen]
+        with step.determinism(True), unlaunched(lambda call: compiled.append(workers.submit(call.compile))):
+            for cell, place in zip(chosen, places, strict=True):
+                walk(cell, *place, device)
+        walked = time.perf_counter() - start
+        for future in compiled:
+            future.result()
+    mark.write_text(json.dumps([_way(cell) for cell in chosen], indent=1) + "\n")
+    spent = f"{time.perf_counter() - start:.1f} s, {walked:.1f} of them to walk"
+    return [f"{counted(len(compiled), 'kernel')} of {counted(len(chosen), 'network')} in {jobs} processes: {spent}"]
+
+
+def _mark(cells: Sequence[Cell]) -> Path:
+    """The file that says that the kernels of these networks are in the cache: by them, our sources, Triton, the GPU."""
+    import triton
+    from triton import knobs
+
+    known = hashlib.sha256(json.dumps(sorted(map(_way, cells))).encode())
+    for path in sorted(Path(models.__file__).parent.rglob("*.py")):
+        known.update(path.read_bytes())
+    known.update(f"{SIZES} {triton.__version__} {torch.cuda.get_device_capability()}".encode())
+    folder = Path(knobs.cache.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"warm-{known.hexdigest()[:16]}.json"
