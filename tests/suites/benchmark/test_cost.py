@@ -178,3 +178,9 @@ def test_what_is_printed_says_whether_the_counters_agree():
     assert any("multiply-adds agree" in line for line in cost.lines(counted))
     counted["counters"]["agree"] = False
     assert any("multiply-adds DISAGREE" in line for line in cost.lines(counted))
+
+
+def test_queries_keys_and_values_are_part_of_window_attention():
+    """For each of 8x8 pixels 3 C^2, C^2 for the projection, and 2 * 64 C in a window of 8x8; two layers."""
+    counted = complexity("mambairv2-tiny", Task("sr", 2), output=(16, 16))
+    assert counted["breakdown"]["window attention"]["macs"] == 2 * 64 * (4 * 12**2 + 2 * 64 * 12)
