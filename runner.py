@@ -36,7 +36,7 @@ def run(
     suite: cli.SuiteName, only: cli.Only = None, base: cli.WithBase = True, changes: cli.Changes = None,
     seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
     deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
-    concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf,
+    concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf, warm: cli.Warm = 0,
     backend: cli.Backend = "auto", dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
     results: cli.Results = cli.STORE,
 ) -> int:
@@ -51,7 +51,7 @@ def run(
     from suites.execution import engine
     show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
-    options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds}
+    options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "warm": warm}
     return ended(engine.run(chosen, store, device=device, data=data, console=out, **options))
 
 

@@ -104,6 +104,7 @@ Launcher = Annotated[str, Option("--launch", help="local or submitit")]
 Jobs = Annotated[int | None, Option(help="processes at a time")]
 Concurrent = Annotated[int, Option(help="cells that a process trains at a time")]
 Scorers = Annotated[int, Option(help="processes that score while another trains")]
+Warm = Annotated[int, Option(help="processes that compile the GPU's kernels first, into Triton's cache")]
 Seconds = Annotated[float, Option(help="stop after so long; the same command continues", show_default="no limit")]
 DryRun = Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")]
 

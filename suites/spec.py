@@ -264,7 +264,7 @@ class Scoring:
     half: the weights after half the iterations, the last at the first learning rate of most schedules. at: those after
     these iterations, as far as the cell has so many. average: the uniform average of weights over the last tenth.
     noise_seeds: seeds of the routing noise with which all weights are scored, in place of the protocol's alone.
-    sets: test sets on which all but the last weights are scored; the cell's own when empty.
+    sets: those of a cell's test sets on which all but the last weights are scored; all of them where it has none.
     """
 
     half: bool = False
@@ -284,6 +284,10 @@ class Scoring:
         if self.half and total > 1:
             named["half"] = total // 2
         return named | {str(iteration): iteration for iteration in sorted(self.at) if iteration < total}
+
+    def sets_of(self, cell: Cell) -> tuple[str, ...]:
+        """Test sets of the cell on which all but its last weights are scored."""
+        return tuple(name for name in cell.test_sets if name in self.sets) or cell.test_sets
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def score_way(
         protocol, last = replace(cell.protocol, seed=way.seed), way.weights == LAST
         target = cell_target(store, folder) if way == own(cell) else NOWHERE
         frames = []
-        for dataset in find_all(cell.test_sets if last or not scoring.sets else scoring.sets, machine.data):
+        for dataset in find_all(cell.test_sets if last else scoring.sets_of(cell), machine.data):
             told = progress and (lambda *values, name=dataset.name: progress(name, *values))
             options = {"device": machine.device, "labels": cell.variant.labels, "progress": told}
             frames.append(score_set(model, cell.task, dataset, protocol, target, **options).checked())

@@ -88,19 +88,23 @@ def run(
     concurrent: int = 1,
     scorers: int = 0,
     seconds: float = math.inf,
+    warm: int = 0,
     console: Console | None = None,
     command: str | None = None,
     program: Sequence[str] = PROGRAM,
 ) -> Outcome:
     """Brings every cell of `suite` to done, or says why not.
 
+    Cells are taken seed by seed, so that what is cut off leaves whole comparisons.
+
     jobs: processes at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread
     them over this many GPUs. threads: per process (default: the cores divided by jobs; one at the smoke budget).
     concurrent: cells that one process trains at a time; with more than one the cells are dealt out to `jobs` processes.
     scorers: processes beside each of them that score while it trains. seconds: time after which all cells stop at a
-    checkpoint; the same call continues. deterministic: the same bits on one machine; on a CPU in any case. launch:
-    "local" or "submitit"; cluster: see SubmititLauncher. command: what environment.json gives as the command (default:
-    this process's). program: what runs cells.
+    checkpoint; the same call continues. warm: processes that compile the GPU's kernels before anything trains.
+    deterministic: the same bits on one machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see
+    SubmititLauncher. command: what environment.json gives as the command (default: this process's). program: what runs
+    cells.
 
     Ctrl-C and SIGTERM stop the cells, leave the store consistent and raise KeyboardInterrupt; the next run continues.
     Raises EngineError, DataError or what `suites.execution.preflight` does before anything starts, StoreError when the
@@ -122,6 +126,7 @@ def run(
             outcome.busy[planned.cell.name] = f"is running already: {holder}"
         else:
             todo.append(planned)
+    todo.sort(key=lambda planned: planned.cell.seed)
     if todo:
         from suites.execution import preflight  # and torch: an engine with nothing to do need not wait for it
 
@@ -131,6 +136,10 @@ def run(
         launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
         # The nodes of a cluster are other machines than this one.
         preflight.check_cells([planned.cell for planned in todo], backend, "meta" if launch == "submitit" else device)
+        if warm:
+            from suites.execution import warmup
+
+            (console or Console()).print(*warmup.warm([planned.cell for planned in todo], warm, device), sep="\n")
     for family in suite.compared():
         members = [(label, cell.config()) for label, cell in family.members]
         store.add_family(suite.name, family.name, family.base.config(), members)

@@ -28,7 +28,7 @@ from suites.data.pool import Batch
 from suites.evaluation import ways
 from suites.evaluation.evaluate import samples
 from suites.progress import counted
-from suites.spec import Cell
+from suites.spec import Cell, SpecError
 from suites.training import step
 
 SIZES = ((16, 16), (64, 96), (161, 240), (240, 240))  # of pictures that are restored: kernels differ by little else
@@ -146,7 +146,12 @@ def _zeroed(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def warm(cells: Sequence[Cell], jobs: int, device: str = "cuda") -> list[str]:
-    """Compiles what training and scoring of `cells` on a GPU needs, in `jobs` processes. Returns lines that say so."""
+    """Compiles what training and scoring of `cells` on a GPU needs, in `jobs` processes. Returns lines that say so.
+
+    Raises SpecError for another device than a GPU.
+    """
+    if torch.device(device).type != "cuda":
+        raise SpecError(f"--warm compiles the kernels of a GPU, and this run is on {device}: leave it out")
     start, chosen = time.perf_counter(), networks(cells)
     if (mark := _mark(chosen)).exists():
         return [f"kernels of {counted(len(chosen), 'network')}: compiled before ({mark.name})"]

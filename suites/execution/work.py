@@ -31,7 +31,7 @@ def train_and_score(cells: Sequence[CellAtWork], options: Options) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     # What cannot end well is said before the long part.
-    find_all(sorted({name for each in cells for name in each.cell.test_sets} | {*options.scoring.sets}), options.data)
+    find_all(sorted({name for each in cells for name in each.cell.test_sets}), options.data)
     with ScoringPool(options.scorers) if options.scorers else nullcontext() as pool:
         work = _Work(cells, options, pool)
         work.train()

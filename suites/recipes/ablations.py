@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from suites.recipes import paper
-from suites.spec import Budget, Cell, Family, Protocol, Suite, Task, Variant, check_choice
+from suites.spec import Budget, Cell, Family, Protocol, Scoring, Suite, Task, Variant, check_choice
 
 TOKENS, RANKS, DEFAULT_TOKENS = (16, 32, 64, 128, 256), (4, 8, 16, 32, 64), 64
 PLAIN = {"ase": "off", "sgn": "off"}
@@ -186,6 +186,11 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         ),
     },
 }
+# On the way as well; BSD100 has over half of the pixels, and takes that much longer (docs/ablations.md).
+SCORING = {
+    "reduced-bf16": Scoring(at=(1_500, 3_000, 4_500), sets=("Set14", "Urban12")),
+    "long-bf16": Scoring(at=tuple(range(5_000, 60_000, 5_000)), sets=("Set14", "Urban12")),
+}
 SEEDS = {
     "smoke": (0, 1),
     "reduced": (0, 1, 2, 3),
@@ -203,9 +208,9 @@ def ablations(budget: str | None = None, seeds: tuple[int, ...] | None = None) -
     single runs). Of scan count, T and r no published values could be found. Expected: differences under 0.1 dB.
     Budgets: smoke (every switch in a tiny network on the embedded pictures, for minutes: it runs, no more); reduced
     (the default: light, 6K iterations on BSDS500 and T91); reduced-bf16 (the same in bfloat16 in under half the time,
-    fewer variants on denoising and JPEG); long-bf16 (ten times as long: base, plain scan, no memory, attention only);
-    paper (light x2 by the 250K schedule on DIV2K; r on
-    denoising and JPEG with the 22.7M network by the official from-scratch schedule, where these levels are fine-tuned).
+    fewer variants on denoising and JPEG; scored on the way too); long-bf16 (ten times as long: base, plain scan, no
+    memory, attention only); paper (light x2 by the 250K schedule on DIV2K; r on denoising and JPEG with the 22.7M
+    network by the official from-scratch schedule, where these levels are fine-tuned).
     Cost: 42 cells a seed; `--dry-run` prints hours, and the effect that so many seeds can detect.
     Command: python runner.py run ablations --budget reduced --data DIR --device cuda
     """
@@ -218,7 +223,8 @@ def ablations(budget: str | None = None, seeds: tuple[int, ...] | None = None) -
     families += [_ranks(SETTINGS[name][task], own) for task, own in cells.items()]
     families = [family for family in families if family is not None and len(family.members) > 1]
     every = (replace(cell, seed=seed) for own in cells.values() for cell in own.values() for seed in numbers)
-    return Suite("ablations", ablations.__doc__ or "", tuple(every), tuple(families))
+    scoring = SCORING.get(name, Scoring())
+    return Suite("ablations", ablations.__doc__ or "", tuple(every), tuple(families), scoring=scoring)
 
 
 def _cells(task: str, setting: Setting, seed: int) -> dict[str, Cell]:

@@ -8,6 +8,7 @@ import pytest
 
 from suites.execution import warmup
 from suites.recipes import ablations
+from suites.spec import SpecError
 
 # Kernels on tensors of the CPU, which is harmless as long as none is launched; compiled for a GPU that is not there.
 WALKED = """
@@ -82,3 +83,8 @@ def test_seeds_budgets_and_labels_are_no_other_network():
 def test_what_is_told_is_what_would_be_launched(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", WALKED], env=environment, check=True)
+
+
+def test_only_a_gpu_has_kernels_to_compile():
+    with pytest.raises(SpecError, match="on cpu: leave it out"):
+        warmup.warm(ablations.ablations("smoke", (0,)).cells[:1], 1, "cpu")

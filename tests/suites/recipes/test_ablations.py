@@ -231,7 +231,8 @@ def test_dry_run_gives_the_effect_that_the_assumed_scatter_allows(tmp_path, monk
     assert f"Set14 {one:.3f} ({holm:.3f})" in text and power_of(one, sd, 4, df=12) == pytest.approx(0.8)
     assert "3 against plain-scan, 4 seeds" in text and "rank, jpeg-10" in text
     assert "scatter not known yet: the first two seeds tell" in prose and "168 cells, 1,008,000 iterations" in prose
-    assert "4 cells           base/sr-x2/seed-0,1,2,3          planned" in text and "about" in text.split("in all:")[1]
+    assert "4 cells           base/sr-x2/seed-0,1,2,3          planned" in text
+    assert "168 cells of unknown cost" in text.split("in all:")[1]  # no profile is committed there either
     assert "(2 degrees of freedom) [sqrt 2 times the sd of three seeds" in prose
     assert "as on sr-x2" in text and "NVIDIA H200" in text and not (tmp_path / "store").exists()
     assert "give two or more --seeds" in "\n".join(describe(suite(), Store(tmp_path / "store")))
@@ -302,3 +303,16 @@ def test_seeds_of_the_recipe():
     assert {cell.budget.name for cell in ablations.ablations().cells} == {"reduced"}
     again = replace(suite().cells[0], seed=9)
     assert suite(seeds=(9,)).cells[0] == again
+
+
+def test_cells_in_bfloat16_are_scored_on_the_way_on_sets_of_their_own():
+    planned = ablations.ablations("reduced-bf16", (0,))
+    assert planned.scoring.at == (1500, 3000, 4500)
+    found = {cell.task.name: planned.scoring.sets_of(cell) for cell in planned.cells}
+    own = {"denoise-25": ("Kodak24", "McMaster"), "jpeg-10": ("Classic5", "LIVE1")}
+    assert found == {"sr-x2": ("Set14", "Urban12"), **own}
+
+
+def test_dry_run_takes_hours_from_committed_profiles(tmp_path):
+    text = "\n".join(describe(suite("reduced", (0,)), Store(tmp_path / "store")))
+    assert "about" in text.split("in all:")[1] and "h on NVIDIA H" in text.split("in all:")[1]
