@@ -234,7 +234,7 @@ def test_dry_run_gives_the_effect_that_the_assumed_scatter_allows(tmp_path, monk
     assert "4 cells           base/sr-x2/seed-0,1,2,3          planned" in text
     assert "168 cells of unknown cost" in text.split("in all:")[1]  # no profile is committed there either
     assert "(2 degrees of freedom) [sqrt 2 times the sd of three seeds" in prose
-    assert "as on sr-x2" in text and "NVIDIA H200" in text and not (tmp_path / "store").exists()
+    assert "NVIDIA H200" in text and not (tmp_path / "store").exists()
     assert "give two or more --seeds" in "\n".join(describe(suite(), Store(tmp_path / "store")))
 
 
@@ -316,3 +316,4 @@ def test_cells_in_bfloat16_are_scored_on_the_way_on_sets_of_their_own():
 def test_dry_run_takes_hours_from_committed_profiles(tmp_path):
     text = "\n".join(describe(suite("reduced", (0,)), Store(tmp_path / "store")))
     assert "about" in text.split("in all:")[1] and "h on NVIDIA H" in text.split("in all:")[1]
+    assert "as on sr-x2" in text
