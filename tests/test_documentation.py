@@ -46,6 +46,8 @@ def commands() -> list[tuple[str, str]]:
     """(document, command without its program) of every runner.py line in a block."""
     found = {}
     for path in DOCUMENTS:
+        if path.name == "extending.md":  # its commands are for changed trees: tests/test_extending.py
+            continue
         text = path.read_text()
         blocks = [block for language, block in FENCE.findall(text) if language in ("", "sh", "bash", "console")]
         lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]

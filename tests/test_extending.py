@@ -29,8 +29,7 @@ def test_a_change_touches_what_it_says_and_works(title, diff, command, tmp_path)
     for name in ("models", "suites", "results", "reports"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     shutil.copy(ROOT / "runner.py", tree)
-    apply = ["git", "apply", "--unidiff-zero", "-"]
-    subprocess.run(apply, cwd=tree, input=diff, text=True, check=True)
+    subprocess.run(["git", "apply", "-"], cwd=tree, input=diff, text=True, check=True)
     assert len(re.findall(r"^diff ", diff, re.MULTILINE)) == COUNTS[title.partition(": ")[2].partition(" ")[0]]
     own = ["--results", "store"] if command.startswith(("run ", "tables ")) else []
     clean = {name: value for name, value in os.environ.items() if name != "MAMBAIR_BENCH_DATA"}
