@@ -207,7 +207,7 @@ def ablations(budget: str | None = None, seeds: tuple[int, ...] | None = None) -
     / 39.20, + SGN 32.97 / 39.24 dB on Urban100 / Manga109; C over B, delta and y by 0.01 to 0.05; secondary source,
     single runs). Of scan count, T and r no published values could be found. Expected: differences under 0.1 dB.
     Budgets: smoke (every switch in a tiny network on the embedded pictures, for minutes: it runs, no more); reduced
-    (the default: light, 6K iterations on BSDS500 and T91); reduced-bf16 (the same in bfloat16 in under half the time,
+    (the default: light, 6K iterations on BSDS500 and T91); reduced-bf16 (the same in bfloat16,
     fewer variants on denoising and JPEG; scored on the way too); long-bf16 (ten times as long: base, plain scan, no
     memory, attention only); paper (light x2 by the 250K schedule on DIV2K; r on denoising and JPEG with the 22.7M
     network by the official from-scratch schedule, where these levels are fine-tuned).
