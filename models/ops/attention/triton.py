@@ -16,7 +16,7 @@ offsets by `_attention_offsets`.
 
 Products are those of models/ops/common/products.py. The result of one, whose columns 2c and 2c + 1 a thread holds,
 becomes the next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another
-order, in `left_side` and `right_side` (models/ops/attention/windows.py) alike. Nothing moves between threads."""
+order, in `left_side` and `right_side` (models/ops/attention/triton_windows.py) alike. Nothing moves between threads."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.ops.attention.windows import (
+from models.ops.attention.triton_windows import (
     find_window,
     left_side,
     lookup,

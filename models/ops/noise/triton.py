@@ -1,6 +1,4 @@
-"""Philox Gumbel noise inside a kernel: the integers of models/ops/noise/__init__.py, and its noise within two
-roundings.
-"""
+"""Philox Gumbel noise inside a kernel: the integers of reference.py, and its noise within two roundings."""
 
 import triton
 import triton.language as tl

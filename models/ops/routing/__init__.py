@@ -6,20 +6,24 @@
 
 LogSoftmax, which the official router applies to z first, subtracts the same number from all logits of a pixel, so class
 and softmax are the same without it. On a GPU z and the noise of models.ops.noise are made in registers, in the forward
-pass and again in the backward one: none of it, nor soft, is ever in memory."""
+pass and again in the backward one: none of it, nor soft, is ever in memory.
+
+reference.py is the definition; triton.py and triton_sorting.py have the kernels, operator.py the custom operators
+around them.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
 from models.ops.common.dispatch import uses_kernels
-from models.ops.common.operator import operator
 from models.ops.common.precision import without_autocast
 from models.ops.linear import linear
 from models.ops.noise import PhiloxGumbel
+from models.ops.routing import operator, reference
 
 NoiseSource = Callable[[int, tuple[int, int, int]], Tensor]
 
@@ -56,10 +60,8 @@ def choose_classes(
         if noise.kernels:
             hidden = linear(x, first.weight, first.bias, gelu=True, exact=True)
             return route(hidden, last.weight, last.bias, noise.keys, layer, learns)
-        logits = router(x.to(first.weight.dtype))  # [B, L, T]
-        if noise.source is not None:
-            logits = logits + sample_noise(noise.source, index, logits)
-        return logits.argmax(-1), logits.softmax(-1) if learns else None
+        sample = None if noise.source is None else partial(sample_noise, noise.source, index)
+        return reference.choose_classes(router, x.to(first.weight.dtype), sample, learns)
 
 
 def sample_noise(source: NoiseSource, layer: int, like: Tensor) -> Tensor:
@@ -79,70 +81,12 @@ def route(
     hidden [B, L, R], weight [T, R], bias [T], float32; keys int64 [B] or [1] on the same device, or None for no noise;
     layer int64 []. The carrier holds zeros, of which one is stored, and takes the gradient of `soft`.
     """
-    classes, carrier = _route(hidden, weight, bias, keys, layer)
+    classes, carrier = operator.route(hidden, weight, bias, keys, layer)
     return classes, carrier if learns else None
-
-
-@operator("mambair_bench::route")
-def _route(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor) -> tuple[Tensor, Tensor]:
-    from models.ops.routing import triton as kernels
-
-    classes = kernels.assign(hidden.contiguous(), weight, bias, keys, layer)
-    return classes, hidden.new_zeros(()).expand(*classes.shape, len(weight))
-
-
-@operator("mambair_bench::route_backward")
-def _route_backward(
-    dsoft: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, layer: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of hidden, and of weight and bias one after the other."""
-    from models.ops.routing import triton as kernels
-
-    return kernels.gradients(dsoft, hidden.contiguous(), weight, bias, keys, layer)
-
-
-@_route.register_fake
-def _(hidden, weight, bias, keys, layer):
-    classes = hidden.new_empty(hidden.shape[:2], dtype=torch.int64)
-    return classes, hidden.new_empty(()).expand(*classes.shape, weight.shape[0])
-
-
-@_route_backward.register_fake
-def _(dsoft, hidden, weight, bias, keys, layer):
-    return hidden.new_empty(hidden.shape), weight.new_empty(weight.numel() + bias.numel())
-
-
-def _gradients(ctx, dclasses, dsoft):
-    if dsoft is None:
-        return (None,) * 5
-    _, weight, bias, *_ = ctx.saved_tensors
-    dhidden, sums = torch.ops.mambair_bench.route_backward(dsoft, *ctx.saved_tensors)
-    dweight, dbias = sums.split([weight.numel(), bias.numel()])
-    return dhidden, dweight.view(weight.shape), dbias, None, None
-
-
-def _context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-    ctx.set_materialize_grads(False)
-
-
-_route.register_autograd(_gradients, setup_context=_context)
 
 
 def by_class(classes: Tensor, tokens: int) -> Tensor:
     """Pixels int64 [..., L] by ascending class 0..tokens-1 of `classes` int64 [..., L], stable."""
     if uses_kernels(classes):
-        return _by_class(classes.flatten(0, -2), tokens).view(classes.shape)
-    return classes.argsort(dim=-1, stable=True)
-
-
-@operator("mambair_bench::by_class")
-def _by_class(classes: Tensor, tokens: int) -> Tensor:
-    from models.ops.routing import sorting as kernels
-
-    return kernels.order(classes.contiguous(), tokens)
-
-
-@_by_class.register_fake
-def _(classes, tokens):
-    return classes.new_empty(classes.shape)
+        return operator.by_class(classes.flatten(0, -2), tokens).view(classes.shape)
+    return reference.by_class(classes)

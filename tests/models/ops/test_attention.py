@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from models import layers
 from models.ops import attention
-from models.ops.attention import relative_position_bias, relative_position_index, shift_mask, window_attention
+from models.ops.attention import relative_position_index, shift_mask, window_attention
+from models.ops.attention.reference import relative_position_bias
 from models.ops.common.dispatch import without_kernels
 from models.ops.fusion import Tokens
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.ops import native, noise, scan
+from models.ops import native, noise
 from models.ops.noise import PhiloxGumbel
 from models.ops.scan import BackendError, attentive_scan, available, cpu
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def own_cache(tmp_path, monkeypatch):
     """An empty cache, and nothing loaded yet; afterwards the usual library is found again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(scan, "_announced", set())
+    monkeypatch.setattr("models.ops.scan.backends._announced", set())
     caches = native._load, cpu._kernels, noise._kernels
     for cache in caches:
         cache.cache_clear()

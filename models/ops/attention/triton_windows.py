@@ -1,5 +1,5 @@
 """What the kernels of window attention share: which pixels a window's tokens are, how their rows are read and written,
-bias and mask from indices, and products of products. Letters as in attention.py.
+bias and mask from indices, and products of products. Letters as in triton.py.
 """
 
 import triton
