@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from results.store import Store
+from results.store import Store, StoreError
 from suites.data import find_all
 from suites.evaluation.scoring import score
 from suites.spec import Protocol, SpecError, Task, check_choice
@@ -39,13 +39,15 @@ def points(task: Task) -> dict[str, Protocol]:
 
 
 def run(name: str, task: Task, dataset: str, protocol: Protocol, options: dict[str, Any]) -> list[str]:
-    """Scores one point on one set into the store. Returns what to print."""
+    """Scores one point on one set into the store. Returns what to print. Raises StoreError where it is not stored."""
     store = Store(options["results"])
     where = {name: options[name] for name in ("weights", "data", "device")}
     found = score(name, task, [dataset], protocol, store=store, **where)
     if found.stopped is not None:
         raise found.stopped
-    return [*found.lines()[: len(found.rows)], *found.refused, *found.notes]
+    if found.refused:
+        raise StoreError(f"not stored: {found.refused[0]}")
+    return [*found.lines()[: len(found.rows)], *found.notes]
 
 
 def held(store: Store, name: str, weights: str, task: Task, dataset: str, protocol: Protocol) -> bool:
@@ -75,6 +77,9 @@ def sweep(
     only: names of points by commas; all. say: called with each line to print. Raises SpecError, DataError or ModelError
     for what is wrong before the first point.
     """
+    check_choice("model", model, tuple(models.names()))
+    if jobs < 1:
+        raise SpecError(f"--jobs {jobs}: at least one point at a time is needed")
     store, tasks = Store(results), []
     impossible = () if only else tuple(name for name in PRECISIONS if models.unsupported(name, device))
     for name in impossible:
@@ -102,7 +107,7 @@ def sweep(
                 try:
                     lines = future.result()
                 except Exception as error:  # the other points are not lost
-                    lines, failed = [f"failed: {str(error).splitlines()[0]}"], failed + 1
+                    lines, failed = [f"failed: {(str(error) or type(error).__name__).splitlines()[0]}"], failed + 1
                 for line in lines:
                     say(f"[{count}/{len(tasks)}] {task_name} {name:22} {line}")
         except KeyboardInterrupt:

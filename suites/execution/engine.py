@@ -269,11 +269,12 @@ class _Engine:
         if len(group) == 1:
             self._show(item, group[0], display)
 
-    def _show(self, item: _Running, cell: Cell, display: Display) -> None:
-        """From the first that a cell says of itself, where a process has several."""
+    def _show(self, item: _Running, cell: Cell, display: Display, begun: bool = True) -> None:
+        """From the first that a cell says of itself, where a process has several. One that had not begun when its
+        process ended has lost no attempt."""
         if cell.name not in item.shown:
             item.shown[cell.name] = True
-            self.attempts[cell.name] -= 1
+            self.attempts[cell.name] -= begun
             display.start(cell, again=self.attempts[cell.name] == 0)
 
     def _attend(self, item: _Running, display: Display) -> None:
@@ -283,7 +284,7 @@ class _Engine:
         if status is None:
             return
         for cell in item.cells.values():
-            self._show(item, cell, display)
+            self._show(item, cell, display, begun=False)
             self._settle(item, cell, status, display)
         self.running.remove(item)
         self.free.append(item.slot)

@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,17 +14,28 @@ import torch
 class ScoringPool(AbstractContextManager):
     """Calls made by `processes` other processes, each under a name. Leaving the context drops those not begun.
 
-    A process has one thread: more would wait for each other, and keep cores from the training.
+    A process has one thread: more would wait for each other, and keep cores from the training. One that dies fails all
+    calls that are pending; later ones are made by new processes.
     """
 
     def __init__(self, processes: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,))
+        self._processes = processes
+        self._executor = self._started()
         self._pending: dict[Hashable, Future] = {}
+
+    def _started(self) -> ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._processes, spawn, torch.set_num_threads, (1,))
 
     def submit(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> None:
         """Does nothing for a name that is pending."""
-        if name not in self._pending:
+        if name in self._pending:
+            return
+        try:
+            self._pending[name] = self._executor.submit(function, *arguments)
+        except BrokenProcessPool:
+            self._executor.shutdown()
+            self._executor = self._started()
             self._pending[name] = self._executor.submit(function, *arguments)
 
     def results(self, until: float | None = None) -> Iterator[tuple[Hashable, Future]]:

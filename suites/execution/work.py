@@ -172,8 +172,10 @@ class _Progress:
 
 
 def _named(way: Way, error: BaseException) -> BaseException:
-    """The error with the way in its message, of a kind that is treated alike."""
+    """The error with the way in its message and its traceback, of a kind that is treated alike."""
     try:
-        return type(error)(f"{way}: {error}")
+        named = type(error)(f"{way}: {error}")
     except Exception:  # a class with other arguments
-        return RuntimeError(f"{way}: {type(error).__name__}: {error}")
+        named = RuntimeError(f"{way}: {type(error).__name__}: {error}")
+    named.__cause__ = error.__cause__  # where it was raised, if in a process that scores
+    return named.with_traceback(error.__traceback__)

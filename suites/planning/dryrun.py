@@ -87,7 +87,7 @@ def _cost(rest: Sequence[Cell], evidence: Evidence, device: str) -> list[str]:
     lines = ["cost of training what is not done (starting and scoring come on top):"]
     for (task, _, each, seconds, machine, source, note), part in parts:
         head = f"  {task}, {part['cells'].sum()} x {each:,} iterations"
-        origin = "; ".join([str(numbers.get(source, source)), *([note] if isinstance(note, str) else [])])
+        origin = "; ".join([str(numbers.get(source, source)), *([note] if isinstance(note, str) and note else [])])
         if pd.isna(seconds):
             lines.append(f"{head} [{origin}]")
         else:

@@ -5,7 +5,8 @@ import safetensors.torch
 
 import models
 from models.ops.common.precision import PRECISIONS
-from results.store import Store
+from results import records
+from results.store import Store, StoreError
 from suites.data import DataError
 from suites.evaluation import sweep
 from suites.spec import Protocol, SpecError, Task
@@ -40,6 +41,13 @@ def test_points_are_filed_once(tmp_path):
     assert "dB" in lines[0] and sweep.held(store, *identity)
     assert not sweep.held(store, *identity[:4], Protocol.official(TASK))
 
+    folder = store.evaluation_folders()[0]
+    records.write_frame(
+        folder / "scores.parquet", records.read_frame(folder / "scores.parquet").assign(pixels="0" * 64)
+    )
+    with pytest.raises(StoreError, match=r"not stored: .* is another picture"):
+        sweep.run("mambairv2-tiny", TASK, "embedded", protocol, options)
+
 
 def test_what_the_device_lacks_is_left_out_and_said(tmp_path, monkeypatch):
     assert [name for name in PRECISIONS if models.unsupported(name, "cpu")] == ["tf32", "tf32x3"]
@@ -68,4 +76,8 @@ def test_mistakes_are_said_before_the_first_point(tmp_path, monkeypatch, pair, s
     where = {"data": tmp_path, "results": tmp_path / "store", "device": "cpu"}
     with pytest.raises(error, match=says):
         sweep.sweep("mambairv2-tiny", [pair.replace("tiny", str(weights))], sets, only, **where)
+    with pytest.raises(SpecError, match="--jobs 0"):
+        sweep.sweep("mambairv2-tiny", [f"2={weights}"], ["embedded"], **where, jobs=0)
+    with pytest.raises(SpecError, match="unknown model 'nope'"):
+        sweep.sweep("nope", [f"2={weights}"], ["embedded"], **where)
     assert not (tmp_path / "store").exists()

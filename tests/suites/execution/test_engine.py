@@ -210,6 +210,18 @@ def test_several_cells_of_a_process_end_each_for_itself(tmp_path, monkeypatch):
     assert [starts(store, cell) for cell in which.cells] == [1, 2, 1, 1]
 
 
+def test_a_cell_that_had_not_begun_when_its_process_died_has_lost_no_attempt(tmp_path, monkeypatch):
+    store, which = Store(tmp_path), suite("a", "b")
+    for variant in "ab":
+        monkeypatch.setenv(f"FAKE_{variant}", "refuse")
+    go(which, store)
+    monkeypatch.setenv("FAKE_a", "kill")
+    monkeypatch.setenv("FAKE_b", "")
+    outcome, told = go(which, store, jobs=1, concurrent=2)
+    assert list(outcome.failed) == ["a/sr-x2/seed-0"] and outcome.done == ["b/sr-x2/seed-0"]
+    assert [starts(store, cell) for cell in which.cells] == [2, 2] and "seed-0: started again" in told
+
+
 def test_a_cell_that_another_engine_works_on_is_left_alone(tmp_path):
     store, which = Store(tmp_path), suite("a", "b")
     folder = store.open_cell(which.cells[0].config())

@@ -254,7 +254,7 @@ def test_dry_run_says_state_schedule_and_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "profiled", list)
     text = "\n".join(dryrun.describe(recipes.choose("paper-light-x2"), Store(tmp_path)))
     assert "1 cell (1 planned)" in text and "milestones=250000,400000,450000,475000" in text
-    assert "280 ms each, 38.9 h on NVIDIA H200 [official code" in text
+    assert "280 ms each, 38.9 h on NVIDIA H200 [official code" in text and "torch 2.11]" in text
     assert "trained on DIV2K" in text and "smallest difference" not in text  # one variant is compared with nothing
     assert not list(tmp_path.iterdir())
     text = "\n".join(dryrun.describe(recipes.choose("smoke", seeds="3"), Store(tmp_path)))
