@@ -25,3 +25,12 @@ def shared() -> Path:
 def no_word_on_slow_machines(monkeypatch):
     """What a command says after two seconds of silence would come or not, by how busy the machine is."""
     monkeypatch.setattr("suites.commandline.PATIENCE_S", 600.0)
+
+
+@pytest.fixture
+def one_thread():
+    """Small tensors gain nothing from a second thread, and lose much when other processes run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

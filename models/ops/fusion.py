@@ -5,9 +5,10 @@ all of it: the norm of a linear layer's input, GELU after it, the residual and t
 
     x + fc2(recomputed(mix, gelu(fc1(norm(x))))) + scaled(skip, scale)     is two linear layers and what `mix` does
 
-Tokens that wait are computed by the first who reads them, once. Where a layer reads tokens in training, later readers
-get views of them whose gradients that layer's backward adds (`Operator.fork`), where PyTorch would add them in a pass
-over memory of its own. Elsewhere (a CPU, float64, `without_kernels`) every layer computes when it is called.
+Tokens that wait are computed by the first who reads their values, once; a linear layer that takes a norm in computes
+that for itself. Where a layer reads tokens in training, later readers get views of them whose gradients that layer's
+backward adds (`Operator.fork`), where PyTorch would add them in a pass over memory of its own. Elsewhere (a CPU,
+float64, `without_kernels`) every layer computes when it is called.
 """
 
 from collections.abc import Callable

@@ -186,11 +186,11 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from models.ops.scan import triton_backward, triton_forward
+from models.ops.scan.triton import backward_kernels, forward_kernels
 
 KERNELS = {"ends_kernel", "carry_kernel", "replay_kernel", "adjoint_kernel", "collect_kernel"}
 NARROW = {"ends_kernel", "replay_kernel", "adjoint_kernel"}
-found = {name: kernel for module in (triton_forward, triton_backward) for name, kernel in vars(module).items()}
+found = {name: kernel for module in (forward_kernels, backward_kernels) for name, kernel in vars(module).items()}
 CHANNELS = {"u", "v", "delta", "B", "C", "M", "y", "dy", "du", "ddelta"}
 for name, half in [(name, "*fp32") for name in sorted(KERNELS)] + [(name, "*bf16") for name in sorted(NARROW)]:
     kernel = found[name]

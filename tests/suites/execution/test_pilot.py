@@ -26,16 +26,10 @@ from suites.spec import Scoring
 from suites.training import averaging
 from suites.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTH = 20
 SCORING = Scoring(half=True, average=True, noise_seeds=(0, 1))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def suite(*changes: str, seeds: str | None = None):

@@ -15,15 +15,9 @@ from suites.training import averaging, state, trainer
 from suites.training.step import TrainingError
 from suites.training.trainer import Hooks, train, train_cells
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BUDGET = Budget("smoke", 6, batch=2, patch=16, lr=1e-3, milestones=(3, 5), checkpoint_every=4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def cell(name: str, seed: int = 0, budget: Budget = BUDGET, labels: str = "learned", **overrides) -> Cell:

@@ -14,22 +14,16 @@ import pytest
 import torch
 
 import models
+from models import mambairv2
 from suites import data
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training import trainer
 from suites.training.step import TrainingError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[3]
 SR2 = Task("sr", 2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors gain nothing from a second thread, and lose much beside other processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def cell(budget: Budget, task: Task = SR2, **overrides) -> Cell:
@@ -51,6 +45,7 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from suites.training import trainer
 from suites.spec import Cell
+
 y, x = np.mgrid[:96, :80]
 waves = [[127 + 100 * np.sin(y / a + c) * np.cos(x / (a + 1)) for c in range(3)] for a in (2, 4)]
 images = [np.stack(wave, axis=-1).astype(np.uint8) for wave in waves]
@@ -127,13 +122,13 @@ def test_external_labels_reach_the_network(tmp_path, monkeypatch):
     images = data.load_training(("embedded",), None)[:2]
     spec = cell(Budget("smoke", 3, batch=4, patch=16))
     given = []
-    forward = models.mambairv2.MambaIRv2.forward
+    forward = mambairv2.MambaIRv2.forward
 
     def watch(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         given.append(labels)
         return forward(model, x, labels)
 
-    monkeypatch.setattr(models.mambairv2.MambaIRv2, "forward", watch)
+    monkeypatch.setattr(mambairv2.MambaIRv2, "forward", watch)
     weights = {}
     for labels in ("learned", "slic"):
         variant = dataclasses.replace(spec.variant, labels=labels)

@@ -21,6 +21,8 @@ from suites.spec import Budget, Cell, Protocol, SpecError, Task, Variant
 from suites.training import checkpoints, state, trainer
 from suites.training.step import TrainingError, learning_rate, loss_of, optimise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BUDGET = Budget("smoke", 40, batch=4, patch=16, lr=1e-3, checkpoint_every=7, milestones=(20, 30))
 
 
@@ -35,15 +37,6 @@ def cell(seed: int = 0, task: str = "sr-x2", budget: Budget = BUDGET, **override
         ("own",),
         Protocol.official(parsed),
     )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors gain nothing from a second thread, and lose much beside other processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from models.ops.scan.triton_tiles import (
+from models.ops.scan.triton.tiles import (
     BLOCK,
     LANES,
     LN2,

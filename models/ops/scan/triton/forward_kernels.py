@@ -5,7 +5,7 @@ The gradient of a state runs backward through the same recurrence: the backward 
 
 import triton.language as tl
 
-from models.ops.scan.triton_tiles import (
+from models.ops.scan.triton.tiles import (
     BLOCK,
     LANES,
     LOG2E,

@@ -2,7 +2,7 @@
 
 Every chunk is scanned from a zero state, the states at the borders are carried on, every chunk is scanned again from
 its true state; backward likewise. Nothing is ever divided by a decay: each is 2 to a power that is not positive.
-Kernels: triton_forward.py, triton_backward.py.
+Kernels: forward_kernels.py, backward_kernels.py.
 """
 
 import functools
@@ -18,7 +18,7 @@ from models.ops.common import kernels
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
 TYPES = (torch.bfloat16,)
-ROWS, SHARE, BLOCK = 4, 4, 16  # steps at a time, chunks and channels of a warp, as in triton_tiles.py
+ROWS, SHARE, BLOCK = 4, 4, 16  # steps at a time, chunks and channels of a warp, as in tiles.py
 FORWARD_PART, BACKWARD_PART = 16, 8  # states at a time
 MAX_STATES = 64
 BACKWARD_WARPS = 8  # per multiprocessor, of work to aim at
@@ -121,7 +121,7 @@ class _Call:
         """The states that leave the chunks [B K, N, E, S], or their gradients; None for one chunk."""
         if self.chunks == 1:
             return None
-        from models.ops.scan.triton_forward import carry_kernel, ends_kernel
+        from models.ops.scan.triton.forward_kernels import carry_kernel, ends_kernel
 
         ends = self.A.new_empty(self.sequences, self.states, self.channels, self.chunks)
         sums = self.A.new_empty(self.sequences, self.channels, self.chunks)
@@ -161,7 +161,7 @@ def _paired(x: Tensor) -> bool:
 
 def forward(u, delta, A, B, C, D, delta_bias, order, table, classes, save) -> tuple[Tensor, Tensor]:
     """y [B, K, L, E] in pixel order; arguments as in `attentive_scan`, `classes` [B, K, L] in step order."""
-    from models.ops.scan.triton_forward import replay_kernel
+    from models.ops.scan.triton.forward_kernels import replay_kernel
 
     with torch.cuda.device_of(u):
         call = _Call(u, delta, A, B, C, delta_bias, order, table, classes)
@@ -185,7 +185,7 @@ def forward(u, delta, A, B, C, D, delta_bias, order, table, classes, save) -> tu
 
 def backward(grad_y, saved, u, delta, A, B, C, D, delta_bias, order, table, classes) -> tuple[Tensor, ...]:
     """Gradients of (u, delta, A, B, C, D, delta_bias) in the shapes of those."""
-    from models.ops.scan.triton_backward import adjoint_kernel, collect_kernel
+    from models.ops.scan.triton.backward_kernels import adjoint_kernel, collect_kernel
 
     with torch.cuda.device_of(u):
         call = _Call(u, delta, A, B, C, delta_bias, order, table, classes, grad_y)
