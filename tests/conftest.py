@@ -27,6 +27,12 @@ def no_word_on_slow_machines(monkeypatch):
     monkeypatch.setattr("suites.commandline.PATIENCE_S", 600.0)
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """Tables are fitted to a terminal's width; another test, or the machine, may have said one."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def one_thread():
     """Small tensors gain nothing from a second thread, and lose much when other processes run."""
