@@ -1,7 +1,6 @@
 """Profiling: what is timed is right, what cannot be timed says why, and the figures follow from the readings."""
 
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,12 @@ from rich.console import Console
 
 import models
 import runner
-from models.ops import attention, scan
+from models.ops import scan
 from models.ops.common.dispatch import kernels_allowed
-from models.ops.scan import mamba_ssm as peer_backend
-from models.ops.scan import reference
 from reports.pages import profile
 from suites.benchmark import plans, profiling, progress
 from suites.benchmark.comparison import Candidate, Comparison, Entry, Point
-from suites.benchmark.model import LIMITS, BenchmarkModel, agreement
+from suites.benchmark.model import BenchmarkModel
 from suites.spec import SpecError, Task
 
 CPU = torch.device("cpu")
@@ -272,116 +269,7 @@ def test_without_a_reference_there_is_no_time(monkeypatch):
     assert row["status"] == "unchecked" and row["median_ms"] is None and "out of memory" in row["reason"]
 
 
-def test_the_reference_is_the_plain_network(monkeypatch):
-    seen = []
-    choose = attention.resolve
-    monkeypatch.setattr(attention, "resolve", lambda *a: seen.append(choose(*a)) or seen[-1])
-    model = BenchmarkModel("mambairv2-tiny", {}, SR2, "inference", (8, 8), 1, CPU)
-    exact = model.result("fp32", "reference", "eager")  # step by step
-    seen.clear()
-    assert agreement(model.reference(given=False), exact, 1e-5) == 1
-    assert set(seen) == {"plain"}
-
-
-def test_a_training_step_leaves_the_weights_as_they_are():
-    model = BenchmarkModel("mambairv2-tiny", {}, SR2, "training", (8, 8), 2, CPU)
-    before = [p.detach().clone() for p in model.network.parameters()]
-    loss = float(model.call("fp32", "chunked", "eager"))
-    assert all(torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))
-    assert loss == float(model.call("fp32", "chunked", "eager")) > 0
-    with torch.no_grad():
-        expected = (model.network.eval()(model.batch.lq) - model.batch.gt).abs().mean()
-    assert loss == pytest.approx(float(expected), rel=1e-5)
-    weights = sum(p.numel() for p in before)
-    assert model.bytes() > 4 * 4 * weights  # weights, gradients, two moments
-
-
-@pytest.mark.parametrize("mode", ["inference", "training"])
-@pytest.mark.parametrize("given", [True, False])
-def test_the_reference_of_a_batch_is_taken_image_by_image(monkeypatch, mode, given):
-    monkeypatch.setattr("suites.benchmark.model.PART", 128)
-    model = BenchmarkModel("mambairv2-tiny", {}, SR2, mode, (8, 16), 3, CPU)
-    together = model.result("fp32", "chunked", "eager", given)
-    assert agreement(model.reference(given), together, 1e-4) == 1
-    assert agreement(model.reference(not given), together, 1e-4) < 0.5  # another order, another result
-
-
-def test_weights_that_a_bad_step_spoilt_are_mended():
-    model = BenchmarkModel("mambairv2-tiny", {}, SR2, "training", (8, 8), 1, CPU)
-    expected = model.result("fp32", "chunked", "eager")
-    with torch.no_grad():
-        next(model.network.parameters()).fill_(torch.nan)
-    assert agreement(model.result("fp32", "chunked", "eager"), expected, 1.0) == 0
-    assert agreement(model.result("fp32", "chunked", "eager"), expected, 1e-6) == 1
-
-
-def test_agreement_is_a_share_in_units_of_the_root_mean_square():
-    b = torch.tensor([3.0, -4.0])  # rms sqrt(12.5)
-    a = b + torch.tensor([0.35, 0.36])
-    assert agreement([a], [b], 0.1) == 0.5 and agreement([a], [b], 0.11) == 1
-    assert agreement([a, b, b], [b, b, b], 0.01) == pytest.approx(4 / 6)
-    assert agreement([torch.tensor([3.0, torch.inf])], [b], 100) == 0
-
-
-def test_every_mode_and_precision_has_limits():
-    assert {mode for mode, _ in LIMITS} == set(plans.MODES)
-    assert len(LIMITS) == len(plans.MODES) * 4
-
-
 # --- the peer ----------------------------------------------------------------------------------------------------
-
-
-def peer() -> SimpleNamespace:
-    """What selective_scan_cuda computes, by its definition and autograd: y = C h + D u with softplus(delta + bias)."""
-
-    def out(u, delta, A, B, C, D, bias):
-        x = torch.nn.functional.softplus(delta + bias[:, None])  # [B, D, L]
-        groups = u.shape[1] // B.shape[1]
-        B, C = (m.repeat_interleave(groups, 1) for m in (B, C))  # [B, D, N, L]
-        h, ys = torch.zeros(*u.shape[:2], A.shape[1]), []
-        for i in range(u.shape[2]):
-            h = torch.exp(x[..., i, None] * A) * h + (x * u)[..., i, None] * B[..., i]
-            ys.append((h * C[..., i]).sum(-1))
-        return torch.stack(ys, -1) + D[:, None] * u
-
-    def fwd(u, delta, A, B, C, D, z, bias, softplus):
-        assert z is None and softplus and all(x.is_contiguous() for x in (u, delta, A, B, C))
-        chunks = math.ceil(u.shape[2] / 2048)
-        return out(u, delta, A, B, C, D, bias), torch.zeros(*u.shape[:2], chunks, 2 * A.shape[1])
-
-    def bwd(u, delta, A, B, C, D, z, bias, dy, x, out_, dz, softplus, recompute):
-        assert z is None and out_ is None and dz is None and softplus and not recompute
-        assert x.shape == (*u.shape[:2], math.ceil(u.shape[2] / 2048), 2 * A.shape[1])
-        inputs = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D, bias)]
-        with torch.enable_grad():
-            return torch.autograd.grad(out(*inputs), inputs, dy)
-
-    return SimpleNamespace(fwd=fwd, bwd=bwd)
-
-
-@pytest.mark.parametrize("directions", [1, 2])
-def test_the_peer_is_called_as_its_own_interface_calls_it(monkeypatch, directions):
-    monkeypatch.setitem(sys.modules, "selective_scan_cuda", peer())
-    g = torch.Generator().manual_seed(0)
-    b, k, l, e, n, t = 2, directions, 13, 5, 3, 4
-    shapes = [(b, l, e), (b, k, l, e), (k, e, n), (b, k, l, n), (b, k, l, n), (k, e), (k, e), (t, n)]
-    tensors = [torch.randn(shape, generator=g) for shape in shapes]
-    tensors[2] = -tensors[2].exp()
-    order = torch.stack([torch.randperm(l, generator=g) for _ in range(b * k)]).view(b, k, l)
-    classes = torch.randint(t, (b, l), generator=g)
-    *inputs, table = tensors
-    at_steps = classes.unsqueeze(1).expand(b, k, l)
-    for given in (order, None):
-        results = []
-        for module in (peer_backend, reference):
-            y, saved = module.forward(*inputs, given, table, at_steps, True)
-            results.append([y, *module.backward(y.cos(), saved, *inputs, given, table, at_steps)])
-        for found, exact, like in zip(*results, (inputs[1], *inputs), strict=True):
-            torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
-            assert found.shape == like.shape and found.is_contiguous()
-        assert saved.numel() == math.prod(reference.saved_shape(b, k, l, e, n))
-        states = peer_backend.forward(*inputs, given, table, at_steps, True)[1]
-        assert states.shape == peer_backend.saved_shape(b, k, l, e, n)
 
 
 # --- the forecast -----------------------------------------------------------------------------------------------------
