@@ -16,6 +16,8 @@ from typing import Annotated, Any
 from rich.console import Console
 from typer import Argument, Context, Option, Typer, launch
 
+from suites.interruption import interruptible
+
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "results" / "runs"
 DATA = Path("data").resolve() if Path("data").is_dir() else None
@@ -104,7 +106,7 @@ Launcher = Annotated[str, Option("--launch", help="local or submitit")]
 Jobs = Annotated[int | None, Option(help="processes at a time")]
 Concurrent = Annotated[int, Option(help="cells that a process trains at a time")]
 Scorers = Annotated[int, Option(help="processes that score while another trains")]
-Warm = Annotated[int, Option(help="processes that compile the GPU's kernels first, into Triton's cache")]
+Warm = Annotated[int, Option(min=0, help="processes that compile the GPU's kernels first, into Triton's cache")]
 Seconds = Annotated[float, Option(help="stop after so long; the same command continues", show_default="no limit")]
 DryRun = Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")]
 
@@ -163,10 +165,11 @@ Action = Annotated[str, Argument(help="list or check")]
 
 
 def main(app: Typer) -> int:
-    """Runs `app` on the command line. A mistake that was foreseen is one line on stderr, and the exit status 2."""
+    """Runs `app` on the command line. A mistake that was foreseen is one line on stderr, and the exit status 2; a kill
+    (SIGTERM) and a closed terminal end it as Ctrl-C does."""
     command = next(iter(sys.argv[1:]), "")
     try:
-        with busy(command):
+        with interruptible(), busy(command):
             status = app(standalone_mode=False) or 0
         if status == INTERRUPTED:
             err.print(interrupted(command))

@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from suites.execution import worker
 from suites.execution.cell import UNWRITABLE, finished
 from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
 from suites.execution.plan import Planned, not_kept, plan, stands, unfinished, unscored
+from suites.interruption import interruptible
 from suites.progress import Display, duration
 from suites.spec import Cell, Scoring, Suite
 
@@ -235,7 +236,7 @@ class _Engine:
         count = len(cells) if concurrent == 1 else min(len(cells), self.launcher.capacity)
         self.queue.extend(cells[index::count] for index in range(count))
         capacity = min(self.launcher.capacity, count) * concurrent
-        with _interruptible(), Display(self.console, len(todo), capacity, self._waiting) as display:
+        with interruptible(), Display(self.console, len(todo), capacity, self._waiting) as display:
             try:
                 while self.queue or self.running:
                     while self.queue and self.free and time.time() < self.until:
@@ -365,23 +366,6 @@ def _died(status: int) -> str:
         hint = ": out of memory? The system kills the largest process then" if name == "SIGKILL" else ""
         return f"its process was killed by {name}{hint}"
     return f"its process ended with status {status}"
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Within: SIGTERM and a closed terminal end the run as Ctrl-C does."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {}
-    with suppress(ValueError):  # not in the main thread: signals are not ours to handle
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from models.ops.noise import PhiloxGumbel, noise_key
 from suites.data.pool import Batch
 from suites.spec import Budget, Cell
 
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
 
 class TrainingError(RuntimeError):
     """The cell cannot be trained, or its loss left the finite or diverged: then `record` says where, for JSON."""
@@ -49,14 +51,17 @@ def determinism(enabled: bool) -> Iterator[None]:
     """Deterministic algorithms (PyTorch raises where there is none) or cudnn's fastest, until the block ends."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
+    chosen = enabled and CUBLAS not in os.environ
+    if chosen:
+        os.environ[CUBLAS] = ":4096:8"  # read when the first CUDA context is made
     torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = not enabled
     torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time and changes no defined result
     try:
         yield
     finally:
+        if chosen:
+            os.environ.pop(CUBLAS, None)  # processes that are started later choose for themselves
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
         torch.utils.deterministic.fill_uninitialized_memory = fill

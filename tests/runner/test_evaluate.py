@@ -1,9 +1,13 @@
 """`runner.py evaluate`, called as a user would."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from results.store import Store
@@ -45,7 +49,8 @@ def test_own_weights_stand_apart_in_tables_unless_they_are_said_to_be_published(
     refused(command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--as-official", *where), "--as-offi")
 
 
-def test_a_set_that_fails_half_way_keeps_what_was_scored(command: Command, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_set_that_fails_half_way_keeps_what_was_scored(command: Command, tmp_path: Path, monkeypatch, number) -> None:
     data, store = data_set(tmp_path / "data"), tmp_path / "store"
     (data / "Set5" / "bird.png").write_text("not a picture")
     score = ["evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", data, "--results", store]
@@ -55,7 +60,8 @@ def test_a_set_that_fails_half_way_keeps_what_was_scored(command: Command, tmp_p
 
     def interrupted(*_, **__):
         yield {**dict.fromkeys(COLUMNS, 1.0), "dataset": "Set5", "image": "baby", "pixels": "0"}
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(10)  # never so long: the signal is answered first
 
     monkeypatch.setattr(filing, "scored", interrupted)
     status, out, _ = command(*score[:-1], tmp_path / "other")

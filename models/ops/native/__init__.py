@@ -30,7 +30,7 @@ class NativeError(RuntimeError):
     """The native library cannot be built or loaded here; the message says why in one line."""
 
 
-def library() -> ctypes.CDLL:
+def load() -> ctypes.CDLL:
     """The loaded library; the first call on a machine compiles it. Raises NativeError, the same one at every call."""
     loaded = _load()
     if isinstance(loaded, NativeError):

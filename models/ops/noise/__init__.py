@@ -73,7 +73,7 @@ class PhiloxGumbel:
 @functools.cache
 def _kernels() -> ctypes.CDLL | None:
     try:
-        return native.library()
+        return native.load()
     except native.NativeError as error:
         warnings.warn(
             f"routing noise is made in plain PyTorch, slower and with the same integers: {error}", stacklevel=4

@@ -32,7 +32,7 @@ class _Problem(ctypes.Structure):
 
 @functools.cache
 def _kernels() -> ctypes.CDLL:
-    library = native.library()
+    library = native.load()
     constants = (ctypes.c_int64 * 5).in_dll(library, "scan_constants")
     assert tuple(constants) == (TILE, PAD, GROUPS, MAX_STATES, ctypes.sizeof(_Problem))
     return library

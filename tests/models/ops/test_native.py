@@ -77,7 +77,7 @@ def test_plain_vectors_compute_the_same(own_cache, compiler, monkeypatch, target
 
 
 def test_two_processes_build_at_once(own_cache, compiler):
-    code = "from models.ops import native; native.library(); print(native.build())"
+    code = "from models.ops import native; native.load(); print(native.build())"
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     paths = {process.communicate(timeout=120)[0].strip() for process in processes}
@@ -103,37 +103,37 @@ def test_a_broken_compiler_is_announced_and_chunked_takes_over(own_cache, monkey
 def test_the_compilers_own_complaint_is_passed_on(own_cache, compiler, monkeypatch):
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-march=no-such-processor"))
     with pytest.raises(native.NativeError, match="no-such-processor"):
-        native.library()
+        native.load()
     assert "\n" not in available()["cpu"]
 
 
 def test_a_missing_compiler_is_named(own_cache, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
     with pytest.raises(native.NativeError, match="CXX is 'no-such-compiler'"):
-        native.library()
+        native.load()
     monkeypatch.delenv("CXX")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     native._load.cache_clear()
     with pytest.raises(native.NativeError, match=r"no C\+\+ compiler"):
-        native.library()
+        native.load()
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason(own_cache, compiler, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(native.NativeError, match="cannot be stored"):
-        native.library()
+        native.load()
 
 
 def test_a_damaged_library_is_built_again_without_a_compiler_it_is_reused(own_cache, compiler, monkeypatch):
     path = native.build()
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
-    assert isinstance(native.library(), ctypes.CDLL)
+    assert isinstance(native.load(), ctypes.CDLL)
     assert path.read_bytes() == whole
     native._load.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert isinstance(native.library(), ctypes.CDLL)
+    assert isinstance(native.load(), ctypes.CDLL)
 
 
 def test_one_openmp_runtime():
