@@ -196,17 +196,19 @@ class Display:
 
 
 class ScoreBar(Progress):
-    """A bar per dataset while images are scored; nothing where there is no terminal. Call it as `progress`."""
+    """A bar per dataset while images are scored; where there is no terminal, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.bars: dict[str, TaskID] = {}
+        self.line_due = time.monotonic() + LINE_S
 
     def __call__(self, dataset: str, done: int, total: int, image: str) -> None:
         if dataset not in self.bars:
             self.bars[dataset] = self.add_task(dataset, total=total)
         self.update(self.bars[dataset], completed=done)
+        self.line_due = _line(self, self.line_due, f"{dataset}: {done} of {total} images")
 
 
 class TileBar(Progress):
@@ -225,6 +227,12 @@ class TileBar(Progress):
                 self.remove_task(self.bar)
             self.bar = self.add_task(picture, total=total)
         self.update(self.bar, completed=done)
-        if self.disable and time.monotonic() >= self.line_due:
-            self.line_due = time.monotonic() + LINE_S
-            self.console.print(f"{picture}: {done} of {total} tiles", markup=False, highlight=False, soft_wrap=True)
+        self.line_due = _line(self, self.line_due, f"{picture}: {done} of {total} tiles")
+
+
+def _line(bar: Progress, due: float, text: str) -> float:
+    """Prints `text` where there is no terminal and it is time for a line. Returns when the next one is due."""
+    if not bar.disable or time.monotonic() < due:
+        return due
+    bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return time.monotonic() + LINE_S

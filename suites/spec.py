@@ -18,10 +18,8 @@ PROMPT_ORDERS = ("raster", "semantic")
 LR_ROUTES = ("matlab", "once", "pil", "luma")
 LOSSES = ("l1", "charbonnier")
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
-MAY_BE_NONE = (
-    "routing",
-    "prompt_order",
-)  # of a protocol: of a network without them, where None elsewhere is "not said"
+# Of a protocol: None is that of a network without them, and elsewhere "not said".
+MAY_BE_NONE = ("routing", "prompt_order")
 
 
 class SpecError(ValueError):

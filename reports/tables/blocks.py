@@ -196,7 +196,9 @@ def _other_weights(heading: str, part: pd.DataFrame) -> Block:
         block.notes.append(_sentence(f"{text} ({', '.join(rows['dataset'].unique())})"))
     block.notes += [_sentence(text) for text in dict.fromkeys(part["note"]) if text]
     block.notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
-    block.notes.append("Nothing published is of these weights. If it is: `runner.py evaluate --as-official`.")
+    block.notes.append(
+        "Compared with nothing published. If these are the authors' weights, score them with `--as-official`."
+    )
     return block
 
 

@@ -1,10 +1,12 @@
 """The time left is what was measured, and says when it is not yet known."""
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from suites.progress import Forecast, Watch, duration
+from suites.progress import Forecast, ScoreBar, Watch, duration
 from suites.recipes import choose
 
 BASE, OTHER = (cells[0] for cells in (choose("smoke", only="base/*").cells, choose("smoke", only="scans-2/*").cells))
@@ -60,3 +62,17 @@ def test_another_budget_tells_nothing():
     forecast.learn(seen)
     longer = replace(BASE, budget=replace(BASE.budget, batch=99 * BASE.budget.accumulate))
     assert forecast.left([seen], [longer], 12.0) is None
+
+
+def test_scoring_tells_a_pipe_now_and_then(monkeypatch):
+    monkeypatch.setattr("suites.progress.LINE_S", 0.0)
+    out = io.StringIO()
+    with ScoreBar(Console(file=out, force_terminal=False)) as bar:
+        bar("Set5", 1, 5, "baby")
+        bar("Set5", 2, 5, "bird")
+    assert out.getvalue().splitlines() == ["Set5: 1 of 5 images", "Set5: 2 of 5 images"]
+    monkeypatch.setattr("suites.progress.LINE_S", 60.0)
+    out = io.StringIO()
+    with ScoreBar(Console(file=out, force_terminal=False)) as bar:
+        bar("Set5", 1, 5, "baby")
+    assert not out.getvalue()
