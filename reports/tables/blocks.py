@@ -197,7 +197,7 @@ def _other_weights(heading: str, part: pd.DataFrame) -> Block:
     block.notes += [_sentence(text) for text in dict.fromkeys(part["note"]) if text]
     block.notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
     block.notes.append(
-        "Compared with nothing published. If these are the authors' weights, score them with `--as-official`."
+        "Compared with nothing published. If these are the authors' weights, `runner.py evaluate --as-official` says so."
     )
     return block
 
