@@ -196,9 +196,7 @@ def _other_weights(heading: str, part: pd.DataFrame) -> Block:
         block.notes.append(_sentence(f"{text} ({', '.join(rows['dataset'].unique())})"))
     block.notes += [_sentence(text) for text in dict.fromkeys(part["note"]) if text]
     block.notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
-    block.notes.append(
-        "Compared with nothing published. If these are the authors' weights, `runner.py evaluate --as-official` says so."
-    )
+    block.notes.append("Compared with nothing published. If they are the authors': `runner.py evaluate --as-official`.")
     return block
 
 
