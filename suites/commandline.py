@@ -174,8 +174,11 @@ def main(app: Typer) -> int:
         if status == INTERRUPTED:
             err.print(interrupted(command))
         return status
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:
+        # Typer and rich answer a broken pipe themselves: by ending the program with status 1.
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever reads, such as `head`, has seen enough
         return 0
     except Exception as error:
         if (message := explain(error)) is None:

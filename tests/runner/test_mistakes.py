@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -72,6 +73,19 @@ def test_errors_of_the_system_are_sentences(command: Command, tmp_path: Path) ->
     result = command(*asked, "--weights", tmp_path)
     refused(result, "cannot use", "is a directory", str(tmp_path))
     assert "Errno" not in result[2]
+
+
+@pytest.mark.parametrize("printed", ["print(text)", "rich.console.Console().print(text)"])
+def test_a_reader_that_closes_while_a_command_writes_is_no_error(printed: str) -> None:
+    code = "import rich.console, sys, typer; from suites import commandline; app = typer.Typer()\n"
+    code += "text = 'xxxxxxxxx\\n' * 2**14\n"
+    code += f"@app.command()\ndef write(): {printed}\nsys.argv = ['x']; sys.exit(commandline.main(app))"
+    program, output = [sys.executable, "-c", code], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, cwd=Path(runner.__file__).parent, text=True, **output) as process:
+        assert process.stdout.read(9) == "x" * 9  # the rest is more than a pipe holds
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
