@@ -1,0 +1,182 @@
+"""How far a scan looks: the decay that its states undergo over k steps, and how much of its output is older than that.
+
+    h_i = exp(x_i A) h_{i-1} + x_i B_i u_i         the state after step i, x = softplus(delta + bias)
+    s_i = <C_i + prompt_i, h_i>                    what the output has from the state;  y_i = s_i + D u_i
+    a_i(k) = exp(A (x_{i-k+1} + ... + x_i))        the decay over the last k steps, in (0, 1]
+    s_i(k) = <C_i + prompt_i, a_i(k) h_{i-k}>      the part of s_i that comes from k or more steps ago
+
+So s_i(1) is all but the step itself, and s_i - s_i(k) is what a state that started anew k - 1 steps before would give.
+All of it is exact, in float64: states of every step by the recurrence, decays by sums of x, outputs of a sample of
+steps.
+
+The same inputs of a layer are scanned in the network's order (sorted by class where SGN is on) and, in its place, in
+raster order: what comes before the layer is as it is, so this is what the order of this scan alone does.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.ops.scan.permutation import to_steps
+from suites.analysis.recording import ScanCall
+
+STEPS = (1, 4, 16, 64, 256, 1024, 4096)
+POSITIONS = 2048  # steps of a scan whose outputs are taken apart
+STATE_BYTES = 2**28  # of states held at a time; channels are done in groups of as many as fit
+COLUMNS = (
+    *("layer", "direction", "order", "steps", "decay"),
+    *("share", "of_state", "of_output", "positions", "outputs", "length"),
+)
+
+
+@dataclass
+class Sums:
+    """Sums over sampled steps and channels of one scan; those of tiles add up.
+
+    decays, decay_count: of a_i(k), over steps, channels and states, of steps that have k before them. far, near: of
+    |s(k)| and |s - s(k)|. far_squares, state_squares, output_squares: of s(k)^2, s^2 and y^2. positions: steps that
+    were sampled and have k before them; outputs: all steps that were sampled. length: steps of the longest scan.
+    """
+
+    decays: float = 0.0
+    decay_count: int = 0
+    far: float = 0.0
+    near: float = 0.0
+    far_squares: float = 0.0
+    state_squares: float = 0.0
+    output_squares: float = 0.0
+    positions: int = 0
+    outputs: int = 0
+    length: int = 0
+
+    def add(self, other: "Sums") -> None:
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            setattr(self, name, max(mine, value) if name == "length" else mine + value)
+
+
+class Decay:
+    """What scans of one image's tiles sum up to; `add` takes them as `recording.recorded` tells them.
+
+    layers: scans of one forward pass. steps: the values of k. positions: steps sampled of every scan. seed: of the
+    sample, which is the same for both orders.
+    """
+
+    def __init__(self, layers: int, steps: tuple[int, ...] = STEPS, positions: int = POSITIONS, seed: int = 0) -> None:
+        self.layers, self.steps, self.positions, self.seed = layers, steps, positions, seed
+        self.sums: dict[tuple[int, int, str, int], Sums] = {}
+
+    def add(self, call: ScanCall) -> None:
+        """Adds one scan: in its own order, and in raster order if it has one direction."""
+        layer = call.number % self.layers
+        orders = ["raster"] if call.order is None else ["network"]
+        if call.delta.shape[1] == 1 and call.order is not None:
+            orders.append("raster")
+        for order in orders:
+            for direction, steps in scanned(call, order):
+                for k, found in sums(steps, self.steps, self.positions, self.seed).items():
+                    self.sums.setdefault((layer, direction, order, k), Sums()).add(found)
+
+    def frame(self) -> pd.DataFrame:
+        """A row per layer (from 0), direction, order ("network", "raster") and k (`steps`), with COLUMNS:
+
+        decay: mean of a(k), 1 is no decay; NaN where no scan has k steps before any sampled one. share: sum of |s(k)|
+        over that of |s(k)| and |s - s(k)|, in 0..1. of_state, of_output: RMS of s(k) over that of s, and of y; what a
+        state cut off k steps ago changes. A step with fewer than k before it counts with s(k) = 0. positions: sampled
+        steps that have k before them; outputs: all sampled ones; length: steps of the longest scan (tile).
+        """
+        rows = []
+        for (layer, direction, order, k), found in sorted(self.sums.items()):
+            total = found.far + found.near
+            row: dict[str, Any] = {"layer": layer, "direction": direction, "order": order, "steps": k}
+            row["decay"] = found.decays / found.decay_count if found.decay_count else math.nan
+            row["share"] = found.far / total if total else math.nan
+            for name, squares in (("of_state", found.state_squares), ("of_output", found.output_squares)):
+                row[name] = math.sqrt(found.far_squares / squares) if squares else math.nan
+            rows.append(row | {name: getattr(found, name) for name in ("positions", "outputs", "length")})
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One scan of one image in step order, float64: u, x [L, E], B and C with its prompt [L, N], A [E, N], D [E]."""
+
+    u: Tensor
+    x: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+
+
+def scanned(call: ScanCall, order: str) -> list[tuple[int, Steps]]:
+    """(direction, scan) of every direction and image of a call, in its own order ("network") or in "raster" order.
+
+    In raster order step i scans pixel i and adds the prompt of the pixel that official code takes for step i of an
+    unsorted direction: pixel i too.
+    """
+    batch, directions = call.delta.shape[:2]
+    own = call.order if order == "network" else None
+    at = call.at if order == "network" else None
+    wide = [t.double() for t in (call.u.unsqueeze(1).expand_as(call.delta), call.delta, call.B, call.C)]
+    wide[1] = F.softplus(wide[1] + call.bias.double().unsqueeze(1))
+    u, x, B, C = (to_steps(t, own) for t in wide)
+    if call.table is not None:
+        classes = call.classes.unsqueeze(1).expand(-1, directions, -1)  # [B, K, L]
+        C = C + call.table.double()[classes if at is None else classes.gather(2, at)]
+    A, D = call.A.double(), call.D.double()
+    return [(k, Steps(u[b, k], x[b, k], A[k], B[b, k], C[b, k], D[k])) for b in range(batch) for k in range(directions)]
+
+
+def states(x: Tensor, xu: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """h [L, E, N] after every step, of x, x u [L, E], A [E, N] and B [L, N]: the recurrence, in the type of x.
+
+    Chunks of about sqrt(L) steps run side by side from zero; what enters a chunk is then carried through it.
+    """
+    length, chunk = len(x), max(1, math.isqrt(len(x)))
+    x, xu, B = (F.pad(t, (0, 0, 0, -length % chunk)).unflatten(0, (-1, chunk)) for t in (x, xu, B))  # [S, c, .]
+    h = x.new_empty(*x.shape, A.shape[1])  # [S, c, E, N], at first of chunks that start from zero
+    last = x.new_zeros(len(x), *A.shape)
+    for j in range(chunk):
+        last = torch.addcmul(xu[:, j, :, None] * B[:, j, None, :], torch.exp(x[:, j, :, None] * A), last)
+        h[:, j] = last
+    since = x.cumsum(1)  # [S, c, E] of x from the start of the chunk
+    entering = torch.zeros_like(last)
+    for s in range(1, len(x)):
+        entering[s] = torch.addcmul(last[s - 1], torch.exp(since[s - 1, -1, :, None] * A), entering[s - 1])
+    h += torch.exp(since.unsqueeze(-1) * A) * entering.unsqueeze(1)
+    return h.flatten(0, 1)[:length]
+
+
+def sums(scan: Steps, steps: tuple[int, ...], positions: int, seed: int) -> dict[int, Sums]:
+    """The sums of one scan by k, over `positions` steps drawn without replacement (all where there are fewer)."""
+    length, channels = scan.x.shape
+    drawn = np.random.default_rng(seed).permutation(length)[:positions]
+    at = torch.from_numpy(np.sort(drawn)).to(scan.x.device)
+    found = {k: Sums(outputs=len(at), length=length, positions=int((at >= k).sum())) for k in steps}
+    group = max(1, STATE_BYTES // (8 * length * scan.A.shape[1]))
+    for first in range(0, channels, group):
+        part = slice(first, first + group)
+        x, u, A = scan.x[:, part], scan.u[:, part], scan.A[part]
+        h, total = states(x, x * u, A, scan.B), torch.cat([x.new_zeros(1, x.shape[1]), x.cumsum(0)])  # [L + 1, E]
+        state = torch.einsum("pn,pen->pe", scan.C[at], h[at])
+        output = state + scan.D[part] * u[at]
+        for k, own in found.items():
+            has = at[at >= k]
+            decay = torch.exp((total[has + 1] - total[has + 1 - k]).unsqueeze(-1) * A)  # [P, E, N]
+            far = torch.zeros_like(state)
+            far[len(at) - len(has) :] = torch.einsum("pn,pen->pe", scan.C[has], decay * h[has - k])
+            own.decays += float(decay.sum())
+            own.decay_count += decay.numel()
+            own.far += float(far.abs().sum())
+            own.near += float((state - far).abs().sum())
+            for name, values in (("far", far), ("state", state), ("output", output)):
+                squares = f"{name}_squares"
+                setattr(own, squares, getattr(own, squares) + float(values.square().sum()))
+    return found

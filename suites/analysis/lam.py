@@ -1,0 +1,183 @@
+"""Local attribution maps: which pixels of the input a 16 x 16 window of the output comes from (Gu and Dong, CVPR 2021).
+
+    x_t          the input blurred by a Gaussian whose sigma falls from 1.2 to 0 in 50 steps, kernel 9 x 9
+    F(x)         sum over the window of the magnitudes of the output's gradients, of every channel by itself
+    attribution  sum over t of dF/dx at x_t, times x_t - x_{t-1}: integrated gradients along the path of blurs
+    map          |sum of the attribution over channels| / its maximum
+    DI           (1 - Gini coefficient of the map) x 100: 0 is one pixel alone, 100 all pixels alike
+
+Parameters and details are those of the authors' published code (X-Lowlevel-Vision/LAM_Demo, SaliencyModel): derivatives
+of the path are differences to the step before, images are mirrored without their edge, gradients of the output are
+differences to the pixel below and to the one on the right, and the absolute value is taken after the sum over channels.
+Where an output is flat the square root in F has no gradient; it is 0 here, where the published code gets NaN and drops
+the step for every pixel that the NaN reaches.
+
+By the fundamental theorem a sum of attributions is F(x) - F(x_0) up to the error of 50 steps, if dF/dx is the gradient
+of F. In MambaIRv2 it is not quite: classes of pixels jump along the path, and their router has a straight-through
+gradient. `Attribution.gap` says how far off the sum is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+SIGMA, FOLD, KERNEL = 1.2, 50, 9
+WINDOW = 16  # pixels of the output on a side
+CROP = 256  # pixels of ground truth on a side that a window is looked at in
+SMALLEST = 1e-5  # added to sigma, whose last value is 0; and, times 0.01, to the map, whose Gini coefficient is taken
+SHARES = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of the output: its first row and column, and its side, in pixels."""
+
+    top: int
+    left: int
+    size: int = WINDOW
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """values float64 [C, H, W]: attribution of every input value. start, end: F of the blurred input and of it."""
+
+    values: np.ndarray
+    start: float
+    end: float
+
+    @property
+    def map(self) -> np.ndarray:
+        """float64 [H, W] in 0..1; all 0 where nothing has an attribution."""
+        summed = np.abs(self.values.sum(0))
+        return summed / summed.max() if summed.max() > 0 else summed
+
+    @property
+    def gap(self) -> float:
+        """How far the attributions' sum is from F(x) - F(x_0), over F(x); NaN for F(x) = 0."""
+        return float((self.values.sum() - (self.end - self.start)) / self.end) if self.end else float("nan")
+
+
+def kernels(sigma: float, fold: int, size: int) -> np.ndarray:
+    """float64 [fold + 1, size, size]: Gaussians of sum 1, sigma falling linearly to 0 (a single 1 in the middle)."""
+    offset = np.arange(size) - size // 2
+    squares = offset[:, None] ** 2 + offset**2
+    widths = np.linspace(sigma, 0, fold + 1) + SMALLEST
+    found = np.exp(-squares / (2 * widths[:, None, None] ** 2))
+    return found / found.sum((1, 2), keepdims=True)
+
+
+def blurred(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """image [C, H, W] filtered channel by channel, mirrored without its edge, in float64."""
+    return np.stack([ndimage.correlate(channel, kernel, mode="mirror") for channel in image.astype(np.float64)])
+
+
+def magnitudes(output: Tensor, window: Window) -> Tensor:
+    """F [B] of output [B, C, sH, sW]."""
+    down = output[..., :-1, :-1] - output[..., 1:, :-1]
+    right = output[..., :-1, :-1] - output[..., :-1, 1:]
+    rows, columns = (slice(first, first + window.size) for first in (window.top, window.left))
+    steps = torch.stack([down[..., rows, columns], right[..., rows, columns]])
+    return torch.linalg.vector_norm(steps, dim=0).sum((1, 2, 3))  # its gradient at 0 is 0
+
+
+def attribute(
+    network: Callable[[Tensor], Tensor],
+    image: np.ndarray,
+    objective: Callable[[Tensor], Tensor],
+    *,
+    sigma: float = SIGMA,
+    fold: int = FOLD,
+    size: int = KERNEL,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Attribution:
+    """Attributions of `image` float [C, H, W] for F = objective(network(input [1, C, H, W])), a tensor of one value.
+
+    network: differentiable in its input, and the same function at every call. progress: (steps done, steps in all).
+    """
+    family = kernels(sigma, fold, size)
+    before = blurred(image, family[0])
+    with torch.no_grad():
+        start = objective(network(_input(before, dtype, device))).item()
+    values, end = np.zeros(image.shape), start
+    for done, kernel in enumerate(family[1:], 1):
+        after = blurred(image, kernel)
+        x = _input(after, dtype, device).requires_grad_()
+        reached = objective(network(x))
+        (gradient,) = torch.autograd.grad(reached.sum(), x)
+        values += gradient[0].double().cpu().numpy() * (after - before)
+        before, end = after, reached.item()
+        if progress is not None:
+            progress(done, fold)
+    return Attribution(values, start, end)
+
+
+def _input(image: np.ndarray, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    return torch.from_numpy(image).to(device, dtype).unsqueeze(0)
+
+
+def gini(values: np.ndarray) -> float:
+    """The Gini coefficient of values of at least 0, each plus 1e-7 as in the authors' code, 0 of equal ones."""
+    ordered = np.sort(values.astype(np.float64), axis=None) + SMALLEST / 100
+    rank, count = np.arange(1, ordered.size + 1), ordered.size
+    return float(((2 * rank - count - 1) * ordered).sum() / (count * ordered.sum()))
+
+
+def diffusion_index(found: np.ndarray) -> float:
+    """DI in 0..100 of a map [H, W]."""
+    return (1 - gini(found)) * 100
+
+
+def reach(found: np.ndarray, window: Window, scale: int, share: float) -> float:
+    """Input pixels around the window's own within which the map [H, W] has `share` of its sum; NaN for an empty map.
+
+    The distance to the nearest input pixel of the window (`scale` output pixels make one), along rows or columns,
+    whichever is longer: 0 is the window itself.
+    """
+    if found.sum() == 0:
+        return float("nan")
+
+    def outside(first: int, count: int) -> np.ndarray:
+        own, last = first // scale, (first + window.size - 1) // scale
+        at = np.arange(count)
+        return np.maximum(np.maximum(own - at, at - last), 0)
+
+    height, width = found.shape
+    distance = np.maximum(outside(window.top, height)[:, None], outside(window.left, width))
+    held = np.cumsum(np.bincount(distance.ravel(), weights=found.ravel()))
+    return float(np.searchsorted(held, share * held[-1] * (1 - 1e-12)))
+
+
+def hardest(truth: np.ndarray, simple: np.ndarray, size: int = WINDOW) -> Window:
+    """The window that is hardest to restore: where `simple` has the largest squared error, on a grid of `size` pixels.
+
+    truth, simple: luma [H, W] of ground truth and of its bicubic restoration. The authors chose such windows by eye.
+    """
+    error = (truth.astype(np.float64) - simple) ** 2
+    rows, columns = ((side - 1) // size for side in error.shape)  # one pixel is left below and on the right
+    if min(rows, columns) < 1:
+        raise ValueError(f"a picture of {error.shape} pixels has no window of {size}")
+    blocks = error[: rows * size, : columns * size].reshape(rows, size, columns, size).sum((1, 3))
+    row, column = np.unravel_index(blocks.argmax(), blocks.shape)
+    return Window(int(row) * size, int(column) * size, size)
+
+
+def around(window: Window, shape: tuple[int, int], scale: int, side: int = CROP) -> tuple[slice, slice, Window]:
+    """Rows and columns of a crop of at most `side` pixels with the window in its middle, and the window within it.
+
+    The crop lies inside `shape` (height, width) and begins and ends at multiples of `scale`.
+    """
+    slices, first = [], []
+    for at, length in zip((window.top, window.left), shape, strict=True):
+        whole = length - length % scale
+        kept = min(side - side % scale, whole)
+        start = min(max(at + window.size // 2 - kept // 2, 0), whole - kept)
+        start -= start % scale
+        slices.append(slice(start, start + kept))
+        first.append(at - start)
+    return slices[0], slices[1], Window(first[0], first[1], window.size)

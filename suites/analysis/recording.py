@@ -1,0 +1,66 @@
+"""Every call of the selective scan within a forward pass, with all that it read and gave.
+
+The scan is one operator of PyTorch (`mambair_bench::attentive_scan`), so PyTorch's own dispatcher tells of every call:
+networks need no hook for it, and whatever network scans is seen.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@dataclass(frozen=True)
+class ScanCall:
+    """One call: inputs and equations of `models.ops.scan`, B batch, K directions, L pixels, E channels, N states.
+
+    number: how many calls of this forward pass came before it, so the layer. u [B, L, E]; delta [B, K, L, E], before
+    bias and softplus; A [K, E, N]; B, C [B, K, L, N]; D, bias [K, E]; y [B, K, L, E]; all in pixel order.
+    order int64 [B, K, L]: the pixel of every step, None for raster. table [T, N] and classes int64 [B, L]: the prompts
+    that C gets at every step, None where it gets none, or where they are in B, C or delta already (`prompt_target`).
+    at int64 [B, K, L]: the pixel that prompts every step, None for the i-th.
+    """
+
+    number: int
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    bias: Tensor
+    order: Tensor | None
+    table: Tensor | None
+    classes: Tensor | None
+    at: Tensor | None
+    y: Tensor
+
+
+@contextmanager
+def recorded(told: Callable[[ScanCall], object]) -> Iterator[None]:
+    """Within: `told` is given every call of the scan as soon as it has returned. One forward pass at a time.
+
+    A scan with memory 1 calls nothing, because nothing is scanned; with a longer memory B counts pieces (models.ops.
+    scan.memory).
+    """
+    with _Recorder(told):
+        yield
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, told: Callable[[ScanCall], object]) -> None:
+        super().__init__()
+        self.told, self.calls = told, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.mambair_bench.attentive_scan.default:
+            u, delta, A, B, C, D, bias, order, table, classes, _, at, *_ = args
+            call = ScanCall(self.calls, u, delta, A, B, C, D, bias, order, table, classes, at, result[0])
+            self.calls += 1
+            self.told(call)
+        return result
