@@ -37,21 +37,23 @@ def run(
     seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
     deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
     concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf, warm: cli.Warm = 0,
-    backend: cli.Backend = "auto", dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
+    backend: cli.Backend = "auto", init: cli.Init = None, init_new: cli.InitNew = None,
+    init_without: cli.InitWithout = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
     results: cli.Results = cli.STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
     from suites import recipes
-    chosen = recipes.choose(suite, only=only, base=base, changes=changes or [], seeds=seeds, budget=budget)
+    which = {"only": only, "base": base, "changes": changes or [], "seeds": seeds, "budget": budget}
+    chosen = recipes.choose(suite, **which, init=init, new=init_new, without=init_without)
     store, device = cli.store(results), cli.device(device)
     if dry_run:
         from suites.planning import dryrun
-        show(dryrun.check_and_describe(chosen, store, backend, device, data))
+        show(dryrun.check_and_describe(chosen, store, backend, device, data, init))
         return 0
     from suites.execution import engine
     show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
-    options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "warm": warm}
+    options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "warm": warm, "init": init}
     return ended(engine.run(chosen, store, device=device, data=data, console=out, **options))
 
 

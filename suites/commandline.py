@@ -99,7 +99,10 @@ Only = Annotated[str | None, Option(help="globs of cell names, by commas: varian
 WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]
 Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]
 Seeds = Annotated[str | None, Option(help="0,1,2")]
-BudgetName = Annotated[str | None, Option(help="smoke, reduced, reduced-bf16, long-bf16 or paper")]
+BudgetName = Annotated[str | None, Option(help="smoke, reduced, reduced-bf16, long-bf16, recovery or paper")]
+Init = Annotated[Path | None, Option("--init", help="weights that every cell starts from; they must fit in whole")]
+InitNew = Annotated[str | None, Option("--init-new", help="globs of tensors, by commas, that start new all the same")]
+InitWithout = Annotated[str | None, Option("--init-without", help="globs of tensors that only the file has")]
 Gpus = Annotated[int | None, Option(help="spread the cells over this many GPUs")]
 Deterministic = Annotated[bool, Option("--deterministic", help="the same bits on the same machine")]
 Launcher = Annotated[str, Option("--launch", help="local or submitit")]
@@ -299,7 +302,7 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield f"models: {', '.join(models.names())}; baselines bicubic, identity"
     yield from ("datasets:", *data_lines("list", data)[0])
     yield f"tables: {', '.join(published.names())}"
-    yield "tables of what is stored, once it is: sensitivity, smoke, reduced, reduced-bf16, long-bf16, paper"
+    yield "tables of what is stored, once it is: sensitivity, smoke, reduced, reduced-bf16, long-bf16, recovery, paper"
 
 
 def save(path: Path | None, value: Any) -> None:

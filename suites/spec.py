@@ -145,6 +145,21 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Initial:
+    """Weights that a cell starts from, in place of the initial values of its seed.
+
+    weights: SHA-256 of the tensors (`models.weights_hash`); None where a recipe leaves the file to whoever runs it.
+    new: globs of tensors that have their seed's initial values all the same. without: globs of tensors of the file that
+    the network does not have. Every other tensor of the network comes from the file, and every other one of the file
+    is used.
+    """
+
+    weights: str | None = None
+    new: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Budget:
     """How long and how a cell trains. The defaults are the official light x2 recipe's.
 
@@ -152,7 +167,7 @@ class Budget:
     milestones: last iterations at a learning rate, multiplied by gamma after each. charbonnier_eps is added unsquared.
     """
 
-    name: Literal["smoke", "reduced", "reduced-bf16", "long-bf16", "paper"]
+    name: Literal["smoke", "reduced", "reduced-bf16", "long-bf16", "recovery", "paper"]
     iterations: int
     batch: int = 32
     patch: int = 64
@@ -187,7 +202,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cell:
-    """The unit that trains, resumes and is stored; `train_sets` and `test_sets` name datasets."""
+    """The unit that trains, resumes and is stored; `train_sets` and `test_sets` name datasets.
+
+    initial: the weights that it starts from. None: the initial values of its seed, and no part of the configuration.
+    """
 
     variant: Variant
     task: Task
@@ -196,6 +214,7 @@ class Cell:
     train_sets: tuple[str, ...]
     test_sets: tuple[str, ...]
     protocol: Protocol
+    initial: Initial | None = None
 
     @property
     def name(self) -> str:
@@ -216,6 +235,7 @@ class Cell:
             "train_sets": list(self.train_sets),
             "test_sets": list(self.test_sets),
             "protocol": self.protocol.to_dict(),
+            **({} if self.initial is None else {"initial": asdict(self.initial)}),
         }
 
     @classmethod
@@ -223,6 +243,9 @@ class Cell:
         """The inverse of `config()`. Raises SpecError or TypeError for what no cell of this version could have."""
         budget = {**config["budget"]}
         budget |= {"betas": tuple(budget["betas"]), "milestones": tuple(budget["milestones"])}
+        initial = config.get("initial")
+        if initial is not None:
+            initial = Initial(initial["weights"], tuple(initial["new"]), tuple(initial["without"]))
         return cls(
             Variant(**config["variant"]),
             Task.parse(config["task"]),
@@ -231,6 +254,7 @@ class Cell:
             tuple(config["train_sets"]),
             tuple(config["test_sets"]),
             Protocol(**config["protocol"]),
+            initial,
         )
 
 

@@ -18,7 +18,7 @@ from results.evidence import Evidence
 
 # Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
 RECORDED = {module.NAME: module for module in (sensitivity,)}
-BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "paper")
+BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "recovery", "paper")
 
 
 def names(evidence: Evidence) -> list[str]:

@@ -88,8 +88,15 @@ def _studies(budget: str, evidence: Evidence) -> Iterator[Group]:
 
 def _study(config: dict[str, Any]) -> str:
     protocol = {**config["protocol"], **dict.fromkeys(OF_THE_VARIANT)}
-    shared = {name: value for name, value in config.items() if name not in ("variant", "seed")}
+    shared = {name: value for name, value in config.items() if name not in ("variant", "seed", "initial")}
+    if (weights := _started(config)) is not None:
+        shared["initial"] = weights
     return records.key_of({**shared, "protocol": protocol})[:8]
+
+
+def _started(config: dict[str, Any]) -> str | None:
+    """Hash of the weights that a cell starts from, None where they are the initial values of its seed."""
+    return (config.get("initial") or {}).get("weights")
 
 
 def _variant(config: dict[str, Any]) -> str:
@@ -109,7 +116,9 @@ def _settings(groups: list[Group]) -> list[str]:
         protocol = {key: value for key, value in config["protocol"].items() if key not in OF_THE_VARIANT}
         protocol = {f"protocol {key}": value for key, value in protocol.items()}
         sets = {"trained on": config["train_sets"], "scored on": config["test_sets"]}
-        fields.append({**config["budget"], **sets, **protocol})
+        weights = _started(config)
+        started = {"started from": f"weights {weights[:8]}" if weights else "initial values"}
+        fields.append({**config["budget"], **sets, **started, **protocol})
     kinds = [(group.family, group.cells["task"].iloc[0]) for group in groups]
     result = []
     for own, kind, group in zip(fields, kinds, groups, strict=True):

@@ -90,6 +90,7 @@ def run(
     scorers: int = 0,
     seconds: float = math.inf,
     warm: int = 0,
+    init: Path | None = None,
     console: Console | None = None,
     command: str | None = None,
     program: Sequence[str] = PROGRAM,
@@ -103,6 +104,7 @@ def run(
     concurrent: cells that one process trains at a time; with more than one the cells are dealt out to `jobs` processes.
     scorers: processes beside each of them that score while it trains. seconds: time after which all cells stop at a
     checkpoint; the same call continues. warm: processes that compile the GPU's kernels before anything trains.
+    init: file of the weights that the suite's cells start from, if they do; the store keeps a copy.
     deterministic: the same bits on one machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see
     SubmititLauncher. command: what environment.json gives as the command (default: this process's). program: what runs
     cells.
@@ -130,8 +132,10 @@ def run(
     todo.sort(key=lambda planned: planned.cell.seed)
     if todo:
         from suites.execution import preflight  # and torch: an engine with nothing to do need not wait for it
+        from suites.training import initial
 
         preflight.check_data([planned.cell for planned in todo], data)
+        preflight.check_initial([planned.cell for planned in todo], init)
         if concurrent > 1 and jobs is None:
             jobs = gpus or 1
         launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
@@ -141,6 +145,8 @@ def run(
             from suites.execution import warmup
 
             (console or Console()).print(*warmup.warm([planned.cell for planned in todo], warm, device), sep="\n")
+        if init is not None:
+            initial.keep(store.root, init)
     for family in suite.compared():
         members = [(label, cell.config()) for label, cell in family.members]
         store.add_family(suite.name, family.name, family.base.config(), members)

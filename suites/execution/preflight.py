@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 
 import models
+from models.checkpoints import read_state
 from models.ops.scan import BackendError, resolve
 from suites.data import DataError, find, find_training
 from suites.spec import Cell, SpecError
+from suites.training import initial
 
 
 def check_data(cells: Sequence[Cell], data: Path | None) -> None:
@@ -26,6 +28,32 @@ def check_data(cells: Sequence[Cell], data: Path | None) -> None:
             missing.append(str(error))
     if missing:
         raise DataError("; ".join(dict.fromkeys(missing)))
+
+
+def check_initial(cells: Sequence[Cell], file: Path | None) -> None:
+    """Loads the weights in `file` into every distinct network of those cells that start from given weights.
+
+    Raises SpecError, naming the cell, when there is no file, when it holds other weights than the cells name, or when
+    they do not fit; OSError and ModelError for a file that cannot be read.
+    """
+    starting = [cell for cell in cells if cell.initial is not None]
+    if not starting:
+        return
+    if file is None or any(cell.initial.weights is None for cell in starting):
+        raise SpecError(f"{starting[0].name} starts from given weights: name their file with --init FILE")
+    state = read_state(file)
+    found, seen = models.weights_hash(state), []
+    for cell in starting:
+        if cell.initial.weights != found:
+            raise SpecError(f"{cell.name} starts from the weights {cell.initial.weights[:16]}; {file} holds others")
+        if (network := (cell.variant, cell.task, cell.initial)) not in seen:
+            seen.append(network)
+            model = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides)
+            try:
+                initial.load(model, state, cell.initial)
+            except (models.ModelError, SpecError) as error:
+                advice = "--only chooses cells, such as '*/sr-x2/*'; --init-new and --init-without name tensors"
+                raise SpecError(f"{cell.name} cannot start from {file}: {error} ({advice})") from error
 
 
 def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
@@ -63,16 +91,25 @@ def _check_network(cell: Cell) -> None:
         raise SpecError(f"{cell.name}: {told}")
 
 
-def obstacles(cells: Sequence[Cell], backend: str, device: str, data: Path | None) -> list[str]:
+def obstacles(
+    cells: Sequence[Cell], backend: str, device: str, data: Path | None, init: Path | None = None
+) -> list[str]:
     """Why these cells, which could be planned for another machine, cannot run here: lines, or none.
 
-    Raises what `check_cells` does for what could not run anywhere.
+    init: file of the weights that cells start from. Raises what `check_cells` does for what could not run anywhere, and
+    what `check_initial` does for a file.
     """
     check_cells(cells, backend, "meta")
+    if init is not None:
+        check_initial(cells, init)
     found = []
-    for check in (lambda: check_cells(cells, backend, device), lambda: check_data(cells, data)):
+    for check in (
+        lambda: check_cells(cells, backend, device),
+        lambda: check_data(cells, data),
+        lambda: check_initial(cells, init),
+    ):
         try:
             check()
-        except (models.ModelError, BackendError, DataError) as error:
+        except (models.ModelError, BackendError, DataError, SpecError) as error:
             found.append(f"cannot run here: {error}")
     return found

@@ -12,6 +12,7 @@ from results import records
 from results.store import Store, StoreError
 from suites.execution.engine import PROGRAM, EngineError, run
 from suites.spec import Cell, Suite
+from suites.training import initial
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def verify(
             deterministic=before.get("deterministic", False),
             threads=before.get("threads"),
             jobs=1,
+            init=cell.initial and initial.path(store.root, cell.initial.weights),
             console=console,
             program=program,
         )

@@ -15,15 +15,17 @@ from results.store import Store
 from suites.execution import engine, preflight
 from suites.planning import rates, scatter
 from suites.progress import counted
-from suites.spec import Cell, Family, Suite
+from suites.spec import Cell, Family, Initial, Suite
 
 ALPHA, POWER = 0.05, 0.8
 WIDTH = 100
 
 
-def check_and_describe(suite: Suite, store: Store, backend: str, device: str, data: Path | None) -> list[str]:
+def check_and_describe(
+    suite: Suite, store: Store, backend: str, device: str, data: Path | None, init: Path | None = None
+) -> list[str]:
     """`describe`, with the reasons why the cells cannot run here, if any. Raises as `preflight.obstacles` does."""
-    return describe(suite, store, device, preflight.obstacles(suite.cells, backend, device, data))
+    return describe(suite, store, device, preflight.obstacles(suite.cells, backend, device, data, init))
 
 
 def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[str] = ()) -> list[str]:
@@ -34,7 +36,8 @@ def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[st
     lines = [f"{suite.name}: {counted(len(planned), 'cell')} ({states})", *suite.notes]
     lines += _cells(planned, store)
     rest = [cell for cell, state, _ in planned if state != "done"]
-    lines += [*_schedules(suite.cells), *_cost(rest, evidence, device), *detectable(suite, evidence), *notes]
+    lines += [*_schedules(suite.cells), *_starts(suite.cells), *_cost(rest, evidence, device)]
+    lines += [*detectable(suite, evidence), *notes]
     return [part for line in lines for part in _wrapped(line)]
 
 
@@ -71,6 +74,21 @@ def _schedules(cells: Sequence[Cell]) -> list[str]:
             f"budget {budget.name}, {', '.join(names)}: {fields}",
             f"  trained on {_plain(train_sets)}, scored on {_plain(test_sets)}",
         ]
+    return lines
+
+
+def _starts(cells: Sequence[Cell]) -> list[str]:
+    """A line for all cells that start from the same weights in the same way."""
+    alike: dict[Initial, dict[str, None]] = {}
+    for cell in cells:
+        if cell.initial is not None:
+            alike.setdefault(cell.initial, {})[cell.variant.name] = None
+    lines = []
+    for initial, variants in alike.items():
+        weights = f"the weights {initial.weights[:16]}" if initial.weights else "weights that --init FILE names"
+        left = [f"{what} {', '.join(globs)}" for what, globs in (("new", initial.new), ("without", initial.without))]
+        told = "; ".join(part for part, globs in zip(left, (initial.new, initial.without), strict=True) if globs)
+        lines.append(f"start from {weights}{f' ({told})' if told else ''}: {', '.join(variants)}")
     return lines
 
 

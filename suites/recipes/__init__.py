@@ -6,9 +6,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
-from suites.recipes import ablations, curve, paper, pilot, settings, smoke
-from suites.spec import Cell, SpecError, Suite, check_choice
+from suites.recipes import ablations, curve, paper, pilot, recovery, settings, smoke
+from suites.spec import Cell, Initial, SpecError, Suite, check_choice
 
 __all__ = ["SUITES", "choose", "parse_seeds", "select"]
 
@@ -18,6 +19,7 @@ SUITES: dict[str, Callable[[str | None, tuple[int, ...] | None], Suite]] = {
     "paper-light-x2": paper.light_x2,
     "pilot": pilot.pilot,
     "curve": curve.curve,
+    "recovery": recovery.recovery,
 }
 
 
@@ -29,16 +31,26 @@ def choose(
     only: str | None = None,
     base: bool = True,
     changes: Sequence[str] = (),
+    init: Path | None = None,
+    new: str | None = None,
+    without: str | None = None,
 ) -> Suite:
     """The suite `name` as asked for: its budget, seeds ("0,1,2"), cells that fit the glob `only`, `--set` changes.
 
     base: whether `only` brings along what its cells are compared with (see `select`). `notes` of the suite say so.
-    Raises SpecError for an unknown suite, budget, key or value, and when `only` leaves no cell.
+    init: file of the weights that all cells start from; new, without: globs, by commas, that are added to a cell's own
+    (`suites.spec.Initial`).
+    Raises SpecError for an unknown suite, budget, key or value, and when `only` leaves no cell; OSError and ModelError
+    for a file of weights that cannot be read.
     """
     check_choice("suite", name, tuple(SUITES))
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else tuple(seeds)
     selected = select(SUITES[name](budget, numbers), only, base)
     suite = settings.apply(selected, changes)  # of the same length and order, under other names
+    if init is not None:
+        suite = _starting_from(suite, init, _globs(new), _globs(without))
+    elif new or without:
+        raise SpecError("--init-new and --init-without say how weights are taken, and --init FILE names none")
     pairs = zip(selected.cells, suite.cells, strict=True)
     brought = [cell.name for before, cell in pairs if only and not _fits(before, only)]
     if not brought:
@@ -46,6 +58,30 @@ def choose(
     names = f"{', '.join(brought[:4])}{', ...' if len(brought) > 4 else ''}"
     note = f"with the bases that the variants are compared with: {names} (--no-base leaves them out)"
     return replace(suite, notes=(note,))
+
+
+def _starting_from(suite: Suite, file: Path, new: tuple[str, ...], without: tuple[str, ...]) -> Suite:
+    """`suite` with every cell started from the weights of `file`. No published schedule does so: "paper" is "reduced"
+    then."""
+    import models
+
+    weights = models.weights_hash(file)
+
+    def started(cell: Cell) -> Cell:
+        own = cell.initial or Initial()
+        initial = Initial(weights, (*own.new, *new), (*own.without, *without))
+        label = "reduced" if cell.budget.name == "paper" else cell.budget.name
+        return replace(cell, initial=initial, budget=replace(cell.budget, name=label))
+
+    families = []
+    for family in suite.families:
+        members = tuple((label, started(member)) for label, member in family.members)
+        families.append(replace(family, base=started(family.base), members=members))
+    return replace(suite, cells=tuple(map(started, suite.cells)), families=tuple(families))
+
+
+def _globs(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def select(suite: Suite, only: str | None, base: bool = True) -> Suite:

@@ -29,7 +29,7 @@ from models.ops.scan import resolve
 from results import records
 from suites.data.pool import Batch, Pool
 from suites.spec import Budget, Cell
-from suites.training import checkpoints
+from suites.training import checkpoints, initial
 from suites.training.cuda_graph import CaptureError, GraphedStep
 from suites.training.step import TrainingError, learning_rate, optimise
 
@@ -262,11 +262,14 @@ def begin(
 ) -> Run:
     """The cell's network, new or as the last checkpoint in `folder` holds it.
 
-    Raises TrainingError for a foreign checkpoint or what cannot be compiled, ModelError for what the catalogue cannot
-    build.
+    Weights that it starts from lie in the store that `folder` is in. Raises TrainingError for a foreign checkpoint or
+    what cannot be compiled, ModelError for what the catalogue cannot build, and both ModelError and SpecError for
+    weights to start from that are not there or do not fit.
     """
     model = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides, backend=backend)
     models.initialise(model, cell.seed)
+    if cell.initial is not None:
+        initial.load(model, initial.read(folder.parent, cell.initial), cell.initial)
     model.to(device).train()
     if compiled:
         if not models.capabilities_of(model).compiles:
