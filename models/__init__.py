@@ -9,6 +9,7 @@
     weights_hash(model_or_path)          SHA-256, equal for a network and its file
     precision(name, device)              the context to run it in
     capabilities_of(network)             what it declares that it can do
+    Experiment(classes, order)           what stands in for a network's own classes and order (`network.experiment`)
     scan.attentive_scan(u, delta, ...)   the scan alone
 
 Networks are called with (image [B, C, H, W] in 0..1, labels=None); `model.configuration` is what rebuilds them.
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "capabilities": ["Capabilities", "capabilities_of"],
         "checkpoints": ["load_weights", "weights_hash"],
         "errors": ["ModelError"],
+        "experiment": ["Experiment"],
         "initial": ["initialise"],
         "ops": ["scan"],
         "ops.common.precision": ["precision", "unsupported"],

@@ -13,6 +13,7 @@ class Capabilities:
 
     settings: those of "routing" and "prompt_order" that it has as attributes, to be set as a protocol says.
     routed: it draws routing noise from its attribute `noise`, a source called with (layer, (B, L, T)).
+    experiments: it has an attribute `experiment`, a models.Experiment or None, which replaces its classes or its order.
     classes: it is called with (image, labels), and sorts by labels int64 [B, H, W] in 0..classes-1; None: it does not.
     compiles: torch.compile makes its layers while its attribute `compiled` is set.
     stochastic_depth: it draws from PyTorch's own generator in training, so no CUDA graph can repeat a step.
@@ -22,6 +23,7 @@ class Capabilities:
 
     settings: tuple[str, ...] = ()
     routed: bool = False
+    experiments: bool = False
     classes: int | None = None
     compiles: bool = False
     stochastic_depth: bool = False

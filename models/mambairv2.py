@@ -49,6 +49,7 @@ from models.backbone import (
 from models.capabilities import Capabilities
 from models.compilation import compiled
 from models.errors import ModelError
+from models.experiment import Experiment
 from models.initial import initialise
 from models.layers import (
     ConvFFN,
@@ -185,7 +186,7 @@ class Context:
 
     mask: of `shift_mask`. directions int64 [K, L]: pixels in the unsorted order of every direction; None: raster only.
     labels int64 [B, L]: sort key in place of the router's class. shared: N of the whole network.
-    backend: of the scan. compiled: layers run as torch.compile made them.
+    backend: of the scan. compiled: layers run as torch.compile made them. experiment: for tokens of this size.
     """
 
     mask: Tensor
@@ -196,6 +197,7 @@ class Context:
     prompt_order: str
     backend: str
     compiled: bool = False
+    experiment: Experiment | None = None
 
 
 class AttentiveStateSpace(nn.Module):
@@ -246,8 +248,12 @@ class AttentiveStateSpace(nn.Module):
         prompts = self.config.ase == "on"
         if not prompts and (self.config.sgn == "off" or context.labels is not None):
             return None, None
-        learns = torch.is_grad_enabled() and prompts
-        return choose_classes(self.route, x.read().flatten(1, 2), context.noise, self.index, self.layer, learns)
+        learns, given = torch.is_grad_enabled() and prompts, context.experiment
+        pixels = x.read().flatten(1, 2)  # [B, L, C]
+        classes, soft = choose_classes(self.route, pixels, context.noise, self.index, self.layer, learns)
+        if given is None or given.classes is None:
+            return classes, soft
+        return given.classes(self.index, classes), None  # of classes that no router chose, none learns
 
     def table(self, factor: Tensor | None) -> Tensor:
         """The pool of prompts M N, [T, d]; P itself where it is not factored."""
@@ -260,6 +266,9 @@ class AttentiveStateSpace(nn.Module):
 
         A direction is sorted by class, ascending and stable; a reversed one is its forward one backwards (descending).
         """
+        if context.experiment is not None and context.experiment.order is not None:
+            order = context.experiment.order(self.index, key).unsqueeze(1)
+            return order, order if context.prompt_order == "semantic" else None
         unsorted = context.directions
         if unsorted is not None:
             unsorted = unsorted.expand(batch, -1, -1)
@@ -318,7 +327,7 @@ class MambaIRv2(nn.Module):
     Attributes that may be changed at any time: `routing` and `prompt_order` (as in `Config`), `noise` (a source called
     with (layer, (B, L, T)), or None for `PhiloxGumbel` of key 0) and `backend` (of the scan; "reference" also means
     plain, countable attention and prompts in place of fused operators), `compiled` (see models.compilation; off at
-    first, because small images and short runs do not win back what it costs).
+    first, because small images and short runs do not win back what it costs), `experiment` (None at first).
     """
 
     def __init__(self, config: Config, backend: str = "auto") -> None:
@@ -327,6 +336,7 @@ class MambaIRv2(nn.Module):
         self.routing, self.prompt_order, self.backend = config.routing, config.prompt_order, backend
         self.noise: NoiseSource | None = None
         self.compiled = False
+        self.experiment: Experiment | None = None
         layers, groups = 0, []
         for depth, heads in zip(config.depths, config.num_heads, strict=True):
             members = [AttentiveLayer(config, layers + j, heads, shifted=j % 2 == 1) for j in range(depth)]
@@ -353,6 +363,7 @@ class MambaIRv2(nn.Module):
         return Capabilities(
             settings=("routing", "prompt_order"),
             routed=config.routed,
+            experiments=config.routed,
             classes=config.num_tokens if config.sorted else None,
             compiles=True,
             multiple=config.window_size,
@@ -374,6 +385,8 @@ class MambaIRv2(nn.Module):
             self.check_labels(labels, x)
             labels = flip_pad(labels.to(x.device), self.config.window_size).flatten(1)
         x = flip_pad(x, self.config.window_size)
+        size = tuple(x.shape[2:])
+        experiment = None if self.experiment is None else self.experiment.on(self.config, self.compiled, *size)
         source = None if self.routing == "argmax" else self.noise or PhiloxGumbel([0])
         with without_kernels(self.backend == "reference"):
             noise = RoutingNoise.of(source, self.conv_first.weight, len(x))
@@ -384,13 +397,14 @@ class MambaIRv2(nn.Module):
                 )
             context = Context(
                 self.mask,
-                self.directions(*x.shape[2:], x.device),
+                self.directions(*size, x.device),
                 labels,
                 None if self.embeddingA is None else self.embeddingA.weight,
                 noise,
                 self.prompt_order,
                 self.backend,
                 self.compiled,
+                experiment,
             )
             y = restore(self, x, context)
         return y[..., : height * self.config.upscale, : width * self.config.upscale]

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from results import families, measured, records
+from results.analyses import committed
 from results.measured import PROVENANCE, SCORE_COLUMNS
 from results.records import StoreError
 from results.store import TOLD, Store
@@ -45,6 +46,7 @@ def place(name: str) -> Path:
 
 def export(store: Store, name: str, command: str, known: Mapping[str, str | None] | None = None) -> list[str]:
     """Writes `<name>.scores.json`, its CSV and the families of every finished cell and evaluation record of `store`.
+    Its analyses are written as `results.analyses.committed` says.
 
     name: MACHINE/NAME under `measured.FOLDER`. command: by which this is called, kept with the date. known: what of
     PROVENANCE is filled in where an environment lacks it. What stood there is replaced. Returns what was written, in
@@ -72,13 +74,16 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
             config = store.read_config(folder)
             cells[folder.name] = {"config": config, "status": status, "environment": environment, "parameters": count}
             tables.append(records.read_frame(folder / "scores.parquet").assign(hash=folder.name, environment=""))
+    exported = {"command": command, "date": records.now()}
+    analyses = committed.export(store.root, target, exported)
     if not tables:
-        raise StoreError(f"{store.root} holds no finished cell and no evaluation record")
+        if not analyses:
+            raise StoreError(f"{store.root} holds no finished cell, no evaluation record and no analysis")
+        return analyses
     frame = pd.concat(tables, ignore_index=True).reindex(columns=list(SCORE_COLUMNS))
     frame = frame.sort_values(
         "hash", kind="stable", ignore_index=True
     )  # keeps the order, and so the last bit, of means
-    exported = {"command": command, "date": records.now()}
     content = {"exported": exported, "environments": environments, "evaluations": evaluations, "cells": cells}
     text = frame.to_csv(index=False, lineterminator="\n")
     records.write_bytes(target.with_name(f"{target.name}.scores.csv.xz"), lzma.compress(text.encode(), preset=9))
@@ -91,7 +96,7 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
             shutil.copyfile(folder / families.FILE, copy)
     others = export_others(store, name)
     counts = f"{len(evaluations)} evaluation records, {len(cells)} cells, {len(frame)} scores of images"
-    return [f"{target}: {counts}, {len(members)} members of families", *others]
+    return [f"{target}: {counts}, {len(members)} members of families", *others, *analyses]
 
 
 def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str | None], where: str) -> dict[str, Any]:

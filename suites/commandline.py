@@ -33,6 +33,7 @@ KEPT = {
     "run": "finished cells are stored, and the same command continues the others from their last checkpoints",
     "pilot": "finished cells and scores are stored, and the same command continues the others",
     "curve": "finished cells and scores are stored, and the same command continues the others",
+    "analyse": "what was measured so far is stored, and the same command goes on",
     "sweep": "the points scored so far are stored, and the same command scores the others",
     "evaluate": "the images scored so far are stored, and the same command scores the others",
     "restore": "the pictures listed above are written, and the same command goes on with the others of a folder",
@@ -50,6 +51,7 @@ DOING = {
     "report": "reading what is stored",
     "evaluate": "loading the network",
     "restore": "loading the network",
+    "analyse": "loading the network",
     "complexity": "counting",
     "profile": "loading the networks",
     "breakdown": "loading the networks",
@@ -132,6 +134,15 @@ Model = Annotated[str | None, Option(help="a catalogue model; not needed with --
 ScaledWeights = Annotated[list[str], Argument(metavar="SCALE=WEIGHTS...", help="such as 2=mambairv2_lightSR_x2.pth")]
 Points = Annotated[str | None, Option("--only", help="names of points by commas, such as seed-0,argmax/tiles-none")]
 Processes = Annotated[int, Option("--jobs", help="points scored at a time; they share the device")]
+
+# analyse
+Analysed = Annotated[str, Argument(metavar="MODEL", help="overrides after the name: 'mambairv2-light scans=2'")]
+Asked = Annotated[str | None, Option("--only", help="globs of names by commas; all")]
+Draws = Annotated[str, Option("--seeds", help="of the routing noise")]
+Workers = Annotated[int, Option("--jobs", help="processes that measure at a time; they share the device")]
+OwnInterventions = Annotated[
+    Path | None, Option("--interventions", help="a Python file with INTERVENTIONS of yours (docs/extending.md)")
+]
 
 # complexity, profile, breakdown
 Variant = Annotated[str | None, Argument(help="overrides after the name: 'mambairv2-light scans=2'")]

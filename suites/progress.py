@@ -196,9 +196,10 @@ class Display:
 
 
 class ScoreBar(Progress):
-    """A bar per dataset while images are scored; where there is no terminal, a line now and then."""
+    """A bar per dataset while `things` are scored; where there is no terminal, a line now and then."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, things: str = "images") -> None:
+        self.things = things
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.bars: dict[str, TaskID] = {}
@@ -208,7 +209,9 @@ class ScoreBar(Progress):
         if dataset not in self.bars:
             self.bars[dataset] = self.add_task(dataset, total=total)
         self.update(self.bars[dataset], completed=done)
-        self.line_due = _line(self, self.line_due, f"{dataset}: {done} of {total} images")
+        left = self.tasks[self.bars[dataset]].time_remaining
+        about = "" if left is None or left < 1 else f", about {duration(left)} left"
+        self.line_due = _line(self, self.line_due, f"{dataset}: {done} of {total} {self.things}{about}")
 
 
 class TileBar(Progress):

@@ -94,19 +94,26 @@ def test_documents_hold_commands_and_snippets():
     assert sum(reason(command) is None for _, command in COMMANDS) >= 8
 
 
+def parsed(command: str) -> tuple[typer.core.TyperCommand, str, list[str]]:
+    """The command that is meant, of a group where it is in one; its name; what stands after it."""
+    name, *arguments = shlex.split(command)
+    own = typer.main.get_command(runner.app).commands[name]
+    while arguments and arguments[0] in getattr(own, "commands", ()):
+        name, *arguments = arguments
+        own = own.commands[name]
+    return own, name, arguments
+
+
 @pytest.mark.parametrize("command", [pytest.param(command, id=f"{name}: {command}") for name, command in COMMANDS])
 def test_every_documented_command_is_one_that_is_taken(command):
     """Sub-command, options and number of arguments; values are the command's own business."""
-    name, *arguments = shlex.split(command)
-    group = typer.main.get_command(runner.app)
-    assert name in group.commands
-    group.commands[name].make_context(name, arguments)
+    own, name, arguments = parsed(command)
+    own.make_context(name, arguments)
 
 
 @pytest.mark.parametrize(("document", "command"), mentions())
 def test_every_command_in_the_text_has_the_options_that_are_named(document, command):
-    name, *arguments = shlex.split(command)
-    own = typer.main.get_command(runner.app).commands[name]
+    own, _, arguments = parsed(command)
     known = {option for parameter in own.params for option in parameter.opts}
     assert {each for each in arguments if each.startswith("--")} <= known, document
 

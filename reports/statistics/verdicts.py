@@ -11,6 +11,9 @@ TOLERANCE = {"psnr": 0.02, "ssim": 0.0005}
 
 REPRODUCED, CONFIRMS, CONTRADICTS, DIFFERS = "reproduced", "confirms", "contradicts", "differs"
 INCONCLUSIVE, BETTER, WORSE, BASE = "inconclusive", "better", "worse", "base"
+COSTS, GAINS, NO_BASE = "costs", "gains", "no base"
+MARGIN = 0.01  # dB: a change of trained weights that is worth less is without effect
+NO_EFFECT = f"no effect within {MARGIN} dB"
 NO_COUNTERPART = "no published counterpart"
 AGREE, DISAGREE = "counts agree", "counts differ"  # of two counts of ours: nothing published is reproduced by them
 
@@ -43,3 +46,17 @@ def of_difference(
     if p_size is not None and p_size < 1 - LEVEL:
         return DIFFERS
     return CONFIRMS if significant and published else INCONCLUSIVE
+
+
+def of_change(interval: Interval, p: float | None) -> str:
+    """A trained network with one thing changed against itself; interval: of the difference in dB over the images, 95 %.
+    p: of no difference, Holm's within the question.
+
+    no effect within 0.01 dB: the interval lies within +-MARGIN, so that what there may be is shown to be small. Else
+    costs or gains where p is below 0.05. Everything else is inconclusive.
+    """
+    if interval.low is not None and max(-interval.low, interval.high) <= MARGIN:
+        return NO_EFFECT
+    if p is not None and p < 1 - LEVEL:
+        return GAINS if interval.mean > 0 else COSTS
+    return INCONCLUSIVE

@@ -102,7 +102,7 @@ def scored(
             outputs = [lq]
         else:
             outputs = list(samples(model, lq, protocol, picture.stem, device=device, labels=labels))
-            _check_size(name, outputs[0], lq, task)
+            check_size(name, outputs[0], lq, task)
         seconds = time.perf_counter() - start
         output = mean(outputs)
         try:
@@ -147,7 +147,7 @@ def samples(
             return model(part) if part_labels is None else model(part, part_labels)
 
         try:
-            with _inference(model, device, protocol.precision):
+            with inference(model, device, protocol.precision):
                 output = tiling.run(network, x, sort_key, protocol.tiling)
                 output = rearrange(output, "1 c h w -> h w c").float().cpu().numpy()
         except tiling.TilingError as error:
@@ -206,7 +206,7 @@ def restore_picture(
         raise DataError(f"{task.name} restores gray pictures and this one is in colour: convert it to gray first")
     lq = np.repeat(pixels[..., :colours], task.channels // colours, axis=2).astype(np.float32) / 255
     output = restore(model, lq, protocol, stem, device=device)  # [sH, sW, task.channels]
-    _check_size(stem, output, lq, task)
+    check_size(stem, output, lq, task)
     if colours < task.channels:
         output = output.mean(axis=2, keepdims=True)
     parts = [metrics.quantise(output)]
@@ -244,7 +244,7 @@ def _sort_key(model: nn.Module, lq: np.ndarray, labels: str, device: torch.devic
 
 
 @contextmanager
-def _inference(model: nn.Module, device: torch.device, name: str) -> Iterator[None]:
+def inference(model: nn.Module, device: torch.device, name: str) -> Iterator[None]:
     """The model on `device`, in evaluation mode, without gradients, in a precision; mode and noise are put back.
 
     Not torch.inference_mode: what a network caches in it could not be used in training afterwards.
@@ -262,7 +262,7 @@ def _inference(model: nn.Module, device: torch.device, name: str) -> Iterator[No
             model.noise = noise
 
 
-def _check_size(name: str, output: np.ndarray, lq: np.ndarray, task: Task) -> None:
+def check_size(name: str, output: np.ndarray, lq: np.ndarray, task: Task) -> None:
     """Raises EvaluationError when a network's output is not `task.scale` times as high and wide as its input."""
     expected = task.scale * lq.shape[0], task.scale * lq.shape[1]
     if output.shape[:2] != expected:

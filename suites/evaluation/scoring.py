@@ -89,14 +89,15 @@ def load_model(
     protocol: Protocol,
     *,
     network: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
     backend: str = "auto",
     device: str = "cpu",
 ) -> tuple[nn.Module, Protocol]:
     """A network with weights, on `device`, set to the protocol; and the protocol, less what the network does not have.
 
-    name: of the catalogue, built for `task`; with `network`, an official option file, that network is built instead.
-    MambaIR has no routing and no prompts, so its protocol has none. Raises SpecError without weights, ModelError for
-    weights or options that do not fit.
+    name: of the catalogue, built for `task` with `overrides`; with `network`, an official option file, that network is
+    built instead. MambaIR has no routing and no prompts, so its protocol has none. Raises SpecError without weights,
+    ModelError for weights or options that do not fit.
     """
     if weights is None:
         raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
@@ -106,7 +107,7 @@ def load_model(
         except TypeError as error:
             raise SpecError(f"{network}: {error}") from None
     else:
-        model = models.build(name, **task.network, backend=backend)
+        model = models.build(name, **{**task.network, **(overrides or {})}, backend=backend)
     models.load_weights(model, weights)
     settings = models.capabilities_of(model).settings
     for name in settings:

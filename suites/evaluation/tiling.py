@@ -6,7 +6,7 @@ kept. The scan and the sort see one tile at a time, so the rule is part of every
 basicsr/models/mambairv2_model.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,31 +78,38 @@ def reflect(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
-def run(
-    network: Callable[[Tensor, Tensor | None, Tile], Tensor], x: Tensor, labels: Tensor | None, tiling: Tiling
-) -> Tensor:
-    """Restores x tile by tile.
+Part = tuple[Tile, Tensor, Tensor | None]  # a tile, its pixels [B, C, h, w] and its labels [B, h, w]
 
-    network: (tile [B, C, h, w], its labels [B, h, w] or None, Tile) -> [B, C', s h, s w], s the same for every tile.
-    x: [B, C, H, W]; labels: int64 [B, H, W] or None, cut like x. Returns [B, C', s H, s W] on x's device.
-    Raises TilingError when an output is not a whole multiple of its tile, or s changes from one tile to the next.
+
+def parts(x: Tensor, labels: Tensor | None, tiling: Tiling) -> list[Part]:
+    """The tiles of x [B, C, H, W] with their pixels, and their labels where there are some (int64 [B, H, W])."""
+    cut = tiles(*x.shape[-2:], tiling)
+    padded = cut[-1].rows.keep_stop, cut[-1].columns.keep_stop
+    x = reflect(x, *padded)
+    labels = None if labels is None else reflect(labels, *padded)
+
+    def of(tile: Tile, image: Tensor) -> Tensor:
+        return image[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
+
+    return [(tile, of(tile, x), None if labels is None else of(tile, labels)) for tile in cut]
+
+
+def join(outputs: Iterable[tuple[Tile, tuple[int, int], Tensor]], height: int, width: int) -> Tensor:
+    """Puts restored tiles together: [B, C', s H, s W] of (tile, its size (h, w) as it was cut, [B, C', s h, s w]).
+
+    The tiles are those of `tiles(height, width, ...)`, in any order. Raises TilingError when an output is not a whole
+    multiple of its tile, or s changes from one tile to the next.
     """
-    height, width = x.shape[-2:]
-    cut = tiles(height, width, tiling)
-    padded_height, padded_width = cut[-1].rows.keep_stop, cut[-1].columns.keep_stop
-    x = reflect(x, padded_height, padded_width)
-    labels = None if labels is None else reflect(labels, padded_height, padded_width)
-    canvas, scale = None, 0
-    for tile in cut:
+    outputs = list(outputs)
+    scale = outputs[0][2].shape[-2] // outputs[0][1][0]
+    padded = [max(getattr(tile, axis).keep_stop for tile, *_ in outputs) for axis in ("rows", "columns")]
+    canvas = None
+    for tile, (high, wide), y in outputs:
         rows, columns = tile.rows, tile.columns
-        part = x[..., rows.start : rows.stop, columns.start : columns.stop]
-        part_labels = None if labels is None else labels[..., rows.start : rows.stop, columns.start : columns.stop]
-        y = network(part, part_labels, tile)
+        if y.shape[-2:] != (scale * high, scale * wide) or scale < 1:
+            raise TilingError(f"a tile of {(high, wide)} pixels came back as {tuple(y.shape[-2:])}")
         if canvas is None:
-            scale = y.shape[-2] // part.shape[-2]
-            canvas = y.new_empty(*y.shape[:-2], scale * padded_height, scale * padded_width)
-        if y.shape[-2:] != (scale * part.shape[-2], scale * part.shape[-1]) or scale < 1:
-            raise TilingError(f"a tile of {tuple(part.shape[-2:])} pixels came back as {tuple(y.shape[-2:])}")
+            canvas = y.new_empty(*y.shape[:-2], *(scale * side for side in padded))
         inner_rows = slice(scale * (rows.keep_start - rows.start), scale * (rows.keep_stop - rows.start))
         inner_columns = slice(scale * (columns.keep_start - columns.start), scale * (columns.keep_stop - columns.start))
         canvas[
@@ -111,3 +118,17 @@ def run(
             scale * columns.keep_start : scale * columns.keep_stop,
         ] = y[..., inner_rows, inner_columns]
     return canvas[..., : scale * height, : scale * width]
+
+
+def run(
+    network: Callable[[Tensor, Tensor | None, Tile], Tensor], x: Tensor, labels: Tensor | None, tiling: Tiling
+) -> Tensor:
+    """Restores x tile by tile.
+
+    network: (tile [B, C, h, w], its labels [B, h, w] or None, Tile) -> [B, C', s h, s w], s the same for every tile.
+    x: [B, C, H, W]; labels: int64 [B, H, W] or None, cut like x. Returns [B, C', s H, s W] on x's device.
+    Raises TilingError as `join`.
+    """
+    cut = parts(x, labels, tiling)
+    outputs = ((tile, tuple(part.shape[-2:]), network(part, own, tile)) for tile, part, own in cut)
+    return join(outputs, *x.shape[-2:])

@@ -1,0 +1,124 @@
+"""What trained weights use: one thing changed in a loaded network, every picture scored with and without it.
+
+The weights are fixed, so the unit is the picture: its difference is taken at the seeds of the routing noise that both
+have, and averaged over them; a change after which nothing is drawn is compared with the mean over the seeds of the
+unchanged network. The interval is Student's over the pictures of a set; Holm's correction runs over what answers one
+question on one set. A set that is not whole has no mean and no interval.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from reports.statistics import verdicts
+from reports.statistics.intervals import Interval, holm, mean_interval
+from results.analyses import Record
+
+ANALYSIS, UNCHANGED = "interventions", "unchanged"
+COLUMNS = (
+    *("model", "overrides", "weights", "file", "task", "protocol", "intervention", "question", "text", "dataset"),
+    *("psnr", "difference", "low", "high", "p", "verdict", "images", "expected", "seeds", "device", "commit"),
+)
+BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
+
+
+def compare(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per network, intervention and set, with COLUMNS; the unchanged network first.
+
+    psnr: mean over pictures and seeds, dB; difference, low, high: from the unchanged network with its 95 % interval,
+    dB; p: Holm's, of no difference; images of expected; seeds: those that are compared. What has no number is None, and
+    the verdict says why.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.key["analysis"] == ANALYSIS:
+            groups.setdefault(str([record.key[name] for name in BY]), []).append(record)
+    rows = [row for own in groups.values() for row in _of_set(own)]
+    return pd.DataFrame([[row[name] for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)
+
+
+def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    scores = {record.key["parameters"]["intervention"]: _scores(record) for record in records}
+    base = scores.get(UNCHANGED)
+    intervals: dict[str, Interval] = {}
+    questions: dict[str, dict[str, float]] = {}
+    for record in records:
+        name, question = (record.key["parameters"][each] for each in ("intervention", "question"))
+        if base is not None and name != UNCHANGED and record.complete and len(base) == record.expected:
+            found = differences(scores[name], base)
+            if len(found) == record.expected and found.notna().all():
+                intervals[name] = mean_interval(found.tolist())
+                if (p := intervals[name].p()) is not None:
+                    questions.setdefault(question, {})[name] = p
+    corrected = {name: p for own in questions.values() for name, p in holm(own).items()}
+    for record in sorted(records, key=lambda one: one.key["parameters"]["intervention"] != UNCHANGED):
+        name = record.key["parameters"]["intervention"]
+        own, interval = scores[name], intervals.get(name)
+        row = dict.fromkeys(COLUMNS) | _about(record)
+        row |= {"images": len(own), "expected": record.expected, "seeds": _seeds(own, base)}
+        whole = record.complete and own.notna().all(axis=None)
+        row["psnr"] = float(own.mean(axis=1).mean()) if whole else None
+        if interval is not None:
+            row |= {"difference": interval.mean, "low": interval.low, "high": interval.high, "p": corrected.get(name)}
+            row["verdict"] = verdicts.of_change(interval, corrected.get(name))
+        elif not whole:
+            row["verdict"] = f"{len(own)} of {record.expected} images"
+        else:
+            row["verdict"] = verdicts.BASE if name == UNCHANGED else verdicts.NO_BASE
+        yield row
+
+
+def _about(record: Record) -> dict[str, Any]:
+    last = list(record.environments.values())[-1]
+    row = {name: record.key[name] for name in BY} | {"text": record.question, "file": last.get("file")}
+    row |= {name: record.key["parameters"][name] for name in ("intervention", "question")}
+    return row | {name: last.get(name) for name in ("device", "commit")}
+
+
+def _scores(record: Record) -> pd.DataFrame:
+    """PSNR by image and seed; one column, named -1, where nothing is drawn."""
+    rows = record.rows.assign(seed=record.rows["seed"].fillna(-1).astype(int))
+    return rows.pivot(index="image", columns="seed", values="psnr").sort_index()
+
+
+def differences(changed: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
+    """By image, dB: the mean over the seeds that both have, or with the mean of all where `changed` draws none.
+
+    Images that lack a seed of another image have no difference (NaN).
+    """
+    seeds = [seed for seed in changed.columns if seed in base.columns]
+    if list(changed.columns) == [-1]:
+        return changed[-1] - base.mean(axis=1, skipna=False)
+    return (changed[seeds] - base[seeds]).mean(axis=1, skipna=False) if seeds else changed.mean(axis=1) * float("nan")
+
+
+def _seeds(changed: pd.DataFrame, base: pd.DataFrame | None) -> list[int]:
+    return [int(seed) for seed in changed.columns if seed >= 0 and (base is None or seed in base.columns)]
+
+
+def lines(found: pd.DataFrame) -> list[str]:
+    """What `analyse interventions` prints: a line per intervention and set."""
+    if found.empty:
+        return []
+    shown = []
+    for row in found.to_dict("records"):
+        half = "" if row["low"] is None else f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        psnr = "-" if row["psnr"] is None else f"{row['psnr']:.4f}"
+        shown.append([row["dataset"], row["intervention"], psnr, half, row["verdict"]])
+    header = ("set", "intervention", "PSNR, dB", "difference, 95 %", "verdict")
+    return tabulate(shown, header, tablefmt="plain", disable_numparse=True).splitlines()
+
+
+def to_json(found: pd.DataFrame, records: Sequence[Record]) -> dict[str, Any]:
+    """`rows` and `images` of the JSON of `analyse interventions` (a number that is not there is null)."""
+    keys = ("intervention", "question", "dataset", "psnr", "difference", "low", "high", "verdict", "images", "seeds")
+    images = []
+    for record in records:
+        about = {"intervention": record.key["parameters"]["intervention"], "dataset": record.key["dataset"]}
+        for row in record.rows.itertuples():
+            psnr, seed = (None if pd.isna(value) else value for value in (row.psnr, row.seed))
+            images.append({**about, "image": row.image, "seed": None if seed is None else int(seed), "psnr": psnr})
+    rows = [{name: row[name] for name in keys} for row in found.to_dict("records")]
+    return {"rows": rows, "images": images}

@@ -1,0 +1,111 @@
+"""Analyses under `results/measured/<machine>/`: what `runner.py export` writes of them, and how it is read.
+
+<name>.analyses.json        {"exported", "environments": {label: ...},
+                             "analyses": {hash: {"key", "expected", "question", "columns"}}}
+<name>.<analysis>.csv.xz    hash, then the columns of the rows; numbers with seven digits. Arrays stay in the store
+"""
+
+import io
+import lzma
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results import measured, records
+from results.analyses.folder import FIXED, Record, folders, read, typed
+from results.records import StoreError
+
+PROVENANCE = ("command", "started", "commit", "device")  # what every row must say of itself
+_TEXT = ("hash", "image", "pixels", "environment")
+
+
+def export(root: Path, target: Path, exported: Mapping[str, Any]) -> list[str]:
+    """Writes every record of the store at `root` to files whose names begin with `target`.
+
+    Returns what was written, in words; nothing where there is none. Raises StoreError for a record that is damaged or
+    does not say all of PROVENANCE, before anything is written.
+    """
+    found = [read(path) for path in folders(root)]
+    environments: dict[str, Any] = {}
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for record in found:
+        for label, environment in record.environments.items():
+            missing = [name for name in PROVENANCE if not environment.get(name)]
+            if missing:
+                raise StoreError(f"{record.folder} does not say its {', '.join(missing)}: it is not committed")
+            environments[label] = environment
+        rows = record.rows.sort_values(["image", "seed"], kind="stable")
+        rows.insert(0, "hash", record.hash)
+        tables.setdefault(record.key["analysis"], []).append(rows)
+    lines = []
+    for analysis, parts in tables.items():
+        frame, path = pd.concat(parts, ignore_index=True), target.with_name(f"{target.name}.{analysis}.csv.xz")
+        text = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g")
+        records.write_bytes(path, lzma.compress(text.encode(), preset=9))
+        lines.append(f"{path}: {len(parts)} analyses, {len(frame)} rows")
+    if found:
+        about = {
+            one.hash: {"key": one.key, "expected": one.expected, "question": one.question, "columns": one.columns}
+            for one in found
+        }
+        content = {"exported": dict(exported), "environments": environments, "analyses": about}
+        records.write_json(target.with_name(f"{target.name}.analyses.json"), content)
+    return lines
+
+
+def load(folder: Path | None = None) -> tuple[list[Record], list[str]]:
+    """Every record under `folder` (results/measured), and a line for each file that cannot be used.
+
+    A record that is in two files is taken from the one with more rows.
+    """
+    folder, found, problems = measured.FOLDER if folder is None else folder, {}, []
+    for path in sorted(folder.glob("*/*.analyses.json")):
+        try:
+            own = _read(path)
+        except StoreError as error:
+            problems.append(" ".join(str(error).replace(f"{folder}/", "").split()))
+            continue
+        for record in own:
+            if record.hash not in found or len(record.rows) > len(found[record.hash].rows):
+                found[record.hash] = record
+    return list(found.values()), problems
+
+
+def _read(path: Path) -> list[Record]:
+    content = records.read_json(path)
+    try:
+        about, environments = content["analyses"], content["environments"]
+        names = sorted({entry["key"]["analysis"] for entry in about.values()})
+        stem = path.name.removesuffix(".analyses.json")
+        tables = {name: _table(path.with_name(f"{stem}.{name}.csv.xz")) for name in names}
+        result = []
+        for name, entry in about.items():
+            key, columns = entry["key"], entry["columns"]
+            if records.key_of(key) != name:
+                raise StoreError(f"{path}: the key of {name} belongs to {records.key_of(key)}")
+            rows = tables[key["analysis"]].get(name)
+            if rows is None or (missing := [one for one in (*FIXED, *columns) if one not in rows.columns]):
+                raise StoreError(f"{path}: {name} lacks {'its rows' if rows is None else ', '.join(missing)}")
+            used = {label: environments[label] for label in rows["environment"].unique()}
+            rows = typed(rows[[*FIXED, *columns]])
+            result.append(Record(key, int(entry["expected"]), entry["question"], columns, rows, used))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} lacks a part: {error}") from error
+    return result
+
+
+def _table(path: Path) -> dict[str, pd.DataFrame]:
+    """Rows by hash."""
+    try:
+        text = lzma.decompress(path.read_bytes()).decode()
+        names = pd.read_csv(io.StringIO(text), nrows=0).columns
+        empty = {name: [""] for name in names if name not in _TEXT}  # an image may be called NA
+        options = {"dtype": dict.fromkeys(_TEXT, str), "keep_default_na": False, "na_values": empty}
+        frame = pd.read_csv(io.StringIO(text), **options)
+        return dict(list(frame.groupby("hash", sort=False)))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing") from error
+    except (OSError, lzma.LZMAError, UnicodeDecodeError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} cannot be read as compressed CSV: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,80 @@
+"""`runner.py analyse NAME MODEL ...`: a command per analysis, all with the same way to say network, sets and store.
+
+`runner.py --help` loads this module: nothing heavy is imported before a command runs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from suites import commandline as cli
+from suites.commandline import err, show
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, context_settings=cli.CONTEXT)
+
+
+# Options stand several to a line, as in runner.py.
+# fmt: off
+@app.command()
+def interventions(
+    model: cli.Analysed, task: cli.TaskName, weights: cli.Weights, sets: cli.Sets, only: cli.Asked = None,
+    own: cli.OwnInterventions = None, seeds: cli.Draws = "0,1,2", network: cli.Network = None,
+    images: cli.Images = None, tiles: cli.Tiles = None, precision: cli.Precision = None, jobs: cli.Workers = 1,
+    device: cli.Device = None, backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA,
+    results: cli.Results = cli.STORE,
+) -> int:
+    """What a network loses when one part of it is changed: prompts, routing, order, scan, attention, single layers."""
+    from functools import partial
+
+    from suites.analysis import interventions as module
+    make = partial(module.analyses, only=only, file=own)
+    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
+    where |= {"device": device, "backend": backend, "data": data, "results": results}
+    answers = ask(make, model, task, weights, sets, seeds, **where)
+    from reports.tables import interventions as table
+    found = table.compare(answers.records)
+    show(table.lines(found))
+    return finish(answers, json, table.to_json(found, answers.records))
+
+
+# fmt: on
+def ask(
+    make: Any, model: str, task: str, weights: Path | None, sets: str, seeds: str = "0", *, results: Path,
+    device: str | None = None, tiles: str | None = None, precision: str | None = None, network: Path | None = None,
+    backend: str = "auto", images: str | None = None, data: Path | None = None, jobs: int = 1,
+) -> Any:  # fmt: skip
+    """What every command does: `suites.analysis.run.run` of what was typed, with a bar. Returns its `Answers`.
+
+    make: (network) -> analyses; see `run`. Raises SpecError for seeds that are not whole numbers.
+    """
+    from suites.analysis.run import run
+    from suites.analysis.spec import Subject
+    from suites.progress import ScoreBar
+    from suites.spec import Protocol, SpecError, Task
+
+    if not all(seed.isdecimal() for seed in seeds.split(",")):
+        raise SpecError(f"--seeds {seeds}: give whole numbers by commas, such as 0,1,2")
+    parsed = Task.parse(task)
+    subject = Subject(model, parsed, weights, network, backend, cli.device(device))
+    protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
+    chosen = {"seeds": [int(seed) for seed in seeds.split(",")], "images": images, "data": data, "jobs": jobs}
+    with ScoreBar(err, "measurements") as bar:
+        return run(make, subject, sets.split(","), protocol, store=cli.store(results), progress=bar, **chosen)
+
+
+def finish(answers: Any, json: Path | None, content: dict[str, Any]) -> int:
+    """Says what was measured and stored, writes --json FILE, and raises what ended the measuring early.
+
+    content: rows and images; the environment is added. Returns the exit status.
+    """
+    from suites.evaluation.scoring import machine_line
+
+    show(f"note: {note}" for note in answers.notes)
+    show([f"{answers.new} measurements made now, {answers.stored} stored before"])
+    if answers.new:
+        show([f"measured on {machine_line(answers.environment)}"])
+    cli.save(json, {**content, "environment": answers.environment})
+    if answers.stopped is not None:
+        raise answers.stopped
+    return 0
