@@ -139,6 +139,7 @@ Processes = Annotated[int, Option("--jobs", help="points scored at a time; they 
 Analysed = Annotated[str, Argument(metavar="MODEL", help="overrides after the name: 'mambairv2-light scans=2'")]
 Asked = Annotated[str | None, Option("--only", help="globs of names by commas; all")]
 Draws = Annotated[str, Option("--seeds", help="of the routing noise")]
+Human = Annotated[Path | None, Option("--human", help="folder of BSDS500's segmentations by people (.mat)")]
 Workers = Annotated[int, Option("--jobs", help="processes that measure at a time; they share the device")]
 OwnInterventions = Annotated[
     Path | None, Option("--interventions", help="a Python file with INTERVENTIONS of yours (docs/extending.md)")

@@ -38,7 +38,45 @@ def interventions(
     return finish(answers, json, table.to_json(found, answers.records))
 
 
+@app.command()
+def sgn(
+    model: cli.Analysed, task: cli.TaskName, weights: cli.Weights, sets: cli.Sets, seeds: cli.Draws = "0",
+    network: cli.Network = None, images: cli.Images = None, tiles: cli.Tiles = None, precision: cli.Precision = None,
+    jobs: cli.Workers = 1, device: cli.Device = None, backend: cli.Backend = "auto", json: cli.Json = None,
+    data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """Which class pixels have, whether they keep it in another draw, and who follows whom in the sequence."""
+    from suites.analysis.classes import sgn as module
+    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
+    where |= {"device": device, "backend": backend, "data": data, "results": results}
+    return summarise(ask(module.analyses, model, task, weights, sets, seeds, **where), json)
+
+
+@app.command()
+def prompts(
+    model: cli.Analysed, task: cli.TaskName, weights: cli.Weights, sets: cli.Sets, seeds: cli.Draws = "0",
+    human: cli.Human = None, network: cli.Network = None, images: cli.Images = None, tiles: cli.Tiles = None,
+    precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None, backend: cli.Backend = "auto",
+    json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> int:
+    """How prompts are used, what their classes group, how large they are and how much they have grown."""
+    from functools import partial
+
+    from suites.analysis.classes import prompts as module
+    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
+    where |= {"device": device, "backend": backend, "data": data, "results": results}
+    return summarise(ask(partial(module.analyses, human=human), model, task, weights, sets, seeds, **where), json)
+
+
 # fmt: on
+def summarise(answers: Any, json: Path | None) -> int:
+    """Shows what `sgn` or `prompts` found, and `finish`es."""
+    from reports.tables import classes as table
+
+    show(table.lines(answers.records))
+    return finish(answers, json, table.to_json(answers.records))
+
+
 def ask(
     make: Any, model: str, task: str, weights: Path | None, sets: str, seeds: str = "0", *, results: Path,
     device: str | None = None, tiles: str | None = None, precision: str | None = None, network: Path | None = None,

@@ -9,6 +9,7 @@ import pandas as pd
 import safetensors.numpy
 
 from results import records
+from results.analyses import Record, folder
 from results.store import Store
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 
@@ -111,3 +112,14 @@ def train(
 
 def on(which: Cell, *test_sets: str) -> Cell:
     return replace(which, test_sets=test_sets)
+
+
+def analysis_key(name: str, weights: str = WEIGHTS, dataset: str = "Set5") -> dict:
+    own = {"model": "m", "overrides": {}, "weights": weights, "task": "sr-x2", "dataset": dataset}
+    return folder.key(name, {}, **own, protocol=Protocol.official(SR).to_dict())
+
+
+def analysis(name: str, rows: pd.DataFrame, where: Path | None = None, **key: str) -> Record:
+    """What an analysis found, of images `rows["image"]`; where: a folder that arrays lie in."""
+    columns, environments = dict.fromkeys(rows.columns, ""), {"e": {"file": "own.pth"}}
+    return Record(analysis_key(name, **key), rows["image"].nunique(), "?", columns, rows, environments, where)

@@ -3,6 +3,7 @@
 An order is int64 [L]: the pixel (raster number) of every step.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,14 +30,13 @@ def by_nearest(rows: Tensor) -> Tensor:
     A reference for how alike neighbours could be, not the best order: finding that is a travelling salesman's problem.
     Memory and time grow with L^2.
     """
-    similar, free = rows @ rows.T, torch.zeros(len(rows), device=rows.device)
-    order, last = [0], 0
-    free[0] = -torch.inf
-    for _ in range(len(rows) - 1):
-        last = int((similar[last] + free).argmax())
-        free[last] = -torch.inf
-        order.append(last)
-    return torch.tensor(order, device=rows.device)
+    similar = (rows @ rows.T).cpu().numpy()  # a step is too little work for PyTorch
+    free, row, order = np.zeros_like(similar[0]), np.empty_like(similar[0]), np.zeros(len(rows), dtype=np.int64)
+    for step in range(1, len(rows)):
+        free[order[step - 1]] = -np.inf
+        np.add(similar[order[step - 1]], free, out=row)
+        order[step] = row.argmax()
+    return torch.from_numpy(order).to(rows.device)
 
 
 def neighbours(order: Tensor, rows: Tensor, width: int, steps: int) -> tuple[float, float]:

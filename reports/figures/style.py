@@ -1,0 +1,18 @@
+"""What figures of analyses share: sizes that print legibly, colours that a colour-blind reader can tell apart."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+LINES = ("-", "--", ":", "-.")
+SCALE = "cividis"  # a scale of colours that is one for everybody
+FONT = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "svg.hashsalt": "figures"}
+
+
+def blank(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, which lays itself out."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,0 +1,132 @@
+"""What the analyses of classes found, in a row per network, set and question.
+
+Every number is a mean over images of what is one number per image (means over seeds and layers taken first), with its
+95 % interval over images: the weights are fixed, the images are a sample. `lowest` and `highest layer` are of the means
+over images.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from reports.statistics.intervals import mean_interval
+from results.analyses import Record
+from results.published import official_weights
+
+FIRMNESS = ("changed", "changed_at_random", "likeliest", "adjacent", "adjacent_at_random")
+OF_PROMPTS = ("ratio", "growth", "rank", "effective", "dead", "within", "between", "silhouette")
+
+
+def classes(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """By network and set: how many pixels change class between draws, and how often neighbours share one."""
+    for record in records:
+        for name in FIRMNESS:
+            yield _named(record) | {"quantity": name} | _summary(record.rows, name)
+
+
+def order(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """By network, set, scope, steps and order: similarity and distance of pixels that follow each other."""
+    for record in records:
+        for (scope, steps, name), rows in record.rows.groupby(["scope", "steps", "order"]):
+            row = _named(record) | {"scope": scope, "steps": steps, "order": name}
+            similarity, distance = _summary(rows, "similarity"), _summary(rows, "distance")
+            yield (
+                row
+                | similarity
+                | {"distance": distance["mean"], "distance low": distance["low"]}
+                | {"distance high": distance["high"]}
+            )
+
+
+def prompts(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """By network, set, routing and quantity."""
+    for record in records:
+        agreement = [name for name in record.columns if name.startswith("nmi_")]
+        for routing, rows in record.rows.groupby("routing", sort=False):
+            for name in (*OF_PROMPTS, *agreement):
+                if rows[name].notna().any():
+                    yield _named(record) | {"routing": routing, "quantity": name} | _summary(rows, name)
+            yield _named(record) | {"routing": routing, "quantity": "dead on the whole set"} | _dead(rows)
+
+
+def network_name(record: Record) -> str:
+    """Whose weights a record is of, and their scale: "official x4", a file's name, or "untrained"."""
+    scale = record.key["task"].removeprefix("sr-")
+    if record.key["weights"] in official_weights():
+        return f"official {scale}"
+    files = sorted({str(machine["file"]) for machine in record.environments.values() if machine.get("file")})
+    return f"{files[0].rsplit('.', 1)[0] if files else 'untrained'} {scale}"
+
+
+def _named(record: Record) -> dict[str, Any]:
+    return {"network": network_name(record), "set": record.key["dataset"]}
+
+
+def _summary(rows: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Mean over images with its interval, and the layers between which it lies; images without a value are left out."""
+    images, layers = rows.groupby("image")[name].mean().dropna(), rows.groupby("layer")[name].mean()
+    found = mean_interval(images.tolist())
+    row = {"mean": found.mean, "low": found.low, "high": found.high, "images": found.n}
+    return row | {"lowest layer": layers.min(), "highest layer": layers.max()}
+
+
+def _dead(rows: pd.DataFrame) -> dict[str, Any]:
+    """Classes that no pixel of any image has, mean over layers."""
+    layers = rows.groupby("layer").apply(_never_used, include_groups=False)
+    row = {"mean": layers.mean(), "low": None, "high": None, "images": rows["image"].nunique()}
+    return row | {"lowest layer": layers.min(), "highest layer": layers.max()}
+
+
+def _never_used(rows: pd.DataFrame) -> int:
+    used, first = 0, rows.iloc[0]
+    for text in rows["used"]:
+        used |= int(text[1:], 16)
+    tokens = int(first["dead"]) + int(first["used"][1:], 16).bit_count()
+    return tokens - used.bit_count()
+
+
+def lines(records: Sequence[Record]) -> list[str]:
+    """What `analyse sgn` and `analyse prompts` print: a table for each analysis."""
+    found = []
+    for name, summary in SUMMARIES.items():
+        own = [record for record in records if record.key["analysis"] == name and len(record.rows)]
+        if own:
+            frame = pd.DataFrame(summary(own)).drop(columns="network")
+            text = tabulate(frame, headers="keys", tablefmt="plain", floatfmt=".3f", showindex=False, missingval="")
+            found += ["", f"{name}: {own[0].question}", *text.splitlines()]
+    return found
+
+
+def to_json(records: Sequence[Record]) -> dict[str, Any]:
+    """`rows` (summaries) and `images` (what was measured) of the JSON of these commands; null where there is none."""
+    rows = [
+        {"analysis": name} | row
+        for name, summary in SUMMARIES.items()
+        for row in summary([record for record in records if record.key["analysis"] == name])
+    ]
+    images = [
+        {"analysis": record.key["analysis"], "dataset": record.key["dataset"], **row}
+        for record in records
+        for row in record.rows.drop(columns=["pixels", "environment"]).to_dict("records")
+    ]
+    return {"rows": _plain(rows), "images": _plain(images)}
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With numbers that JSON has: no NaN, none of numpy's."""
+    return [
+        {
+            name: None if pd.isna(value) else getattr(value, "item", lambda own=value: own)()
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+
+
+SUMMARIES: dict[str, Callable[[Sequence[Record]], Iterator[dict[str, Any]]]] = {
+    "sgn-classes": classes,
+    "sgn-order": order,
+    "prompts": prompts,
+}
