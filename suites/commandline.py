@@ -138,6 +138,8 @@ Processes = Annotated[int, Option("--jobs", help="points scored at a time; they 
 # analyse
 Analysed = Annotated[str, Argument(metavar="MODEL", help="overrides after the name: 'mambairv2-light scans=2'")]
 Asked = Annotated[str | None, Option("--only", help="globs of names by commas; all")]
+Changed = Annotated[str | None, Option("--only", help="lam: also under the interventions of these globs")]
+Untrained = Annotated[bool, Option("--untrained", help="initial values of seed 0 in place of --weights")]
 Draws = Annotated[str, Option("--seeds", help="of the routing noise")]
 Human = Annotated[Path | None, Option("--human", help="folder of BSDS500's segmentations by people (.mat)")]
 Workers = Annotated[int, Option("--jobs", help="processes that measure at a time; they share the device")]
@@ -172,7 +174,7 @@ MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured
 # tables, report, data
 TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]
-FigureName = Annotated[str, Argument(metavar="NAME", help="curve: learning curves, ours and the official code's")]
+FigureName = Annotated[str, Argument(metavar="NAME", help="curve (training), lam, erf, decay, redundancy (analyses)")]
 FigureFormat = Annotated[str, Option("--format", help="png, pdf or svg")]
 Documents = Annotated[bool, Option("--documents", help="instead put the tables of committed records into docs/*.md")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]

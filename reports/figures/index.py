@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from reports.figures import curve
+from reports.figures import attribution, curve, decay, field, redundancy
+from reports.tables.mechanisms import network_name
 from results import measured
+from results.analyses import Record, committed
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -23,10 +25,34 @@ class Figure:
     draw: Callable[[Path], None]
 
 
+def of(analysis: str, *sets: str) -> list[Record]:
+    """What is committed of an analysis on these sets, or on all, of networks without an intervention, by name."""
+    found = [one for one in committed.load()[0] if one.key["analysis"] == analysis]
+    found = [one for one in found if one.key["parameters"].get("intervention", "unchanged") == "unchanged"]
+    found = [one for one in found if not sets or one.key["dataset"] in sets]
+    return sorted(found, key=lambda one: (one.key["model"], network_name(one), one.key["dataset"]))
+
+
 FIGURES = {
     "curve": Figure(
         "Learning curves of this trainer beside the official code's: PSNR of Set5 and Set14 x2 against iterations",
         lambda path: curve.draw(curve.load(measured.FOLDER), path),
+    ),
+    "lam": Figure(
+        "Local attribution maps of the same windows for several networks, and their diffusion indices",
+        lambda path: attribution.draw(of("lam"), path),
+    ),
+    "erf": Figure(
+        "Effective receptive fields on Set14, and how much of them lies in squares around the centre",
+        lambda path: field.draw(of("erf", "Set14"), path),
+    ),
+    "decay": Figure(
+        "How the states of scans decay on Set14, and how much of a scan's output is older than k steps",
+        lambda path: decay.draw(of("decay", "Set14"), path),
+    ),
+    "redundancy": Figure(
+        "How alike the directions of a scan are on Set14, layer by layer",
+        lambda path: redundancy.draw(of("redundancy", "Set14"), path),
     ),
 }
 
@@ -40,5 +66,8 @@ def draw(name: str, folder: Path, suffix: str) -> Path:
     if suffix not in FORMATS:
         raise FigureError(f"unknown format {suffix!r}: choose from {', '.join(FORMATS)}")
     path = folder / f"{name}.{suffix}"
-    FIGURES[name].draw(path)
+    try:
+        FIGURES[name].draw(path)
+    except ValueError as error:  # nothing that can be drawn is committed
+        raise FigureError(str(error)) from error
     return path

@@ -1,6 +1,9 @@
 """What figures of analyses share: sizes that print legibly, colours that a colour-blind reader can tell apart."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from results.analyses import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -9,6 +12,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", ":", "-.")
 SCALE = "cividis"  # a scale of colours that is one for everybody
 FONT = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "svg.hashsalt": "figures"}
+
+
+def check(records: Sequence[Record], analysis: str) -> None:
+    """Raises ValueError where there is nothing to draw."""
+    if not records:
+        raise ValueError(f"nothing of this analysis is stored: `runner.py analyse {analysis} MODEL ...` measures it")
 
 
 def blank(width: float, height: float) -> "Figure":

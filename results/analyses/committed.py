@@ -2,7 +2,9 @@
 
 <name>.analyses.json        {"exported", "environments": {label: ...},
                              "analyses": {hash: {"key", "expected", "question", "columns"}}}
-<name>.<analysis>.csv.xz    hash, then the columns of the rows; numbers with seven digits. Arrays stay in the store
+<name>.<analysis>.csv.xz    hash, then the columns of the rows; numbers with seven digits
+<name>.<analysis>.arrays.xz    for analyses of ARRAYS: safetensors of "<hash>/<image>/<array>", numbers with three
+                             digits (BITS). Arrays of other analyses stay in the store
 """
 
 import io
@@ -11,12 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from safetensors.numpy import save
 
 from results import measured, records
 from results.analyses.folder import FIXED, Record, folders, read, typed
 from results.records import StoreError
 
+ARRAYS = ("lam", "erf")  # small ones that no figure can do without
+BITS = 10  # of a float32's mantissa
 PROVENANCE = ("command", "started", "commit", "device")  # what every row must say of itself
 _TEXT = ("hash", "image", "pixels", "environment")
 
@@ -45,6 +51,8 @@ def export(root: Path, target: Path, exported: Mapping[str, Any]) -> list[str]:
         text = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g")
         records.write_bytes(path, lzma.compress(text.encode(), preset=9))
         lines.append(f"{path}: {len(parts)} analyses, {len(frame)} rows")
+        if analysis in ARRAYS:
+            lines += _export_arrays([one for one in found if one.key["analysis"] == analysis], target)
     if found:
         about = {
             one.hash: {"key": one.key, "expected": one.expected, "question": one.question, "columns": one.columns}
@@ -53,6 +61,35 @@ def export(root: Path, target: Path, exported: Mapping[str, Any]) -> list[str]:
         content = {"exported": dict(exported), "environments": environments, "analyses": about}
         records.write_json(target.with_name(f"{target.name}.analyses.json"), content)
     return lines
+
+
+def _export_arrays(found: list[Record], target: Path) -> list[str]:
+    """Writes the arrays of records of one analysis, if there are any, and says so."""
+    arrays = {
+        f"{one.hash}/{image}/{name}": _rounded(values)
+        for one in found
+        for image in sorted(one.rows["image"].unique())
+        for name, values in one.arrays(image).items()
+    }
+    if not arrays:
+        return []
+    path = arrays_path(target, found[0].key["analysis"])
+    records.write_bytes(path, lzma.compress(save(arrays), preset=9))
+    return [f"{path}: {len(arrays)} arrays"]
+
+
+def arrays_path(target: Path, analysis: str) -> Path:
+    """Of the files whose names begin with `target`."""
+    return target.with_name(f"{target.name}.{analysis}.arrays.xz")
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """float32 with BITS of the mantissa, the others 0, which compress to nothing; other types as they are."""
+    if values.dtype != np.float32:
+        return values
+    dropped = 23 - BITS
+    whole = (values.view(np.uint32) + np.uint32(1 << (dropped - 1))) >> dropped << dropped
+    return whole.astype(np.uint32).view(np.float32)
 
 
 def load(folder: Path | None = None) -> tuple[list[Record], list[str]]:
@@ -90,7 +127,9 @@ def _read(path: Path) -> list[Record]:
                 raise StoreError(f"{path}: {name} lacks {'its rows' if rows is None else ', '.join(missing)}")
             used = {label: environments[label] for label in rows["environment"].unique()}
             rows = typed(rows[[*FIXED, *columns]])
-            result.append(Record(key, int(entry["expected"]), entry["question"], columns, rows, used))
+            archive = arrays_path(path.with_name(stem), key["analysis"])
+            where = {"archive": archive if archive.exists() else None}
+            result.append(Record(key, int(entry["expected"]), entry["question"], columns, rows, used, **where))
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} lacks a part: {error}") from error
     return result

@@ -1,14 +1,16 @@
 """One analysis of one network on one set, as a folder of the store. Files are whole or absent, one writer at a time."""
 
+import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, load_file, save
 
 from results import locks, records
 from results.records import StoreError
@@ -26,7 +28,7 @@ class Record:
     key: of `key`. expected: images of the whole set. question: in words. columns: what each column of its own holds,
     with its unit. rows: FIXED (image: stem; pixels: SHA-256 of the ground truth; seed: of the routing noise, missing
     where nothing is drawn; environment: a label), then those columns. environments: by label. folder: where arrays
-    lie, None for what is committed.
+    lie, None for what is committed; archive: a file of committed ones.
     """
 
     key: dict[str, Any]
@@ -36,6 +38,7 @@ class Record:
     rows: pd.DataFrame
     environments: dict[str, dict[str, Any]]
     folder: Path | None = None
+    archive: Path | None = None
 
     @property
     def hash(self) -> str:
@@ -48,7 +51,13 @@ class Record:
 
     def arrays(self, image: str) -> dict[str, np.ndarray]:
         """The arrays of an image; none where none are stored. Raises StoreError for a damaged file."""
-        return {} if self.folder is None else read_arrays(arrays_path(self.folder, image))
+        if self.folder is not None:
+            return read_arrays(arrays_path(self.folder, image))
+        if self.archive is None:
+            return {}
+        own = f"{self.hash}/{image}/"
+        archived = read_archive(self.archive).items()
+        return {name.removeprefix(own): values for name, values in archived if name.startswith(own)}
 
 
 def key(
@@ -182,6 +191,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def read_archive(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a compressed file, by their whole names. Raises StoreError for a damaged one."""
+    try:
+        return load(lzma.decompress(path.read_bytes()))
+    except (OSError, lzma.LZMAError, SafetensorError) as error:
+        raise StoreError(f"{path} cannot be read as compressed safetensors: {error}") from error
 
 
 def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -68,6 +68,42 @@ def prompts(
     return summarise(ask(partial(module.analyses, human=human), model, task, weights, sets, seeds, **where), json)
 
 
+def mechanism(name: str, doc: str) -> None:
+    """Adds the command of an analysis that `reports.tables.mechanisms` sums up."""
+
+    @app.command(name, help=doc)
+    def command(
+        model: cli.Analysed, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None,
+        untrained: cli.Untrained = False, only: cli.Changed = None, seeds: cli.Draws = "0",
+        network: cli.Network = None, images: cli.Images = None, tiles: cli.Tiles = None,
+        precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
+        backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA,
+        results: cli.Results = cli.STORE,
+    ) -> int:
+        from functools import partial
+        from importlib import import_module
+
+        from suites.spec import SpecError
+        if (weights is None) != untrained:
+            raise SpecError("give --weights FILE, or --untrained for the initial values of seed 0")
+        if only and name != "lam":
+            raise SpecError(f"--only chooses interventions, under which {name} is not measured: it is for lam")
+        module = import_module(f"suites.analysis.{name}")
+        make = partial(module.analyses, only=only) if only else module.analyses
+        where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
+        where |= {"device": device, "backend": backend, "data": data, "results": results}
+        answers = ask(make, model, task, weights, sets, seeds, **where)
+        from reports.tables import mechanisms
+        show(mechanisms.lines(name, answers.records))
+        return finish(answers, json, mechanisms.to_json(name, answers.records))
+
+
+mechanism("lam", "Which pixels a window of the output comes from: local attribution maps and their diffusion index.")
+mechanism("erf", "How far around the centre of the output looks: effective receptive fields of two procedures.")
+mechanism("redundancy", "How alike the directions of a scan are, for networks with several.")
+mechanism("decay", "How much of a scan's output comes from k or more steps ago, sorted and in raster order.")
+
+
 # fmt: on
 def summarise(answers: Any, json: Path | None) -> int:
     """Shows what `sgn` or `prompts` found, and `finish`es."""

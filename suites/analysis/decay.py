@@ -20,19 +20,42 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.ops.scan.permutation import to_steps
-from suites.analysis.recording import ScanCall
+from suites.analysis.recording import ScanCall, draws, scans_of, taken
+from suites.analysis.spec import Analysis, Context, Measured, Pair
 
 STEPS = (1, 4, 16, 64, 256, 1024, 4096)
 POSITIONS = 2048  # steps of a scan whose outputs are taken apart
 STATE_BYTES = 2**28  # of states held at a time; channels are done in groups of as many as fit
-COLUMNS = (
-    *("layer", "direction", "order", "steps", "decay"),
-    *("share", "of_state", "of_output", "positions", "outputs", "length"),
-)
+COLUMNS = {
+    "layer": "number of the scan in the network, from 0",
+    "direction": "of the scan, from 0",
+    "order": "in which it was scanned: network (sorted, or along a direction) or raster",
+    "steps": "k: 1 is all but the step itself",
+    "decay": "mean of a(k) over channels, states and steps that have k before them, 1 is no decay; missing if none has",
+    "share": "sum of |s(k)| over that of |s(k)| and |s - s(k)|, 0..1",
+    "of_state": "RMS of s(k) over that of s",
+    "of_output": "RMS of s(k) over that of y: what a state cut off k steps ago changes",
+    "positions": "steps sampled that have k before them; the others count with s(k) = 0",
+    "outputs": "steps sampled",
+    "length": "steps of the longest scan, which is that of a tile",
+}
+
+
+def analyses(network: nn.Module) -> list[Analysis]:
+    """The one question of this module. Raises SpecError for a network of which nothing can be recorded."""
+    scans_of(network)
+    question = "how much of a scan's output comes from k or more steps ago?"
+    parameters = {"steps": list(STEPS), "positions": POSITIONS}
+    return [Analysis("decay", question, measure, COLUMNS, parameters, draws(network))]
+
+
+def measure(network: nn.Module, pair: Pair, context: Context) -> Measured:
+    """Takes the scans of an image apart, of all its tiles together."""
+    return taken(network, pair, context, lambda: Decay(scans_of(network), STEPS, POSITIONS))
 
 
 @dataclass
@@ -68,7 +91,7 @@ class Decay:
     sample, which is the same for both orders.
     """
 
-    def __init__(self, layers: int, steps: tuple[int, ...] = STEPS, positions: int = POSITIONS, seed: int = 0) -> None:
+    def __init__(self, layers: int, steps: tuple[int, ...], positions: int, seed: int = 0) -> None:
         self.layers, self.steps, self.positions, self.seed = layers, steps, positions, seed
         self.sums: dict[tuple[int, int, str, int], Sums] = {}
 
@@ -84,13 +107,7 @@ class Decay:
                     self.sums.setdefault((layer, direction, order, k), Sums()).add(found)
 
     def frame(self) -> pd.DataFrame:
-        """A row per layer (from 0), direction, order ("network", "raster") and k (`steps`), with COLUMNS:
-
-        decay: mean of a(k), 1 is no decay; NaN where no scan has k steps before any sampled one. share: sum of |s(k)|
-        over that of |s(k)| and |s - s(k)|, in 0..1. of_state, of_output: RMS of s(k) over that of s, and of y; what a
-        state cut off k steps ago changes. A step with fewer than k before it counts with s(k) = 0. positions: sampled
-        steps that have k before them; outputs: all sampled ones; length: steps of the longest scan (tile).
-        """
+        """A row per layer, direction, order and k, with COLUMNS."""
         rows = []
         for (layer, direction, order, k), found in sorted(self.sums.items()):
             total = found.far + found.near

@@ -18,16 +18,54 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from suites.analysis.gradients import differentiated
+from suites.analysis.recording import draws
+from suites.analysis.spec import Analysis, Context, Measured, Pair
 
 SIDE = 120
 SHARES = (0.2, 0.3, 0.5, 0.99)
 PROCEDURES = ("replknet", "mambair")
+COLUMNS = {
+    "procedure": "replknet or mambair",
+    "share": "of the map as the procedure looks at it",
+    "side": "of the smallest centred square with more than that, pixels of 120; missing where none has it",
+    "area": "of that square over the image's, 0..1",
+}
 
 
-def resized(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+def analyses(network: nn.Module) -> list[Analysis]:
+    """The one question of this module."""
+    question = "how far around does the centre of the output look?"
+    return [Analysis("erf", question, measure, COLUMNS, {"side": SIDE}, draws(network))]
+
+
+def measure(network: nn.Module, pair: Pair, context: Context) -> Measured:
+    """Areas of single images; the maps, from which those of a set's mean are taken, are arrays "<procedure>/<seed>"."""
+    image, rows, arrays = resized(pair.lq.transpose(2, 0, 1), SIDE), [], {}
+    for seed in context.seeds:
+        with differentiated(network, context, seed, pair.stem) as function:
+            found = contributions(function, image, device=context.device)
+        arrays |= {f"{name}/{seed or 0}": values.astype(np.float32) for name, values in found.items()}
+        rows += [{"seed": seed, **row} for row in areas(found)]
+    return Measured(pd.DataFrame(rows), arrays)
+
+
+def areas(fields: dict[str, np.ndarray]) -> list[dict[str, float | str]]:
+    """A row per procedure and share of SHARES, of one image or of a mean over images."""
+    rows = []
+    for name, field in fields.items():
+        for share in SHARES:
+            side, area = square(shown(field, name), share)
+            rows.append({"procedure": name, "share": share, "side": side, "area": area})
+    return rows
+
+
+def resized(image: np.ndarray, side: int) -> np.ndarray:
     """float32 [C, side, side] of image [C, H, W], by the nearest neighbours that PyTorch takes."""
     x = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)).unsqueeze(0)
     return F.interpolate(x, size=(side, side)).squeeze(0).numpy()

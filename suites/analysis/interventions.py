@@ -98,8 +98,11 @@ def applied(intervention: Intervention, network: nn.Module, seed: int | None = N
         changes.take_back()
 
 
-def analyses(network: nn.Module, only: str | None = None, file: Path | None = None) -> list[Analysis]:
-    """The unchanged network and every intervention that it can have, those of `file` after the catalogue's.
+BASE = Intervention(UNCHANGED, UNCHANGED, "the network as it is")
+
+
+def chosen(network: nn.Module, only: str | None = None, file: Path | None = None) -> list[Intervention]:
+    """BASE and every intervention that the network can have, those of `file` after the catalogue's.
 
     only: globs of names by commas. Raises SpecError for a network without interventions, a glob that fits none, and a
     file that has none.
@@ -112,11 +115,14 @@ def analyses(network: nn.Module, only: str | None = None, file: Path | None = No
         if not any(fnmatchcase(one.name, pattern) for one in known):
             names = ", ".join(dict.fromkeys(one.name.partition("/")[0] + "/*" for one in known))
             raise SpecError(f"no intervention {pattern!r} for this network: it has {names}")
-    chosen = [one for one in known if any(fnmatchcase(one.name, pattern) for pattern in globs)]
-    base = Intervention(UNCHANGED, UNCHANGED, "the network as it is")
+    return [BASE, *(one for one in known if any(fnmatchcase(one.name, pattern) for pattern in globs))]
+
+
+def analyses(network: nn.Module, only: str | None = None, file: Path | None = None) -> list[Analysis]:
+    """An analysis of each that is `chosen`."""
     mine = {one.name for one in (own(file) if file else ())}
     origin = hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
-    return [_analysis(one, origin if one.name in mine else "catalogue") for one in (base, *chosen)]
+    return [_analysis(one, origin if one.name in mine else "catalogue") for one in chosen(network, only, file)]
 
 
 def own(file: Path) -> list[Intervention]:

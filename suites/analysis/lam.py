@@ -19,17 +19,83 @@ gradient. `Attribution.gap` says how far off the sum is.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
+
+from suites.analysis import interventions
+from suites.analysis.gradients import differentiated
+from suites.analysis.interventions import Intervention, applied
+from suites.analysis.recording import draws
+from suites.analysis.spec import Analysis, Context, Measured, Pair
+from suites.data.degradations import bicubic_luma, lr_pil, luma_uint8
+from suites.data.pictures import as_rgb
+from suites.spec import SpecError
 
 SIGMA, FOLD, KERNEL = 1.2, 50, 9
 WINDOW = 16  # pixels of the output on a side
 CROP = 256  # pixels of ground truth on a side that a window is looked at in
 SMALLEST = 1e-5  # added to sigma, whose last value is 0; and, times 0.01, to the map, whose Gini coefficient is taken
 SHARES = (0.5, 0.9, 0.99)
+COLUMNS = {
+    "top": "first row of the window in the picture, pixels",
+    "left": "first column of the window in the picture, pixels",
+    "height": "of the low-resolution crop, pixels",
+    "width": "of the low-resolution crop, pixels",
+    "di": "diffusion index, 0..100",
+    "reach50": "low-resolution pixels around the window within which half of the map lies",
+    "reach90": "the same of 90 %",
+    "reach99": "the same of 99 %",
+    "start": "F of the blurred crop",
+    "end": "F of the crop",
+    "gap": "sum of attributions less end - start, over end",
+}
+
+
+def analyses(network: nn.Module, only: str | None = None) -> list[Analysis]:
+    """The network as it is and, with `only`, under the interventions whose names match globs by commas.
+
+    Raises SpecError for a glob that fits none, and for an intervention that gives the network a sort key.
+    """
+    path = {"window": WINDOW, "crop": CROP, "sigma": SIGMA, "fold": FOLD, "kernel": KERNEL, "lr_route": "pil"}
+    question = "which pixels of the input does a window of the output come from?"
+    found = []
+    for one in interventions.chosen(network, only) if only else [interventions.BASE]:
+        if one.labels != "learned":
+            raise SpecError(f"{one.name} hands the network a sort key, which maps have no use for: leave it out")
+        parameters, drawn = {**path, "intervention": one.name}, one.drawn or (one.draws and draws(network))
+        found.append(Analysis("lam", question, partial(measure, one), COLUMNS, parameters, drawn))
+    return found
+
+
+def measure(intervention: Intervention, network: nn.Module, pair: Pair, context: Context) -> Measured:
+    """The map of the hardest window of an image, in a crop around it, whole; the map is the array "map/<seed>".
+
+    Raises SpecError for another task than super-resolution.
+    """
+    scale = context.task.scale
+    if context.task.kind != "sr":
+        raise SpecError(f"local attribution maps are of super-resolution, not of {context.task.name}")
+    truth = as_rgb(pair.truth)
+    gray = pair.truth if pair.truth.ndim == 2 else luma_uint8(truth)
+    picked = hardest(gray, bicubic_luma(pair.truth, scale))
+    rows, columns, window = around(picked, truth.shape[:2], scale, CROP)
+    image = lr_pil(truth[rows, columns], scale).transpose(2, 0, 1) / 255
+    common = {"top": picked.top, "left": picked.left, "height": image.shape[1], "width": image.shape[2]}
+    found, arrays = [], {"window": np.array([window.top, window.left, window.size, scale])}
+    for seed in context.seeds:
+        with applied(intervention, network, seed), differentiated(network, context, seed, pair.stem) as function:
+            path = {"sigma": SIGMA, "fold": FOLD, "size": KERNEL}
+            one = attribute(function, image, lambda y: magnitudes(y, window), **path, device=context.device)
+        arrays[f"map/{seed or 0}"] = one.map.astype(np.float32)
+        reached = {f"reach{100 * share:.0f}": reach(one.map, window, scale, share) for share in SHARES}
+        own = {"di": diffusion_index(one.map), **reached, "start": one.start, "end": one.end, "gap": one.gap}
+        found.append({"seed": seed, **common, **own})
+    return Measured(pd.DataFrame(found), arrays)
 
 
 @dataclass(frozen=True)
@@ -167,7 +233,7 @@ def hardest(truth: np.ndarray, simple: np.ndarray, size: int = WINDOW) -> Window
     return Window(int(row) * size, int(column) * size, size)
 
 
-def around(window: Window, shape: tuple[int, int], scale: int, side: int = CROP) -> tuple[slice, slice, Window]:
+def around(window: Window, shape: tuple[int, int], scale: int, side: int) -> tuple[slice, slice, Window]:
     """Rows and columns of a crop of at most `side` pixels with the window in its middle, and the window within it.
 
     The crop lies inside `shape` (height, width) and begins and ends at multiples of `scale`.

@@ -6,12 +6,18 @@ networks need no hook for it, and whatever network scans is seen.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+import models
+from suites.analysis.spec import Context, Measured, Pair
+from suites.evaluation.evaluate import samples
+from suites.spec import SpecError
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,39 @@ class _Recorder(TorchDispatchMode):
             self.calls += 1
             self.told(call)
         return result
+
+
+class Taken(Protocol):
+    """What becomes of the scans of one image."""
+
+    def add(self, call: ScanCall) -> None: ...
+
+    def frame(self) -> pd.DataFrame: ...
+
+
+def scans_of(network: nn.Module) -> int:
+    """How many scans one forward pass calls. Raises SpecError for a network of which none can be recorded."""
+    count = sum(hasattr(module, "A_logs") for module in network.modules())
+    if count == 0:
+        raise SpecError(f"{type(network).__name__} as it is configured has no selective scan")
+    if getattr(network.config, "memory", None) is not None:
+        raise SpecError(f"memory {network.config.memory} cuts the scan into pieces: leave it out")
+    return count
+
+
+def draws(network: nn.Module) -> bool:
+    """Whether an answer depends on the seed of the routing noise."""
+    return models.capabilities_of(network).routed and network.routing == "gumbel"
+
+
+def taken(network: nn.Module, pair: Pair, context: Context, make: Callable[[], Taken]) -> Measured:
+    """Restores an image as its protocol says, once per seed, and returns what `make()` makes of its scans."""
+    frames = []
+    for seed in context.seeds:
+        found = make()
+        protocol = replace(context.protocol, seed=seed or 0, samples=1)
+        with recorded(found.add):
+            for _ in samples(network, pair.lq, protocol, pair.stem, device=context.device):
+                pass
+        frames.append(found.frame().assign(seed=seed))
+    return Measured(pd.concat(frames, ignore_index=True))

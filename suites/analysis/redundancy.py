@@ -10,21 +10,64 @@ of every pair of directions, both put in pixel order, in four ways, each in -1..
     state      `centred` without the skip D u, which in every direction is the same pixel's: what scanning adds
 
 and of each direction `skip`: the RMS of its D u over that of its output.
+
+A network with one direction is asked what four would give it: the inputs of each of its scans are scanned in raster
+order, columns, and both back, with the weights of the one scan and every pixel's own prompt, and the outputs compared.
+The network itself goes on as it is.
 """
 
 import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from suites.analysis.recording import ScanCall
+import models
+from models.ops.scan import Prompt, attentive_scan
+from models.ops.scan.permutation import column_major
+from suites.analysis.recording import ScanCall, draws, scans_of, taken
+from suites.analysis.spec import Analysis, Context, Measured, Pair
+from suites.evaluation import tiling
+from suites.spec import SpecError
 
 WAYS = ("pixel", "whole", "centred", "state")
 NAMES = {"MambaIRv2": ("raster", "raster back", "columns", "columns back")}
 NAMES |= {"MambaIR": ("raster", "columns", "raster back", "columns back")}
-COLUMNS = ("layer", "first", "second", *WAYS, "skip", "pixels")
+COLUMNS = {
+    "layer": "number of the scan in the network, from 0",
+    "first": "a direction",
+    "second": "another direction",
+    "pixel": "cosine between the outputs of a pixel, mean over pixels, -1..1",
+    "whole": "cosine between the outputs of all pixels and channels, -1..1",
+    "centred": "the same without the mean of every channel, -1..1",
+    "state": "the same of what scanning adds to D u, -1..1",
+    "skip": "RMS of D u over that of the output, of the direction where it is larger",
+    "tokens": "pixels of the padded image, of all tiles",
+}
+
+
+def analyses(network: nn.Module) -> list[Analysis]:
+    """The one question of this module. Raises SpecError for a network whose directions are not known here."""
+    scans_of(network)
+    if type(network).__name__ not in NAMES:
+        raise SpecError(f"the directions of {type(network).__name__} are not known here: {', '.join(NAMES)} are")
+    own = getattr(network.config, "scans", 4) > 1
+    parameters = {"directions": "own" if own else "one scan repeated in four"}
+    question = "how alike are the directions of a scan?"
+    return [Analysis("redundancy", question, measure, COLUMNS, parameters, draws(network))]
+
+
+def measure(network: nn.Module, pair: Pair, context: Context) -> Measured:
+    """Compares the directions of every scan of an image, over all its tiles."""
+    multiple = models.capabilities_of(network).multiple
+    cut = tiling.tiles(*pair.lq.shape[:2], context.protocol.tiling)
+    spans = [(tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start) for tile in cut]
+    sizes = [tuple(math.ceil(side / multiple) * multiple for side in span) for span in spans]
+    return taken(network, pair, context, lambda: Redundancy(scans_of(network), type(network).__name__, sizes))
 
 
 def similarities(y: Tensor, skip: Tensor) -> dict[tuple[int, int], dict[str, float]]:
@@ -41,6 +84,19 @@ def similarities(y: Tensor, skip: Tensor) -> dict[tuple[int, int], dict[str, flo
     return found
 
 
+def repeated(call: ScanCall, height: int, width: int) -> ScanCall:
+    """A scan of one direction, over height x width pixels, in four: raster, back, columns, back."""
+    raster, columns = torch.arange(height * width, device=call.u.device), column_major(height, width, call.u.device)
+    order = torch.stack([o for forward in (raster, columns) for o in (forward, forward.flip(0))])  # [4, L]
+    order = order.expand(len(call.u), -1, -1)
+    delta, B, C = (t.expand(-1, 4, -1, -1) for t in (call.delta, call.B, call.C))
+    A, D, bias = (t.expand(4, *t.shape[1:]) for t in (call.A, call.D, call.bias))
+    prompt = None if call.table is None else Prompt(call.table, call.classes, at=order)
+    with torch.no_grad():
+        y = attentive_scan(call.u, delta, A, B, C, D, bias, order=order, prompt=prompt)
+    return replace(call, delta=delta, A=A, B=B, C=C, D=D, bias=bias, order=order, at=order, y=y)
+
+
 def _centred(x: Tensor) -> Tensor:
     return x - x.mean(1, keepdim=True)
 
@@ -53,26 +109,29 @@ def _unit(x: Tensor) -> Tensor:
 class Redundancy:
     """The similarities of one image's tiles; `add` takes their scans as `recording.recorded` tells them.
 
-    layers: scans of one forward pass. kind: the network's class, one of NAMES, which orders its directions.
+    layers: scans of one forward pass. kind: the network's class, one of NAMES, which orders its directions. sizes:
+    height and width of every tile in turn, as it is scanned.
     """
 
-    def __init__(self, layers: int, kind: str) -> None:
-        self.layers, self.names = layers, NAMES[kind]
+    def __init__(self, layers: int, kind: str, sizes: Sequence[tuple[int, int]]) -> None:
+        self.layers, self.names, self.sizes = layers, NAMES[kind], sizes
         self.rows: list[dict[str, Any]] = []
 
     def add(self, call: ScanCall) -> None:
-        """Adds a row per pair of directions and image of a batch; none for a scan of one direction."""
+        """Adds a row per pair of directions and image of a batch."""
+        if call.delta.shape[1] == 1:
+            call = repeated(call, *self.sizes[call.number // self.layers])
         skip = call.u.unsqueeze(1) * call.D.unsqueeze(1)  # [B, K, L, E]
         for y, part in zip(call.y, skip, strict=True):
             for (k, m), values in similarities(y, part).items():
                 row = {"layer": call.number % self.layers, "first": self.names[k], "second": self.names[m]}
-                self.rows.append(row | values | {"pixels": y.shape[1]})
+                self.rows.append(row | values | {"tokens": y.shape[1]})
 
     def frame(self) -> pd.DataFrame:
         """A row per layer (from 0) and pair of directions with COLUMNS: means over tiles, weighted by their pixels."""
         frame = pd.DataFrame(self.rows, columns=list(COLUMNS))
         values = [*WAYS, "skip"]
-        frame[values] = frame[values].mul(frame["pixels"], axis=0)
+        frame[values] = frame[values].mul(frame["tokens"], axis=0)
         summed = frame.groupby(["layer", "first", "second"], as_index=False, sort=False).sum()
-        summed[values] = summed[values].div(summed["pixels"], axis=0)
+        summed[values] = summed[values].div(summed["tokens"], axis=0)
         return summed[list(COLUMNS)]

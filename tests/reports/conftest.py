@@ -1,4 +1,5 @@
-"""An empty store per test, and the builders of `synthetic.py` as a fixture (test folders are no packages)."""
+"""An empty store per test, and the builders of `synthetic.py` and `mechanisms.py` as fixtures (test folders are no
+packages)."""
 
 import importlib.util
 from pathlib import Path
@@ -28,7 +29,17 @@ def store(tmp_path, nothing_committed, make, monkeypatch) -> Store:
 
 @pytest.fixture(scope="session")
 def make() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).with_name("synthetic.py"))
+    return beside("synthetic")
+
+
+@pytest.fixture(scope="session")
+def made() -> ModuleType:
+    return beside("mechanisms")
+
+
+def beside(name: str) -> ModuleType:
+    """The module `name` in this folder."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -173,4 +173,4 @@ def test_the_hardest_window_is_where_the_simple_restoration_is_furthest_off():
     ],
 )
 def test_a_crop_lies_around_its_window(window, shape, expected):
-    assert lam.around(window, shape, 4) == expected
+    assert lam.around(window, shape, 4, 256) == expected

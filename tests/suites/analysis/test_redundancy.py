@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import models
+from models.ops.scan import Prompt, attentive_scan
 from suites.analysis import redundancy
 from suites.analysis.recording import recorded
 from suites.analysis.redundancy import Redundancy, similarities
@@ -43,7 +44,7 @@ def test_a_common_skip_makes_outputs_alike_and_not_what_scanning_adds():
 
 
 def rows(network: torch.nn.Module, kind: str, layers: int):
-    found = Redundancy(layers, kind)
+    found = Redundancy(layers, kind, [(8, 8), (8, 16)])
     with torch.no_grad(), recorded(found.add):
         network(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
         network(torch.rand(1, 3, 8, 16, generator=torch.Generator().manual_seed(1)))
@@ -54,7 +55,7 @@ def rows(network: torch.nn.Module, kind: str, layers: int):
 def test_every_layer_of_a_network_has_a_row_per_pair(scans):
     frame = rows(models.build("mambairv2-tiny", upscale=2, scans=scans).eval(), "MambaIRv2", 2)
     assert list(frame.columns) == list(redundancy.COLUMNS)
-    assert len(frame) == 2 * scans * (scans - 1) // 2 and (frame["pixels"] == 64 + 128).all()
+    assert len(frame) == 2 * scans * (scans - 1) // 2 and (frame["tokens"] == 64 + 128).all()
     assert frame[list(redundancy.WAYS)].abs().max().max() <= 1 + 1e-12
 
 
@@ -64,5 +65,25 @@ def test_directions_of_mambair_have_their_own_order():
     assert len(frame) == 6 and tuple(frame.loc[0, ["first", "second"]]) == ("raster", "columns")
 
 
-def test_a_scan_of_one_direction_has_no_pairs():
-    assert rows(models.build("mambairv2-tiny", upscale=2).eval(), "MambaIRv2", 2).empty
+def test_one_scan_repeated_is_the_scan_itself_turned_and_mirrored():
+    """The same scan of columns is the scan of the transposed image, transposed; backwards, of the image reversed."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"u": (1, 12, 5), "delta": (1, 1, 12, 5), "B": (1, 1, 12, 3), "C": (1, 1, 12, 3)}
+    pixels = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    weights = {"A": -torch.rand(1, 5, 3, generator=generator), "D": torch.ones(1, 5), "delta_bias": torch.zeros(1, 5)}
+    table, classes = torch.randn(4, 3, generator=generator), torch.randint(4, (1, 12), generator=generator)
+    calls = []
+    with recorded(calls.append):
+        attentive_scan(**pixels, **weights, prompt=Prompt(table, classes))
+    y = redundancy.repeated(calls[0], height=3, width=4).y
+    torch.testing.assert_close(y[:, :1], calls[0].y)
+    columns = torch.arange(12).view(3, 4).t().flatten()
+    for k, order in ((1, torch.arange(12).flip(0)), (2, columns), (3, columns.flip(0))):
+        moved = {name: value[..., order, :] for name, value in pixels.items()}
+        expected = attentive_scan(**moved, **weights, prompt=Prompt(table, classes[:, order]))
+        torch.testing.assert_close(y[:, k, order], expected[:, 0])
+
+
+def test_a_network_of_one_direction_is_asked_about_four():
+    frame = rows(models.build("mambairv2-tiny", upscale=2).eval(), "MambaIRv2", 2)
+    assert len(frame) == 2 * 6 and set(frame["second"]) == {"raster back", "columns", "columns back"}

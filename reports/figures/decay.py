@@ -1,0 +1,64 @@
+"""How far scans look: the decay of their states, and how much of their output is older than k steps."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.figures import style
+from reports.tables.mechanisms import network_name
+from results.analyses import Record
+
+ORDERS = {"network": "sorted by class", "raster": "same inputs in raster order"}
+
+
+def curves(record: Record) -> pd.DataFrame:
+    """A row per layer, order and k: means over images (and seeds, directions) of decay, share and of_output."""
+    values = ["decay", "share", "of_output"]
+    return record.rows.groupby(["layer", "order", "steps"], as_index=False)[values].mean()
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """A row of panels per record: decay by layer, share of the state's output, and change of the whole output."""
+    style.check(records, "decay")
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    with matplotlib.rc_context(style.FONT):
+        figure = style.blank(7.2, 2.3 * len(records) + 0.4)
+        grid = figure.subplots(len(records), 3, squeeze=False, sharex=True, sharey="col")
+        for row, (axes, record) in enumerate(zip(grid, records, strict=True)):
+            found = curves(record)
+            layers = found["layer"].nunique()
+            shade = ScalarMappable(Normalize(1, layers), style.SCALE)
+            own = found[found["order"] == ("network" if (found["order"] == "network").any() else "raster")]
+            for layer, part in own.groupby("layer"):
+                axes[0].plot(part["steps"], part["decay"], color=shade.to_rgba(layer + 1), linewidth=0.9)
+            figure.colorbar(shade, ax=axes[0], label="layer", pad=0.02, aspect=30)
+            for axis, name in zip(axes[1:], ("share", "of_output"), strict=True):
+                for order, colour, line in zip(ORDERS, style.COLOURS, style.LINES, strict=False):
+                    part = found[found["order"] == order].pivot(index="steps", columns="layer", values=name)
+                    if len(part):
+                        axis.plot(part.index, part.mean(axis=1), line, color=colour, label=ORDERS[order])
+                        for edge in (part.min(axis=1), part.max(axis=1)):
+                            axis.plot(part.index, edge, line, color=colour, linewidth=0.5)
+            told = f"{network_name(record)}, {record.key['dataset']}: {record.rows['image'].nunique()} images"
+            axes[0].set_title(told, loc="left")
+            axes[0].set(ylabel="mean decay over k steps", ylim=(0, 1))
+            axes[1].set(ylabel="part of the state's output\nfrom k or more steps ago", ylim=(0, 1))
+            axes[2].set(ylabel="RMS of that part over\nRMS of the whole output", ylim=(0, None))
+            for axis in axes:
+                _steps(axis, found["steps"].unique(), "k, steps of the scan" if row == len(records) - 1 else "")
+        handles, names = grid[0, 1].get_legend_handles_labels()
+        title = "thick: mean over layers, thin: lowest and highest layer"
+        figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False, title=title, title_fontsize=8)
+        figure.savefig(path, dpi=200)
+
+
+def _steps(axis: Any, steps: Any, label: str) -> None:
+    axis.set_xscale("log", base=4)
+    axis.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
+    axis.tick_params(axis="x", labelsize=7, rotation=45)
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.3, linewidth=0.5)

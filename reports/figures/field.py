@@ -1,0 +1,32 @@
+"""Effective receptive fields: mean maps over a set, and how much of them lies in squares around the centre."""
+
+from pathlib import Path
+
+from reports.figures import style
+from reports.tables.fields import mean_field, shown, within
+from reports.tables.mechanisms import network_name
+from results.analyses import Record
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """Maps as the official repository shows them, to the power 0.25, and the share within squares of every side."""
+    style.check(records, "erf")
+    import matplotlib
+
+    with matplotlib.rc_context(style.FONT):
+        figure = style.blank(7.2, 3.0)
+        axes = figure.subplots(1, len(records) + 1, width_ratios=[1] * len(records) + [1.5])
+        for axis, record, colour, line in zip(axes, records, style.COLOURS, style.LINES * 2, strict=False):
+            field = mean_field(record, "mambair")
+            image = axis.imshow(shown(field, "mambair"), cmap=style.SCALE, vmin=0, vmax=1)
+            name = f"{network_name(record)}\n{record.key['dataset']}: {record.rows['image'].nunique()} images"
+            axis.set_title(name, loc="left")
+            axis.set(xlabel="pixels of the input", xticks=(0, 60, 119), yticks=(0, 60, 119))
+            sides, shares = within(field)
+            axes[-1].plot(sides, shares, line, color=colour, label=network_name(record))
+        bar = figure.colorbar(image, ax=list(axes[:-1]), location="bottom", shrink=0.6, aspect=40)
+        bar.set_label("(field / its maximum)^0.25")
+        axes[-1].set(xlabel="side of a centred square, pixels", ylabel="part of the field inside", ylim=(0, 1))
+        axes[-1].grid(alpha=0.3, linewidth=0.5)
+        axes[-1].legend(frameon=False, loc="lower right")
+        figure.savefig(path, dpi=200)

@@ -1,0 +1,49 @@
+"""How alike the directions of a scan are, layer by layer, in four ways of saying it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from reports.figures import style
+from reports.tables.mechanisms import network_name
+from results.analyses import Record
+
+WAYS = {
+    "pixel": "of a pixel, over channels",
+    "whole": "of whole outputs",
+    "centred": "without the means of channels",
+    "state": "also without D u",
+}
+PAPER = 0.7
+
+
+def curves(record: Record) -> pd.DataFrame:
+    """By layer, the mean over images (and seeds) and pairs of directions of every way."""
+    return record.rows.groupby("layer")[list(WAYS)].mean()
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """A panel per record; bands reach from the least to the most alike pair of directions."""
+    style.check(records, "redundancy")
+    import matplotlib
+
+    with matplotlib.rc_context(style.FONT):
+        figure = style.blank(3.4 * len(records) + 0.2, 2.9)
+        axes = figure.subplots(1, len(records), squeeze=False, sharey=True)[0]
+        for axis, record in zip(axes, records, strict=True):
+            pairs = record.rows.groupby(["layer", "first", "second"], as_index=False)[list(WAYS)].mean()
+            mean, low, high = (getattr(pairs.groupby("layer")[list(WAYS)], name)() for name in ("mean", "min", "max"))
+            layer = mean.index + 1
+            for way, colour, line in zip(WAYS, style.COLOURS, style.LINES, strict=False):
+                axis.plot(layer, mean[way], line, color=colour, label=WAYS[way], marker=".", markersize=3)
+                axis.fill_between(layer, low[way], high[way], color=colour, alpha=0.12, linewidth=0)
+            axis.axhline(PAPER, color="black", linewidth=0.7)
+            axis.annotate("the paper: above 0.7", (layer[0], PAPER), (0, -9), textcoords="offset points", fontsize=7)
+            images = record.rows["image"].nunique()
+            name = f"{record.key['model']}, {network_name(record)}"
+            axis.set_title(f"{name}\n{record.key['dataset']}: {images} images", loc="left")
+            axis.set(xlabel="layer", ylim=(-0.7, 1.05))
+            axis.grid(alpha=0.3, linewidth=0.5)
+        axes[0].set_ylabel("cosine between two directions")
+        axes[-1].legend(frameon=False)
+        figure.savefig(path, dpi=200)

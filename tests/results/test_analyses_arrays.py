@@ -1,0 +1,67 @@
+"""Arrays of analyses that are committed: which are, how exactly, and that a damaged file is said."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from results.analyses import committed, folder
+from results.records import PROTOCOL_KEYS, StoreError
+
+MACHINE = {"command": "analyse", "started": "now", "commit": "0", "device": "cpu"}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A store with a map of an image by two analyses, of which one is in ARRAYS."""
+    values = np.random.default_rng(0).lognormal(-8, 4, (30, 40)).astype(np.float32)
+    arrays = {"one": {"map/0": values, "window": np.array([3, 4, 16, 2])}}
+    for name in ("lam", "sgn"):
+        own = {
+            "model": "m",
+            "overrides": {},
+            "weights": "w",
+            "task": "sr-x2",
+            "dataset": "Set5",
+            "protocol": dict.fromkeys(PROTOCOL_KEYS),
+        }
+        rows = pd.DataFrame({"image": ["one"], "pixels": ["p"], "seed": [0], "di": [1.5]})
+        about = {"expected": 5, "question": "?", "columns": {"di": "index"}}
+        folder.add(tmp_path / "store", folder.key(name, {}, **own), rows, MACHINE, arrays=arrays, **about)
+    return tmp_path / "store", arrays["one"]
+
+
+def exported(store, tmp_path):
+    (tmp_path / "measured" / "machine").mkdir(parents=True)
+    lines = committed.export(store, tmp_path / "measured" / "machine" / "all", {})
+    found, problems = committed.load(tmp_path / "measured")
+    assert not problems
+    return lines, {one.key["analysis"]: one for one in found}
+
+
+def test_small_arrays_are_committed_with_three_digits(stored, tmp_path):
+    store, arrays = stored
+    lines, found = exported(store, tmp_path)
+    assert any("2 arrays" in line for line in lines)
+    kept = found["lam"].arrays("one")
+    np.testing.assert_allclose(kept["map/0"], arrays["map/0"], rtol=2**-11)
+    np.testing.assert_array_equal(kept["window"], arrays["window"])
+    assert found["lam"].arrays("two") == {} and found["sgn"].arrays("one") == {}
+    size = next((tmp_path / "measured" / "machine").glob("*.arrays.xz")).stat().st_size
+    assert size < 0.8 * arrays["map/0"].nbytes
+
+
+def test_rounded_numbers_stay_what_they_are(stored, tmp_path):
+    _, arrays = stored
+    once = committed._rounded(arrays["map/0"])
+    np.testing.assert_array_equal(committed._rounded(once), once)
+    whole = np.array([0, 1, 0.5, -2, 1024], np.float32)
+    np.testing.assert_array_equal(committed._rounded(whole), whole)
+
+
+def test_a_damaged_file_of_arrays_is_said(stored, tmp_path):
+    _, found = exported(stored[0], tmp_path)
+    path = next((tmp_path / "measured" / "machine").glob("*.arrays.xz"))
+    path.write_bytes(path.read_bytes()[:-20])
+    folder.read_archive.cache_clear()
+    with pytest.raises(StoreError, match="cannot be read as compressed safetensors"):
+        found["lam"].arrays("one")
