@@ -316,7 +316,10 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield f"models: {', '.join(models.names())}; baselines bicubic, identity"
     yield from ("datasets:", *data_lines("list", data)[0])
     yield f"tables: {', '.join(published.names())}"
-    yield "tables of what is stored, once it is: sensitivity, smoke, reduced, reduced-bf16, long-bf16, recovery, paper"
+    yield (
+        "tables of what is stored, once it is: sensitivity, prompt-quality, smoke, reduced, reduced-bf16, long-bf16, "
+        "recovery, paper"
+    )
 
 
 def save(path: Path | None, value: Any) -> None:

@@ -42,6 +42,9 @@ def known(evidence: Evidence) -> bool:
 def measured(evidence: Evidence) -> pd.DataFrame:
     """A row per finished cell whose prompts were measured, and test set: its columns in `Evidence.cells`, `dataset`,
     `psnr` and QUALITIES."""
+    finished = evidence.cells[evidence.cells["state"] == "done"]
+    if finished.empty:  # then nothing else needs to be read
+        return finished.assign(dataset=None, psnr=None)
     found, _ = analyses.load(evidence.store.root, "prompts")
     columns = ["weights", *QUALITIES]
     qualities = []
@@ -50,7 +53,7 @@ def measured(evidence: Evidence) -> pd.DataFrame:
         means = drawn.groupby("image")[list(QUALITIES)].mean().mean()
         qualities.append({"weights": record.key["weights"], **means.to_dict()})
     table = pd.DataFrame(qualities, columns=columns).groupby("weights", as_index=False).mean()
-    cells = evidence.cells[evidence.cells["state"] == "done"].merge(table, on="weights")
+    cells = finished.merge(table, on="weights")
     means = evidence.means[evidence.means["source"] == "cell"][["hash", "dataset", "psnr"]].dropna()
     return cells.merge(means, on="hash")
 
