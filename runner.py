@@ -219,10 +219,11 @@ def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, resu
 
 
 @app.command()
-def figures(name: cli.FigureName, format_: cli.FigureFormat = "png") -> None:
-    """Draws a figure of what is committed into the current folder."""
+def figures(name: cli.FigureName, format_: cli.FigureFormat = "png", results: cli.Results = cli.STORE) -> None:
+    """Draws a figure of what is committed and stored into the current folder."""
     from reports.figures import index
-    cli.written(index.draw(name, Path.cwd(), format_))
+    from results.evidence import Evidence
+    cli.written(index.draw(name, Path.cwd(), format_, Evidence(cli.store(results))))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from results import families, locks, records
+from results.analyses import folder as analyses
 from results.records import StoreError, guarded
 from results.store import EVALUATIONS, Store, is_hash
 
@@ -24,7 +25,8 @@ CELL_FILES = (
     *("scores.parquet", "train.jsonl", "weights.safetensors"),
 )
 RECORD_FILES = ("record.json", "environment.json", "scores.parquet")
-UNDER = {EVALUATIONS: RECORD_FILES, families.FOLDER: (families.FILE,)}
+ANALYSIS_FILES = ("config.json", "environment.json", "rows.parquet")
+UNDER = {EVALUATIONS: RECORD_FILES, families.FOLDER: (families.FILE,), analyses.FOLDER: ANALYSIS_FILES}
 
 
 @dataclass
@@ -70,6 +72,8 @@ def import_into(store: Store, path: str | Path) -> ImportReport:
             _import(_import_cell, store, source, folder, report)
         for folder in source.evaluation_folders():
             _import(_import_record, store, source, folder, report)
+        for folder in analyses.folders(source.root):
+            _import(_import_analysis, store, source, folder, report)
         for folder in source.family_folders():
             _import(_import_member, store, source, folder, report)
     return report
@@ -141,7 +145,11 @@ def _place(name: str) -> Path | None:
     """Where in a store a member of this name belongs; None for anything that is not part of one."""
     path = PurePosixPath(name.replace("\\", "/"))
     parts = path.parts
-    if len(parts) < 2 or ".." in parts or path.is_absolute() or not is_hash(parts[-2]):
+    if len(parts) < 2 or ".." in parts or path.is_absolute():
+        return None
+    if len(parts) > 3 and parts[-4] == analyses.FOLDER and is_hash(parts[-3]) and parts[-2] == analyses.ARRAYS:
+        return Path(*parts[-4:]) if path.suffix == ".safetensors" else None
+    if not is_hash(parts[-2]):
         return None
     if len(parts) > 2 and parts[-3] in UNDER:
         return Path(*parts[-3:]) if parts[-1] in UNDER[parts[-3]] else None
@@ -248,6 +256,26 @@ def _import_record(store: Store, source: Store, folder: Path, report: ImportRepo
         report.merged.append(folder.name)
     elif not conflicts:
         report.present.append(folder.name)
+
+
+def _import_analysis(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
+    """Joins images and seeds that are not here; what is here stays."""
+    with _skipping(report.refused):
+        theirs = analyses.read(folder)
+    target = analyses.place(store.root, theirs.key)
+    with _skipping(report.conflicts, "damaged here, remove it and import again: "):
+        before = len(analyses.read(target).rows) if (target / "config.json").exists() else None
+    about = {"expected": theirs.expected, "question": theirs.question, "columns": theirs.columns}
+    with _skipping(report.conflicts):
+        for label, environment in theirs.environments.items():
+            rows = theirs.rows[theirs.rows["environment"] == label]
+            arrays = {image: found for image in rows["image"].unique() if (found := theirs.arrays(image))}
+            analyses.add(store.root, theirs.key, rows, environment, arrays=arrays, **about)
+    if before is None:
+        report.added.append(folder.name)
+    else:
+        after = len(analyses.read(target).rows)
+        (report.merged if after > before else report.present).append(folder.name)
 
 
 def _import_member(store: Store, source: Store, folder: Path, report: ImportReport) -> None:

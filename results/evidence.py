@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from results import families, measured, records
+from results.analyses import Record, load
 from results.store import CELL_COLUMNS, EVALUATION_COLUMNS, MEAN_COLUMNS, SCORE_COLUMNS, Store, StoreError
 
 
@@ -19,7 +20,7 @@ class Evidence:
     """Frames as `Store` gives them, of a store and the committed measurements. `committed`: None for FOLDER."""
 
     def __init__(self, store: Store, committed: Path | None = None) -> None:
-        self.store = store
+        self.store, self._folder = store, committed
         self._committed = measured.load(committed)
 
     @cached_property
@@ -29,6 +30,7 @@ class Evidence:
         for kind, frame in (("cell", self._own_cells), ("evaluation", self._own_evaluations)):
             lines += [f"{kind} {row['hash']}: {row['problem']}" for row in frame if row["problem"]]
         lines += [f"family: {problem}" for problem in self.families["problem"].dropna()]
+        lines += [f"analysis: {problem}" for problem in self._analyses[1]]
         return [" ".join(line.replace(f"{self.store.root}/", "").split()) for line in lines]
 
     @cached_property
@@ -63,6 +65,15 @@ class Evidence:
         """`Store.families`, of all cells."""
         folders = {path.name: path for path in (*self._committed.families, *self.store.family_folders())}
         return families.frame(list(folders.values()), self.cells)
+
+    @property
+    def analyses(self) -> list[Record]:
+        """What was asked of trained networks, stored or committed (`results.analyses.load`)."""
+        return self._analyses[0]
+
+    @cached_property
+    def _analyses(self) -> tuple[list[Record], list[str]]:
+        return load(self.store.root, measured=self._folder)
 
     def parameters(self, name: str) -> int | None:
         """Number of parameters of the finished cell with this hash; None when its weights cannot be read."""

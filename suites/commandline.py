@@ -174,7 +174,8 @@ MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured
 # tables, report, data
 TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]
-FigureName = Annotated[str, Argument(metavar="NAME", help="curve (training), lam, erf, decay, redundancy (analyses)")]
+FIGURE = "curve (training), interventions, layers, memory, lam, erf, decay, redundancy (analyses)"
+FigureName = Annotated[str, Argument(metavar="NAME", help=FIGURE)]
 FigureFormat = Annotated[str, Option("--format", help="png, pdf or svg")]
 Documents = Annotated[bool, Option("--documents", help="instead put the tables of committed records into docs/*.md")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]
@@ -316,10 +317,8 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield f"models: {', '.join(models.names())}; baselines bicubic, identity"
     yield from ("datasets:", *data_lines("list", data)[0])
     yield f"tables: {', '.join(published.names())}"
-    yield (
-        "tables of what is stored, once it is: sensitivity, prompt-quality, smoke, reduced, reduced-bf16, long-bf16, "
-        "recovery, paper"
-    )
+    budgets = "smoke, reduced, reduced-bf16, long-bf16, recovery, paper"
+    yield f"tables of what is stored, once it is: sensitivity, interventions, prompt-quality, {budgets}"
 
 
 def save(path: Path | None, value: Any) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from reports.figures import attribution, curve, decay, field, redundancy
+from reports.figures import attribution, curve, decay, field, interventions, redundancy
 from reports.tables.mechanisms import network_name
 from results import measured
-from results.analyses import Record, committed
+from results.analyses import Record
+from results.evidence import Evidence
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -19,15 +20,16 @@ class FigureError(ValueError):
 
 @dataclass(frozen=True)
 class Figure:
-    """caption: one line. draw: writes the figure to a path, in the format that its suffix names."""
+    """caption: one line. draw: writes the figure of what is stored and committed to a path, in the format that its
+    suffix names."""
 
     caption: str
-    draw: Callable[[Path], None]
+    draw: Callable[[Path, Evidence], None]
 
 
-def of(analysis: str, *sets: str) -> list[Record]:
-    """What is committed of an analysis on these sets, or on all, of networks without an intervention, by name."""
-    found = [one for one in committed.load()[0] if one.key["analysis"] == analysis]
+def of(evidence: Evidence, analysis: str, *sets: str) -> list[Record]:
+    """What there is of an analysis on these sets, or on all, of networks without an intervention, by name."""
+    found = [one for one in evidence.analyses if one.key["analysis"] == analysis]
     found = [one for one in found if one.key["parameters"].get("intervention", "unchanged") == "unchanged"]
     found = [one for one in found if not sets or one.key["dataset"] in sets]
     return sorted(found, key=lambda one: (one.key["model"], network_name(one), one.key["dataset"]))
@@ -36,29 +38,33 @@ def of(analysis: str, *sets: str) -> list[Record]:
 FIGURES = {
     "curve": Figure(
         "Learning curves of this trainer beside the official code's: PSNR of Set5 and Set14 x2 against iterations",
-        lambda path: curve.draw(curve.load(measured.FOLDER), path),
+        lambda path, evidence: curve.draw(curve.load(measured.FOLDER), path),
     ),
     "lam": Figure(
         "Local attribution maps of the same windows for several networks, and their diffusion indices",
-        lambda path: attribution.draw(of("lam"), path),
+        lambda path, evidence: attribution.draw(of(evidence, "lam"), path),
     ),
     "erf": Figure(
         "Effective receptive fields on Set14, and how much of them lies in squares around the centre",
-        lambda path: field.draw(of("erf", "Set14"), path),
+        lambda path, evidence: field.draw(of(evidence, "erf", "Set14"), path),
     ),
     "decay": Figure(
         "How the states of scans decay on Set14, and how much of a scan's output is older than k steps",
-        lambda path: decay.draw(of("decay", "Set14"), path),
+        lambda path, evidence: decay.draw(of(evidence, "decay", "Set14"), path),
     ),
     "redundancy": Figure(
         "How alike the directions of a scan are on Set14, layer by layer",
-        lambda path: redundancy.draw(of("redundancy", "Set14"), path),
+        lambda path, evidence: redundancy.draw(of(evidence, "redundancy", "Set14"), path),
     ),
+    "interventions": Figure("What trained weights lose by one change, with 95 % intervals", interventions.draw_changes),
+    "layers": Figure("What trained weights lose by a part of one layer", interventions.draw_layers),
+    "memory": Figure("How far back the scan looks: states that begin anew", interventions.draw_memory),
 }
 
 
-def draw(name: str, folder: Path, suffix: str) -> Path:
-    """Writes the figure `name` to folder/name.suffix and returns that path. Raises FigureError, and OSError."""
+def draw(name: str, folder: Path, suffix: str, evidence: Evidence) -> Path:
+    """Writes the figure `name` to folder/name.suffix and returns that path. Raises FigureError, OSError, and StoreError
+    where `evidence` has nothing to draw."""
     if name not in FIGURES:
         close = get_close_matches(name, FIGURES, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -67,7 +73,7 @@ def draw(name: str, folder: Path, suffix: str) -> Path:
         raise FigureError(f"unknown format {suffix!r}: choose from {', '.join(FORMATS)}")
     path = folder / f"{name}.{suffix}"
     try:
-        FIGURES[name].draw(path)
-    except ValueError as error:  # nothing that can be drawn is committed
+        FIGURES[name].draw(path, evidence)
+    except ValueError as error:  # there is nothing that can be drawn
         raise FigureError(str(error)) from error
     return path

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from reports.statistics import verdicts
 from reports.tables.sensitivity import IDENTICAL, OFFICIAL
 from results import published
 
@@ -49,6 +50,9 @@ def blocks(frame: pd.DataFrame) -> Iterator[Block]:
     if kind == "sensitivity":
         for (origin, task), part in frame[frame["metric"] == "psnr"].groupby(["setting", "task"], sort=False):
             yield from _settings(origin, task, part)
+    elif kind == "interventions":
+        for (origin, task), part in frame.groupby(["setting", "task"], sort=False):
+            yield from _changes(origin, task, part)
     elif kind == "trained":
         for (task, _, dataset), part in frame.groupby(["task", "study", "dataset"], sort=False):
             yield _variants(task, dataset, part)
@@ -324,6 +328,36 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
             "SSIM: as CSV.",
         ]
         yield changes
+
+
+# What trained weights use
+
+
+def _changes(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
+    """A block per question: changes down, datasets across, the unchanged network's PSNR first."""
+    sets = tuple(dict.fromkeys(part["dataset"]))
+    base = part[part["verdict"] == verdicts.BASE].set_index("dataset")["measured"].to_dict()
+    notes = [_sentence(text) for text in dict.fromkeys(part.loc[part["verdict"] == verdicts.BASE, "evidence"])]
+    notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
+    notes.append(
+        "Differences in dB with their 95 % interval over pictures, at the seeds that both have; verdicts after Holm's "
+        f"correction for a question and a set. '{verdicts.NO_EFFECT}': the interval lies within that, shown as =."
+    )
+    for question, own in part[part["study"] != "unchanged"].groupby("study", sort=True):
+        block = Block(f"{part['model'].iloc[0]}, {task}, {origin}: {question}", ("change", *sets), notes=notes)
+        block.rows.append([Cell("unchanged"), *(Cell(number(base.get(name), "psnr")) for name in sets)])
+        for name, cells in own.groupby("method", sort=False):
+            by_set = {row["dataset"]: row for row in cells.to_dict("records")}
+            block.rows.append([Cell(name), *(Cell(_judged(by_set.get(each))) for each in sets)])
+        yield block
+        notes = []
+
+
+def _judged(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    verdict = "=" if row["verdict"] == verdicts.NO_EFFECT else row["verdict"]
+    return f"{_change(row)} {verdict}" if row["difference"] is not None else verdict
 
 
 def _starred(row: dict[str, Any]) -> str:

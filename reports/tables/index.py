@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.tables import paper, prompt_quality, sensitivity, steps, trained
+from reports.tables import interventions, paper, prompt_quality, sensitivity, steps, trained
 from reports.tables.rows import COLUMNS, TableError
 from results import published
 from results.evidence import Evidence
 
 # Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
-RECORDED = {module.NAME: module for module in (sensitivity, prompt_quality)}
+RECORDED = {module.NAME: module for module in (sensitivity, interventions, prompt_quality)}
 BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "recovery", "paper")
 
 

@@ -14,14 +14,47 @@ from tabulate import tabulate
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import Interval, holm, mean_interval
+from reports.tables.rows import interval_fields, machine_text, overrides_text, protocol_text
+from reports.tables.steps import own_arguments
 from results.analyses import Record
+from results.evidence import Evidence
 
-ANALYSIS, UNCHANGED = "interventions", "unchanged"
+NAME, UNCHANGED = "interventions", "unchanged"
+CAPTION = (
+    "What trained weights use: differences in PSNR from the unchanged network after one change, paired over pictures "
+    "and seeds of the routing noise"
+)
+NEEDS = "no trained network was changed (runner.py analyse interventions)"
 COLUMNS = (
     *("model", "overrides", "weights", "file", "task", "protocol", "intervention", "question", "text", "dataset"),
     *("psnr", "difference", "low", "high", "p", "verdict", "images", "expected", "seeds", "device", "commit"),
 )
 BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
+
+
+def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    """The rows of the table: PSNR and its difference, a row per network, intervention and set."""
+    for row in compare(evidence.analyses).to_dict("records"):
+        origin = f"weights {row['weights'][:8]}" + (f" ({row['file']})" if row["file"] else "")
+        made = {"kind": NAME, "metric": "psnr", "budget": "", "size": "", "method": row["intervention"]}
+        made |= {name: row[name] for name in ("model", "task", "dataset", "p", "verdict")}
+        made |= {"overrides": overrides_text(own_arguments(row["overrides"]))}
+        made |= {"study": row["question"], "setting": origin, "measured": row["psnr"]}
+        if row["low"] is not None:
+            interval = Interval(row["difference"], row["low"], row["high"], row["images"], row["images"] - 1)
+            made |= interval_fields(interval, "psnr", "image")
+        seeds = f"Gumbel seeds {', '.join(map(str, row['seeds']))}" if row["seeds"] else "no noise"
+        made |= {"note": row["text"], "protocol": _protocol(row)}
+        yield made | {"evidence": f"{origin}, {seeds}; {machine_text([row])}"}
+
+
+def known(evidence: Evidence) -> bool:
+    """Whether there is anything to show."""
+    return any(record.key["analysis"] == NAME for record in evidence.analyses)
+
+
+def _protocol(row: dict[str, Any]) -> str:
+    return protocol_text({name: value for name, value in row["protocol"].items() if name != "seed"})
 
 
 def compare(records: Sequence[Record]) -> pd.DataFrame:
@@ -33,7 +66,7 @@ def compare(records: Sequence[Record]) -> pd.DataFrame:
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if record.key["analysis"] == ANALYSIS:
+        if record.key["analysis"] == NAME:
             groups.setdefault(str([record.key[name] for name in BY]), []).append(record)
     rows = [row for own in groups.values() for row in _of_set(own)]
     return pd.DataFrame([[row[name] for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)

@@ -12,7 +12,7 @@ class TableError(ValueError):
 
 
 # kind: paper (a published table), trained (variants against their base), sensitivity (one network, other protocols),
-# plain (a row per number, as it is)
+# interventions (trained weights with one change; study is the question), plain (a row per number, as it is)
 # study: hash of what cells trained here must share to be compared; empty for a paper's table
 # setting: in what a study differs from the others of its table; empty for the only one
 # published: as printed; in a trained table the published difference from the base

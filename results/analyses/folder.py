@@ -16,7 +16,7 @@ from results import locks, records
 from results.records import StoreError
 from results.store import is_hash
 
-FOLDER = "analyses"
+FOLDER, ARRAYS = "analyses", "arrays"
 FIXED = ("image", "pixels", "seed", "environment")  # what every table of rows begins with
 UNIT = ["image", "seed"]  # what is measured at once; an analysis may have several rows for it
 
@@ -90,7 +90,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def arrays_path(folder: Path, image: str) -> Path:
-    return folder / "arrays" / f"{image}.safetensors"
+    return folder / ARRAYS / f"{image}.safetensors"
 
 
 def read(folder: Path) -> Record:

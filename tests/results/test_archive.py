@@ -5,12 +5,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from results import locks
+from results import analyses, locks
+from results.analyses import folder
 from results.archive import import_into
 from results.store import Store, StoreError
-from tests.results.test_store import MACHINE, cell, finish, key, rows
+from tests.results.test_store import MACHINE, PROTOCOL, cell, finish, key, rows
 
 
 def pack(folder: Path, to: Path, prefix: str = "runs") -> Path:
@@ -166,3 +169,27 @@ def test_what_is_no_archive_is_said(tmp_path, theirs):
     with pytest.raises(StoreError, match="cut off"):
         import_into(store, tmp_path / "cut.tar.gz")
     assert store.cells().empty and not [path for path in store.root.iterdir() if path.name.startswith(".")]
+
+
+def test_analyses_join_by_image_and_seed(tmp_path):
+    def asked(store, images, seeds, pixels="p"):
+        where = {"model": "m", "overrides": {}, "weights": "w", "task": "sr-x2", "dataset": "Set5"}
+        name = analyses.key("echo", {}, protocol=PROTOCOL, **where)
+        rows = [{"image": image, "pixels": pixels, "seed": seed, "value": seed} for image in images for seed in seeds]
+        about = {"expected": 5, "question": "?", "columns": {"value": "of the seed"}}
+        arrays = {image: {f"a{seed}": np.full(2, seed) for seed in seeds} for image in images}
+        folder.add(store.root, name, pd.DataFrame(rows), MACHINE, arrays=arrays, **about)
+        return folder.place(store.root, name)
+
+    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
+    asked(theirs, ["baby", "bird"], [0, 1])
+    place = asked(ours, ["baby"], [0])
+    archive = pack(theirs.root, tmp_path / "runs.tar.gz")
+    assert import_into(ours, archive).merged == [place.name]
+    record = folder.read(place)
+    assert len(record.rows) == 4 and sorted(record.arrays("baby")) == ["a0", "a1"]
+    assert import_into(ours, archive).present == [place.name]
+    other = Store(tmp_path / "other")
+    asked(other, ["bird"], [2], pixels="q")
+    report = import_into(ours, other.root)
+    assert not report.ok and "bird is another picture here" in report.conflicts[0] and len(folder.read(place).rows) == 4

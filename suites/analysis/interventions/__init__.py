@@ -107,7 +107,7 @@ def chosen(network: nn.Module, only: str | None = None, file: Path | None = None
     only: globs of names by commas. Raises SpecError for a network without interventions, a glob that fits none, and a
     file that has none.
     """
-    from suites.analysis import catalogue
+    from suites.analysis.interventions import catalogue
 
     known = [*catalogue.interventions(network), *(own(file) if file else ())]
     globs = [each.strip() for each in only.split(",")] if only else ["*"]

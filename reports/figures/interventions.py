@@ -1,0 +1,128 @@
+"""What trained weights use, as figures: every change, every layer, and how far back the scan looks.
+
+All show the difference in PSNR from the unchanged network with its 95 % interval over the pictures of a set
+(`reports.tables.interventions`). The band is +-0.01 dB, within which a change is without effect; beyond it the scale is
+logarithmic. A panel per network, a colour per set.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.statistics.verdicts import MARGIN
+from reports.tables.interventions import UNCHANGED, compare
+from results.evidence import Evidence
+from results.records import StoreError
+from results.sets import FULL_SETS
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, and marks for print without colour.
+STYLES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"), "os^Dv", strict=True))
+ALL = "all"
+
+
+def draw_changes(path: Path, evidence: Evidence) -> None:
+    """Every change of the whole network, a row each; questions one below the other."""
+    found = _found(evidence, lambda frame: ~frame["question"].str.startswith(("layers", "memory")))
+    names = list(dict.fromkeys(found["intervention"]))[::-1]
+    networks = dict(list(found.groupby("network", sort=False)))
+    figure, axes = _figure(1, len(networks), width=1.6 + 3.4 * len(networks), height=1.2 + 0.19 * len(names))
+    for axis, (network, part) in zip(axes[0], networks.items(), strict=True):
+        for number, (dataset, own) in enumerate(part.groupby("dataset", sort=False)):
+            places = [names.index(name) - 0.15 * number for name in own["intervention"]]
+            _points(axis, own, dataset, number, y=places)
+        axis.axvspan(-MARGIN, MARGIN, color="0.9", zorder=0)
+        axis.set_xscale("symlog", linthresh=MARGIN)
+        axis.set(title=network, xlabel="difference in PSNR, dB", ylim=(-0.8, len(names) - 0.4))
+        axis.grid(alpha=0.3)
+    axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0][-1].legend(frameon=False, loc="lower left", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def draw_layers(path: Path, evidence: Evidence) -> None:
+    """Which layer needs what: a row of panels per network, a panel per part that is off."""
+    found = _found(evidence, lambda frame: frame["question"].str.startswith("layers"))
+    parts = list(dict.fromkeys(found["question"]))
+    networks = dict(list(found.groupby("network", sort=False)))
+    figure, axes = _figure(len(networks), len(parts), width=1 + 2.6 * len(parts), height=0.8 + 2.3 * len(networks))
+    for row, (network, own) in zip(axes, networks.items(), strict=True):
+        for axis, part in zip(row, parts, strict=True):
+            chosen = own[own["question"] == part]
+            for number, (dataset, points) in enumerate(chosen.groupby("dataset", sort=False)):
+                layers = points["intervention"].str.extract(r"layer-(\d+)/")[0].astype(int)
+                _points(axis, points, dataset, number, x=list(layers + 0.2 * number))
+            axis.axhspan(-MARGIN, MARGIN, color="0.9", zorder=0)
+            axis.set_yscale("symlog", linthresh=MARGIN)
+            axis.set(title=f"{part.removeprefix('layers: ')}\n{network}", xlabel="layer")
+            axis.title.set_fontsize(8)
+            axis.grid(alpha=0.3)
+        row[0].set_ylabel("difference in PSNR, dB")
+    axes[0][-1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def draw_memory(path: Path, evidence: Evidence) -> None:
+    """How far back the scan looks: its state begins anew every k steps, in sorted and in raster order."""
+    found = _found(
+        evidence, lambda frame: frame["question"].str.startswith("memory") | (frame["intervention"] == "order/raster")
+    )
+    networks = dict(list(found.groupby("network", sort=False)))
+    figure, axes = _figure(2, len(networks), width=1 + 3.2 * len(networks), height=5.4)
+    for column, (network, own) in enumerate(networks.items()):
+        for row, order in enumerate(("sorted", "raster")):
+            axis = axes[row][column]
+            for number, (dataset, points) in enumerate(own.groupby("dataset", sort=False)):
+                chosen = points[points["intervention"].str.startswith(f"memory/{order}-")]
+                if order == "raster":
+                    chosen = pd.concat([chosen, points[points["intervention"] == "order/raster"]])
+                steps = chosen["intervention"].str.extract(r"-(\d+)$")[0]
+                places = [len(_STEPS) if pd.isna(k) else _STEPS.index(int(k)) for k in steps]
+                _points(axis, chosen, dataset, number, x=[place + 0.12 * number for place in places], line="-")
+            axis.axhspan(-MARGIN, MARGIN, color="0.9", zorder=0)
+            axis.set_yscale("symlog", linthresh=MARGIN)
+            axis.set_xticks(range(len(_STEPS) + 1), [*map(str, _STEPS), ALL], fontsize=8)
+            axis.set(
+                title=f"{network}: {order} order", xlabel="steps between new states", xlim=(-0.5, len(_STEPS) + 0.7)
+            )
+            axis.title.set_fontsize(9)
+            axis.grid(alpha=0.3)
+        axes[0][column].set_ylabel("difference in PSNR, dB")
+        axes[1][column].set_ylabel("difference in PSNR, dB")
+    axes[0][-1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+_STEPS = (1, 4, 16, 64, 256, 1024, 4096)
+
+
+def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:
+    """Rows of `compare` with an interval, and `network`. Raises StoreError where there are none."""
+    frame = compare(evidence.analyses)
+    frame = frame[frame["low"].notna() & (frame["intervention"] != UNCHANGED)]
+    frame = frame[chosen(frame)] if len(frame) else frame
+    if frame.empty:
+        raise StoreError("no whole set with such changes is stored or committed: runner.py analyse interventions")
+    names = [f"{one['model']}, {one['task']}\n{one['file'] or one['weights'][:8]}" for one in frame.to_dict("records")]
+    order = [list(FULL_SETS).index(name) if name in FULL_SETS else len(FULL_SETS) for name in frame["dataset"]]
+    frame = frame.assign(network=names, place=order)
+    return frame.sort_values(["network", "place"], kind="stable")
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=True)
+
+
+def _points(axis: Any, rows: pd.DataFrame, dataset: str, number: int, line: str = "", **places: list[float]) -> None:
+    """Points with intervals, along x where y is given and along y where x is."""
+    colour, mark = STYLES[number % len(STYLES)]
+    values = rows["difference"].astype(float)
+    error = [values - rows["low"].astype(float), rows["high"].astype(float) - values]
+    horizontal = "y" in places
+    x, y = (values, places["y"]) if horizontal else (places["x"], values)
+    how = {"fmt": mark + line, "color": colour, "markersize": 3.5, "linewidth": 1, "elinewidth": 1, "label": dataset}
+    axis.errorbar(x, y, **{"xerr" if horizontal else "yerr": error}, **how)

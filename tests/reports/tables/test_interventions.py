@@ -1,0 +1,146 @@
+"""The table of changes: differences paired by image and seed against numbers worked out by hand, and the verdicts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.figures import interventions as figures
+from reports.statistics.intervals import Interval
+from reports.statistics.verdicts import of_change
+from reports.tables import index, render
+from reports.tables.interventions import compare, differences, to_json
+from results import export as exporting
+from results import measured
+from results.analyses import folder, load
+from results.evidence import Evidence
+from results.records import StoreError
+from results.store import Store
+from suites.spec import Protocol
+from tests.reports.synthetic import MACHINE, SR, WEIGHTS
+
+ASKED = {"command": "runner.py analyse interventions", "started": "2026-01-01T00:00:00", "file": "x2.pth"}
+
+
+def ask(store: Store, name: str, question: str, psnr: np.ndarray, seeds=(0, 1), dataset="Set5", expected=5, **more):
+    """Files PSNR [images, seeds] of an intervention."""
+    parameters = {"intervention": name, "question": question, "origin": "catalogue"}
+    where = {"model": "mambairv2-light", "overrides": {"upscale": 2}, "weights": WEIGHTS, "task": SR.name}
+    key = folder.key("interventions", parameters, dataset=dataset, protocol=Protocol.official(SR).to_dict(), **where)
+    rows = [
+        {"image": f"i{i}", "pixels": f"p{i}", "seed": seed, "psnr": value}
+        for i, own in enumerate(psnr)
+        for seed, value in zip(seeds, own, strict=True)
+    ]
+    machine = {**MACHINE, **ASKED, **more}
+    about = {"expected": expected, "question": f"what {name} does", "columns": {"psnr": "dB"}}
+    folder.add(store.root, key, pd.DataFrame(rows), machine, **about)
+
+
+BASE = 30 + np.arange(10.0).reshape(5, 2)  # [images, seeds]
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    made = Store(tmp_path / "store")
+    ask(made, "unchanged", "unchanged", BASE)
+    noise = np.array([-2, -1, 0, 1, 2])[:, None] * 1e-3
+    ask(made, "prompts/zero", "prompts", BASE - 0.5 + noise)
+    ask(made, "prompts/mean", "prompts", BASE + noise)
+    ask(made, "prompts/times-2", "prompts", BASE + 0.01 + 20 * noise)
+    ask(made, "routing/argmax", "routing", BASE.mean(1, keepdims=True) + 0.2 + noise, seeds=(None,))
+    ask(made, "order/raster", "order", BASE[:3], expected=5)
+    return made
+
+
+def test_differences_are_paired_by_image_and_seed(store):
+    found = compare(load(store.root)[0]).set_index("intervention")
+    assert list(found["verdict"][["unchanged", "prompts/zero", "prompts/mean"]]) == [
+        "base",
+        "costs",
+        "no effect within 0.01 dB",
+    ]
+    assert list(found["verdict"][["prompts/times-2", "routing/argmax"]]) == ["inconclusive", "gains"]
+    zero = found.loc["prompts/zero"]
+    half = 2.7764451 * np.sqrt(2.5e-6 / 5)  # t(0.975, 4) times the standard error of -2 ... 2 thousandths
+    assert zero["difference"] == pytest.approx(-0.5) and zero["high"] - zero["low"] == pytest.approx(2 * half, rel=1e-5)
+    assert (
+        found.loc["routing/argmax", "difference"] == pytest.approx(0.2) and found.loc["routing/argmax", "seeds"] == []
+    )
+    assert found.loc["unchanged", "psnr"] == pytest.approx(BASE.mean()) and zero["seeds"] == [0, 1]
+    raster = found.loc["order/raster"]
+    assert raster["verdict"] == "3 of 5 images" and raster["psnr"] is None and raster["difference"] is None
+
+
+def test_a_seed_that_one_lacks_is_no_pair():
+    base = pd.DataFrame({0: [1.0, 2.0], 1: [5.0, 7.0]}, index=["a", "b"])
+    assert list(differences(pd.DataFrame({1: [6.0, 7.0], 2: [0.0, 0.0]}, index=["a", "b"]), base)) == [1.0, 0.0]
+    assert differences(pd.DataFrame({2: [6.0, 7.0]}, index=["a", "b"]), base).isna().all()
+    assert list(differences(pd.DataFrame({-1: [3.0, 4.5]}, index=["a", "b"]), base)) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "p", "verdict"),
+    [
+        (0.004, 0.005, 0.001, "no effect within 0.01 dB"),  # certain, and too small to matter
+        (0.008, 0.005, 0.001, "gains"),
+        (-0.2, 0.1, 0.01, "costs"),
+        (-0.2, 0.1, 0.06, "inconclusive"),  # Holm's p, not the interval of one row
+        (0.0, 0.02, 1.0, "inconclusive"),
+    ],
+)
+def test_verdicts_of_changes(mean, half, p, verdict):
+    assert of_change(Interval(mean, mean - half, mean + half, 5, 4), p) == verdict
+
+
+def test_one_image_has_no_interval_and_no_verdict():
+    assert of_change(Interval(-3.0, None, None, 1), None) == "inconclusive"
+
+
+def test_json_has_a_row_per_change_and_per_image(store):
+    records = load(store.root)[0]
+    made = to_json(compare(records), records)
+    keys = ["intervention", "question", "dataset", "psnr", "difference", "low", "high", "verdict", "images", "seeds"]
+    assert list(made["rows"][0]) == keys and len(made["rows"]) == 6
+    argmax = [row for row in made["images"] if row["intervention"] == "routing/argmax"]
+    assert [row["seed"] for row in argmax] == [None] * 5 and len(made["images"]) == 4 * 10 + 5 + 6
+
+
+def test_the_table_shows_questions_with_verdicts(store, tmp_path):
+    evidence = Evidence(store, tmp_path / "none")
+    assert "interventions" in index.names(evidence)
+    frame = index.table("interventions", evidence)
+    text = render.render_all([(frame, index.caption("interventions"))], "md", contents=False)
+    assert "x2.pth" in text and "-0.500 ±0.002 costs" in text and "3 of 5 images" in text
+    assert "0.000 ±0.002 =" in text
+
+
+def test_what_is_exported_is_read_as_it_was(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
+    lines = exporting.export(store, "here/x2", "runner.py export")
+    assert len(lines) == 1 and (tmp_path / "measured" / "here" / "x2.analyses.json").exists()
+    records, problems = load(tmp_path / "empty")
+    assert not problems
+    pd.testing.assert_frame_equal(compare(records), compare(load(store.root)[0]), rtol=1e-6)
+
+
+def test_what_does_not_say_how_it_was_measured_is_not_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
+    store = Store(tmp_path / "store")
+    ask(store, "unchanged", "unchanged", BASE, command=None)
+    with pytest.raises(StoreError, match="does not say its command"):
+        exporting.export(store, "here/x2", "runner.py export")
+    assert not (tmp_path / "measured").exists()
+
+
+def test_figures_show_what_there_is(store, tmp_path):
+    ask(store, "layer-03/assm-off", "layers: assm-off", BASE - 1)
+    ask(store, "layer-04/assm-off", "layers: assm-off", BASE - 0.1)
+    ask(store, "memory/sorted-16", "memory", BASE - 1)
+    ask(store, "memory/raster-16", "memory in raster order", BASE - 0.1)
+    evidence = Evidence(store, tmp_path / "none")
+    for name in ("changes", "layers", "memory"):
+        path = tmp_path / f"{name}.png"
+        getattr(figures, f"draw_{name}")(path, evidence)
+        assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(StoreError, match="no whole set"):
+        figures.draw_changes(tmp_path / "none.png", Evidence(Store(tmp_path / "nothing"), tmp_path / "none"))
