@@ -12,9 +12,10 @@ smoke: setup
 	$(BIN)/python runner.py tables smoke --results $(RESULTS)
 	$(BIN)/python runner.py report --results $(RESULTS)
 
-# Two processes of one thread each: several threads per process spin on cores that another one needs.
+# Two processes of one thread each: several threads per process spin on cores that another one needs. What shares a
+# trained cell is one group (xdist_group), so that it is trained once.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Every way of taking an operator, a layer, a network, each checked and then timed; BENCH=--benchmark-json=FILE to keep it.
 bench: setup

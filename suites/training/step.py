@@ -47,14 +47,17 @@ def loss_of(budget: Budget, output: Tensor, target: Tensor) -> Tensor:
 
 
 @contextmanager
-def determinism(enabled: bool) -> Iterator[None]:
-    """Deterministic algorithms (PyTorch raises where there is none) or cudnn's fastest, until the block ends."""
+def determinism(enabled: bool, compiled: bool = False) -> Iterator[None]:
+    """Deterministic algorithms (PyTorch raises where there is none) or cudnn's fastest, until the block ends.
+
+    compiled: whether torch.compile makes layers within: its code generator is then told too.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     fill = torch.utils.deterministic.fill_uninitialized_memory
     chosen = enabled and CUBLAS not in os.environ
     if chosen:
         os.environ[CUBLAS] = ":4096:8"  # read when the first CUDA context is made
-    torch.use_deterministic_algorithms(enabled)
+    _set_deterministic(enabled, compiled)
     torch.backends.cudnn.benchmark = not enabled
     torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time and changes no defined result
     try:
@@ -62,9 +65,16 @@ def determinism(enabled: bool) -> Iterator[None]:
     finally:
         if chosen:
             os.environ.pop(CUBLAS, None)  # processes that are started later choose for themselves
-        torch.use_deterministic_algorithms(before[0])
+        _set_deterministic(before[0], compiled)
         torch.backends.cudnn.benchmark = before[1]
         torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def _set_deterministic(on: bool, compiled: bool) -> None:
+    if compiled:
+        torch.use_deterministic_algorithms(on)
+    else:  # the same without the code generator, whose import takes every process seconds
+        torch.set_deterministic_debug_mode("error" if on else "default")
 
 
 def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, cell: Cell, step: int) -> Tensor:

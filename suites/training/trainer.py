@@ -61,23 +61,6 @@ def no_marks(cell: Cell) -> Collection[int]:
     return ()
 
 
-def train(
-    cell: Cell,
-    images: Sequence[np.ndarray],
-    folder: Path,
-    *,
-    device: str | torch.device = "cpu",
-    backend: str = "auto",
-    deterministic: bool = True,
-    compiled: bool = False,
-    on_sync: Callable[[list[Run]], None] | None = None,
-) -> Path:
-    """`train_cells` of a single cell on `images` (uint8 [H, W, 3]). Returns `folder`/weights.safetensors."""
-    options = {"device": device, "backend": backend, "deterministic": deterministic, "compiled": compiled}
-    train_cells([(cell, folder)], lambda names: images, hooks=Hooks(on_sync=on_sync), **options)
-    return folder / WEIGHTS
-
-
 def train_cells(
     cells: Iterable[tuple[Cell, Path]],
     images: Images,
@@ -109,7 +92,7 @@ def train_cells(
     written.
     """
     device = torch.device(device)
-    with determinism(deterministic), torch.cuda.device(device if device.type == "cuda" else -1):
+    with determinism(deterministic, compiled), torch.cuda.device(device if device.type == "cuda" else -1):
         return _Loop(images, width, until, marks, hooks, device, backend, compiled).work(deque(cells))
 
 

@@ -8,7 +8,8 @@ import torch
 
 from suites.data import load_training
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training.trainer import train, train_cells
+from suites.training.trainer import train_cells
+from tests.suites.training.helpers import train
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

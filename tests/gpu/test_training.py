@@ -10,8 +10,9 @@ import torch
 import models
 from suites.data.pool import Pool
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training import state, trainer
+from suites.training import state
 from suites.training.cuda_graph import WARM, GraphedStep
+from tests.suites.training.helpers import train
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -81,7 +82,7 @@ def test_resumed_run_is_the_same_run(images, tmp_path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        expected = trainer.train(cell("sr-x2"), images, tmp_path / "a", device="cuda").read_bytes()
+        expected = train(cell("sr-x2"), images, tmp_path / "a", device="cuda").read_bytes()
         with pytest.raises(Stopped):
-            trainer.train(cell("sr-x2"), images, tmp_path / "b", device="cuda", on_sync=stop)
-        assert trainer.train(cell("sr-x2"), images, tmp_path / "b", device="cuda").read_bytes() == expected
+            train(cell("sr-x2"), images, tmp_path / "b", device="cuda", on_sync=stop)
+        assert train(cell("sr-x2"), images, tmp_path / "b", device="cuda").read_bytes() == expected

@@ -56,9 +56,9 @@ def errors(found, exact) -> list[float]:
 @pytest.mark.parametrize(
     "shape, then",
     [
-        ((2, 9, 10, 18), "gate"),
+        ((1, 5, 6, 18), "gate"),
         ((1, 5, 9, 32), "gelu"),
-        *((shape, then) for shape in ((1, 11, 6, 12), (1, 3, 17, 7), (1, 1, 1, 3)) for then in THEN),
+        *((shape, then) for shape in ((1, 6, 5, 12), (1, 3, 17, 7), (2, 1, 1, 3)) for then in THEN),
     ],
     ids=str,
 )
@@ -87,7 +87,7 @@ def test_depthwise_and_every_gradient(shape, then, in_kernels):
 def test_depthwise_in_bfloat16_rounds_once(then, in_kernels):
     """Inputs and output are bfloat16, everything in between is float32; gradients have the types of their inputs."""
     conv = layers.Depthwise(10, 3, then).to(DEVICE)
-    x, gate = (normal(1, 7, 9, 10, seed=s).bfloat16().requires_grad_() for s in (0, 1))
+    x, gate = (normal(1, 5, 5, 10, seed=s).bfloat16().requires_grad_() for s in (0, 1))
     y = convolve(conv, x, then, gate if then == "gate" else None)
     c = F.conv2d(x.float().permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1, groups=10).permute(0, 2, 3, 1)
     torch.testing.assert_close(
@@ -113,7 +113,7 @@ def test_layer_norm_and_every_gradient(shape, gelu, in_kernels):
 
 def test_gelu_is_nearer_to_float64_than_pytorchs(in_kernels):
     """And its derivative as near: as the gate of a convolution that gives 1. Far out it is 0 or its argument."""
-    z = torch.cat([torch.linspace(-12, 12, 30001), torch.tensor([-1e10, -1e4, 1e4, 1e10])]).to(DEVICE).requires_grad_()
+    z = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e10, -1e4, 1e4, 1e10])]).to(DEVICE).requires_grad_()
     conv = layers.Depthwise(1, 1, "gate").to(DEVICE)
     nn.init.zeros_(conv.weight), nn.init.ones_(conv.bias)
     y = convolve(conv, torch.zeros_like(z).view(1, 1, -1, 1), "gate", z.view(1, 1, -1, 1)).flatten()
@@ -136,13 +136,13 @@ def test_rows_of_many_channels_begin_at_whole_words(in_kernels):
 
     Not where PyTorch multiplies, which is slower with space between rows.
     """
-    x, weight, norm, conv = normal(2, 3, 5, 130), normal(20, 130), nn.LayerNorm(130), layers.Depthwise(130, 3, "gelu")
+    x, weight, norm, conv = normal(1, 2, 3, 130), normal(20, 130), nn.LayerNorm(130), layers.Depthwise(130, 3, "gelu")
     norm.to(DEVICE), conv.to(DEVICE)
     assert layer_norm(norm, x).is_contiguous() and convolve(conv, x, "gelu").is_contiguous()
     with Settings("highest", False, "tf32x3"):
         for y in (layer_norm(norm, x, space=True), convolve(conv, x, "gelu")):
             assert y.shape == x.shape and y.stride(-2) == 136
-            assert not y.detach().as_strided((30, 6), (136, 1), 130).any()
+            assert not y.detach().as_strided((6, 6), (136, 1), 130).any()
             assert torch.equal(linear(y, weight), linear(y.contiguous(), weight))
         rows = torch.full((7, 136), float("nan"), device=DEVICE)
         rows[:, :130] = normal(7, 130)
@@ -181,14 +181,14 @@ def test_sums_over_programs(shapes):
 
 
 def test_the_operators_are_well_formed():
-    x, gate, dy = (normal(1, 5, 6, 4, seed=s) for s in range(3))
+    x, gate, dy = (normal(1, 2, 3, 4, seed=s) for s in range(3))
     weight, bias = normal(4, 1, 3, 3), normal(4)
     operators, checks = torch.ops.mambair_bench, ("test_schema", "test_faketensor")
     for then, side in (("gate", gate), ("gelu", None)):
         torch.library.opcheck(operators.depthwise, (x, weight, bias, side, then, True), test_utils=checks)
         torch.library.opcheck(operators.depthwise_backward, (dy, x, weight, bias, side, then), test_utils=checks)
     torch.library.opcheck(operators.layer_norm, (x, bias, bias, 1e-5, True, torch.bfloat16, True), test_utils=checks)
-    wide, weight, bias = normal(1, 2, 3, 130), normal(130, 1, 1, 1), normal(130)
+    wide, weight, bias = normal(1, 1, 2, 130), normal(130, 1, 1, 1), normal(130)
     for space in (True, False):
         torch.library.opcheck(operators.depthwise, (wide, weight, bias, None, "silu", space), test_utils=checks)
         given = wide, bias, bias, 1e-5, False, wide.dtype, space
@@ -295,7 +295,8 @@ VARIANTS = [
 def test_a_network_in_kernels_is_the_network(overrides, products, in_kernels, monkeypatch):
     """Output and all gradients of the fused path, the router's among them, equal those of the plain one."""
     monkeypatch.setattr("models.ops.linear.kernel_products", lambda x: products)
-    compare(models.build("mambairv2-tiny", upscale=2, depths=(1,), num_heads=(2,), **overrides))
+    small = {"depths": (1,), "num_heads": (2,), "window_size": 4}
+    compare(models.build("mambairv2-tiny", upscale=2, **small, **overrides))
 
 
 def test_the_first_mambair_in_kernels_is_the_network(in_kernels):
@@ -309,7 +310,7 @@ def compare(network: nn.Module) -> None:
             parameter.data *= 8  # classes that rounding does not decide, prompts that matter
     network.backend = "chunked"
     network.to(DEVICE)
-    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    image = torch.rand(1, 3, 4, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     found = run(network, image)
     with without_kernels():
         expected = run(network, image)

@@ -32,15 +32,15 @@ def compiled(kernel, constants, types=(), **options):
     print(kernel.__name__)
 
 for kernel, size, tile in (
-    (depthwise._depthwise, 3, depthwise.SMALL),
-    (depthwise._depthwise, 5, depthwise.LARGE[1]),
+    (depthwise._depthwise, 3, depthwise.LARGE[1]),
     (depthwise._depthwise_backward, 3, depthwise.BACKWARD[0]),
     (depthwise._depthwise_transposed, 3, depthwise.SMALL),
 ):
     sizes = {"S": 96, "GS": 96, "Y": 96, "C": 96, "K": size, "TH": tile.rows, "PX": tile.columns, "BC": 32}
     sizes["TW"] = tile.elements // 32
     compiled(kernel, sizes | {"KIND": "sigmoid", "DIRECT": True}, num_warps=tile.warps, maxnreg=tile.registers)
-for products, wide in (("tf32x3", linear.WIDE["tf32x3"][1]), *(("bf16", wide) for wide in linear.WIDE["bf16"])):
+for products in ("tf32x3", "bf16"):
+    wide = linear.WIDE[products][1]
     sizes = {"N": 174, "K": 348, "KP": 384, "S": 352, "KR": 352, "GELU": True, "PRODUCTS": products}
     sizes |= {"BM": wide.rows, "BN": wide.features, "BK": wide.step}
     narrow = dict.fromkeys(("x", "factors", "y"), "*bf16") if products == "bf16" else {}

@@ -18,15 +18,17 @@ import models
 from results.store import Store
 from suites import recipes
 from suites.data import find
-from suites.evaluation.evaluate import evaluate
+from suites.evaluation.filing import score_set
 from suites.execution import cell as cell_module
 from suites.execution import engine
 from suites.execution.verification import verify
 from suites.spec import SpecError, Suite
+from tests.suites.conftest import SETS
 from tests.suites.execution.test_engine import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
-CHANGES = ("iterations=40", "batch=2", "patch=16", "milestones=20", "checkpoint_every=5", "tiling=128")
+pytestmark = pytest.mark.xdist_group("cell")
+CHANGES = ("iterations=40", "batch=2", "patch=16", "milestones=20", "checkpoint_every=5", "tiling=16", *SETS)
 
 
 def quiet() -> Console:
@@ -39,10 +41,10 @@ def suite() -> Suite:
 
 
 @pytest.fixture(scope="module")
-def finished(suite, tmp_path_factory) -> Store:
+def finished(suite, pictures, tmp_path_factory) -> Store:
     """The cell, run undisturbed."""
     store = Store(tmp_path_factory.mktemp("finished"))
-    outcome = engine.run(suite, store, console=quiet(), threads=1, command="a test")
+    outcome = engine.run(suite, store, data=pictures, console=quiet(), threads=1, command="a test")
     assert outcome.ok, outcome.lines()
     return store
 
@@ -62,10 +64,10 @@ def test_a_cell_leaves_everything_that_a_reader_needs(suite, finished):
     log = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 40 and log[-1]["loss"] < log[0]["loss"]
     mean = finished.means().iloc[0]
-    assert mean["complete"] and mean["dataset"] == "embedded"
+    assert mean["complete"] and mean["dataset"] == "Little"
 
 
-def test_its_scores_are_those_of_its_weights(suite, finished):
+def test_its_scores_are_those_of_its_weights(suite, pictures, finished):
     (cell,) = suite.cells
     folder = finished.cell_folder(cell.config())
     model = models.build(cell.variant.model, **cell.task.network)
@@ -73,7 +75,7 @@ def test_its_scores_are_those_of_its_weights(suite, finished):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the cell ran
     try:
-        rows = evaluate(model.eval(), cell.task, find("embedded", None), cell.protocol)
+        rows = score_set(model.eval(), cell.task, find("Little", pictures), cell.protocol).checked()
     finally:
         torch.set_num_threads(threads)
     stored = pd.read_parquet(folder / "scores.parquet")
@@ -81,13 +83,13 @@ def test_its_scores_are_those_of_its_weights(suite, finished):
         assert stored[column].tolist() == rows[column].tolist()
 
 
-def test_killed_in_training_it_ends_in_the_same_bits(suite, finished, tmp_path):
+def test_killed_in_training_it_ends_in_the_same_bits(suite, pictures, finished, tmp_path):
     (cell,) = suite.cells
     store = Store(tmp_path)
     folder = store.open_cell(cell.config())
     command = [sys.executable, "-m", "suites.execution.engine", str(folder / "config.json"), "--results", str(tmp_path)]
     process = subprocess.Popen(
-        [*command, "--threads", "1", "--deterministic"],
+        [*command, "--threads", "1", "--deterministic", "--data", str(pictures)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -97,7 +99,7 @@ def test_killed_in_training_it_ends_in_the_same_bits(suite, finished, tmp_path):
     process.wait()
     assert not (folder / "weights.safetensors").exists()
     assert engine.plan(suite, store)[0].state == "planned"
-    outcome = engine.run(suite, store, console=quiet(), threads=1)
+    outcome = engine.run(suite, store, data=pictures, console=quiet(), threads=1)
     assert outcome.ok, outcome.lines()
     whole = finished.cell_folder(cell.config())
     for name in ("weights.safetensors", "config.json"):
@@ -106,20 +108,20 @@ def test_killed_in_training_it_ends_in_the_same_bits(suite, finished, tmp_path):
     assert len(json.loads((folder / "environment.json").read_text())["earlier"]) == 1
 
 
-def test_run_again_it_gives_the_same_bits(suite, finished):
-    result = verify(suite.cells[0].name, finished, console=quiet())
-    assert result.ok and result.same_weights and result.differences == {"embedded": 0.0}
+def test_run_again_it_gives_the_same_bits(suite, pictures, finished):
+    result = verify(suite.cells[0].name, finished, data=pictures, console=quiet())
+    assert result.ok and result.same_weights and result.differences == {"Little": 0.0}
     assert not any("thread" in line for line in result.machine)
 
 
 def test_what_cannot_be_trained_is_one_line(suite, tmp_path):
     from suites.data import DataError
 
-    missing = recipes.choose("smoke", only="base/*", seeds="0", changes=(*CHANGES, "test_sets=Set5"))
+    missing = recipes.choose("smoke", only="base/*", seeds="0", changes=("test_sets=Set5",))
     with pytest.raises(DataError, match="Set5"):
         engine.run(missing, Store(tmp_path), console=quiet())
     assert not list(tmp_path.iterdir())
-    odd = recipes.choose("smoke", only="base/*", seeds="0", changes=(*CHANGES, "protocol.prompt_order=semantic"))
+    odd = recipes.choose("smoke", only="base/*", seeds="0", changes=("protocol.prompt_order=semantic",))
     with pytest.raises(SpecError, match="the network has prompt_order 'raster', its protocol 'semantic'"):
         engine.run(odd, Store(tmp_path), console=quiet())
     assert not list(tmp_path.iterdir())

@@ -13,17 +13,21 @@ from results.store import Store
 from suites import recipes
 from suites.execution import engine
 from suites.spec import Budget
+from tests.suites.conftest import SETS
 
 
 @pytest.fixture(scope="module")
 def curve():
-    changes = ("iterations=8", "patch=16", "batch=2", "milestones=", "checkpoint_every=8")
+    changes = (*SETS, "iterations=8", "patch=8", "batch=1", "milestones=", "checkpoint_every=8")
     chosen = recipes.choose("curve", budget="smoke", seeds="0,1", changes=changes)
     return dataclasses.replace(chosen, scoring=dataclasses.replace(chosen.scoring, at=(2, 4, 8)))
 
 
-def test_iterations_are_scored_and_committed_as_a_curve(curve, tmp_path, monkeypatch):
-    store, options = Store(tmp_path / "store"), {"threads": 1, "concurrent": 2, "command": "the command"}
+def test_iterations_are_scored_and_committed_as_a_curve(curve, pictures, tmp_path, monkeypatch):
+    store, options = (
+        Store(tmp_path / "store"),
+        {"threads": 1, "concurrent": 2, "command": "the command", "data": pictures},
+    )
     stopped = engine.run(curve, store, seconds=0.1, console=Console(file=io.StringIO()), **options)
     assert stopped.ok and len(stopped.stopped) == 2
     assert engine.run(curve, store, console=Console(file=io.StringIO()), **options).ok

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -24,9 +25,10 @@ from suites.planning import scatter
 from suites.recipes import pilot
 from suites.spec import Scoring
 from suites.training import averaging
-from suites.training.trainer import train
+from tests.suites.conftest import SETS
+from tests.suites.training.helpers import train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("pilot")]
 
 LENGTH = 20
 SCORING = Scoring(half=True, average=True, noise_seeds=(0, 1))
@@ -34,21 +36,25 @@ SCORING = Scoring(half=True, average=True, noise_seeds=(0, 1))
 
 def suite(*changes: str, seeds: str | None = None):
     """Two variants of two seeds, tiny."""
-    own = (f"iterations={LENGTH}", "milestones=10,18", "checkpoint_every=8", "patch=16")
+    own = (*SETS, f"iterations={LENGTH}", "milestones=10,18", "checkpoint_every=8", "patch=8", "batch=1")
     return replace(recipes.choose("pilot", budget="smoke", seeds=seeds, changes=(*own, *changes)), scoring=SCORING)
 
 
-def go(which, store, **options):
-    told = io.StringIO()
-    options = {"concurrent": 3, "scorers": 1, "threads": 1, "command": "a command", **options}
-    return engine.run(which, store, console=Console(file=told, width=300), **options), told.getvalue()
+@pytest.fixture(scope="module")
+def go(pictures):
+    def run(which, store, **options):
+        told = io.StringIO()
+        options = {"concurrent": 3, "scorers": 1, "threads": 1, "command": "a command", "data": pictures, **options}
+        return engine.run(which, store, console=Console(file=told, width=300), **options), told.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(go, tmp_path_factory):
     """A pilot that was stopped once: its store and what was printed."""
     store = Store(tmp_path_factory.mktemp("pilot") / "store")
-    first, _ = go(suite(), store, seconds=8)
+    first, _ = go(suite(), store, seconds=2, scorers=0)  # hardly begun to train by then
     second, told = go(suite(), store)
     return store, first, second, told
 
@@ -62,12 +68,12 @@ def test_stopped_it_goes_on_and_ends_in_ordinary_cells(finished):
     assert set(cells["train_steps"]) == {LENGTH} and (cells["train_seconds"] > 0).all()
     assert set(cells["command"]) == {"a command"} and cells["finished"].notna().all() and set(cells["abreast"]) == {3}
     assert store.means()["complete"].all() and store.means()["psnr"].between(5, 60).all()
-    assert "base/sr-x2/seed-1: average weights, noise 1: embedded" in told
-    assert "plain-scan/sr-x2/seed-1: average weights, noise 0: embedded" in told
+    assert "base/sr-x2/seed-1: average weights, noise 1: Little" in told
+    assert "plain-scan/sr-x2/seed-1: average weights, noise 0: Little" in told
     assert "plain-scan/sr-x2/seed-1: average weights, noise 1:" not in told
 
 
-def test_a_cell_has_the_weights_and_the_scores_that_it_has_alone(finished, tmp_path):
+def test_a_cell_has_the_weights_and_the_scores_that_it_has_alone(finished, go, pictures, tmp_path):
     store, alone = finished[0], Store(tmp_path / "alone")
     base = suite().cells[0]
     outcome, _ = go(replace(suite(), cells=(base,)), alone, concurrent=1, scorers=0)
@@ -81,7 +87,7 @@ def test_a_cell_has_the_weights_and_the_scores_that_it_has_alone(finished, tmp_p
         elif name.endswith(".parquet"):
             pair = [pd.read_parquet(folder / name)[["image", "pixels", "psnr", "ssim"]] for folder in (one, other)]
             assert pair[0].equals(pair[1]), name
-    plain = train(base, load_training(("embedded",), None), tmp_path / "plain")
+    plain = train(base, load_training(base.train_sets, pictures), tmp_path / "plain")
     assert (one / "weights.safetensors").read_bytes() == plain.read_bytes()
     last, average = (safetensors.torch.load_file(one / f"{name}.safetensors") for name in ("weights", "average"))
     assert sorted(averaging.sampled(base.budget)) == [19, 20] and last.keys() == average.keys()
@@ -105,7 +111,7 @@ def test_tables_scatter_import_and_export_know_them(finished, tmp_path, monkeypa
     store = finished[0]
     assert import_into(Store(tmp_path / "imported"), store.root).ok
     evidence = Evidence(Store(tmp_path / "imported"), tmp_path / "nothing")
-    assert [one.dataset for one in scatter.measured(evidence)] == ["embedded"]
+    assert [one.dataset for one in scatter.measured(evidence)] == ["Little"]
     assert {"attention + ASE + SGN", "plain scan"} <= set(index.table("smoke", evidence)["method"])
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
     assert len(export.export(store, "here/pilot", "command")) == 2
@@ -115,10 +121,14 @@ def test_tables_scatter_import_and_export_know_them(finished, tmp_path, monkeypa
     assert len(frame) == 4 * 6 * images and len(measured.load(tmp_path / "measured").cells) == 4
 
 
-def test_what_was_trained_without_keeping_weights_is_said_and_not_tried_for_ever(tmp_path):
-    store, which = Store(tmp_path), suite(seeds="0")
-    assert go(replace(which, scoring=Scoring()), store)[0].ok
-    outcome, _ = go(which, store)  # the last weights are there, and get their other seed of the noise
+def test_what_was_trained_without_keeping_weights_is_said_and_not_tried_for_ever(finished, go, tmp_path):
+    shutil.copytree(finished[0].root, tmp_path / "store")
+    store, which = Store(tmp_path / "store"), suite(seeds="0")
+    for folder in store.cell_folders():  # as a suite leaves them that scores the last weights alone
+        for path in (*folder.glob("scores-*"), folder / "half.safetensors", folder / "average.safetensors"):
+            path.unlink()
+    assert go(replace(which, scoring=Scoring()), store)[0].skipped == [cell.name for cell in which.cells]
+    outcome, _ = go(which, store, scorers=0)  # the last weights are there, and get their other seed of the noise
     assert outcome.ok and set(outcome.done) == {cell.name for cell in which.cells}
     assert all("average, half" in reason for reason in outcome.partial.values()) and len(outcome.partial) == 2
     assert go(which, store)[0].skipped == [cell.name for cell in which.cells]
@@ -126,21 +136,21 @@ def test_what_was_trained_without_keeping_weights_is_said_and_not_tried_for_ever
     assert (folder / "scores-last-1.parquet").exists() and not (folder / "scores-half-0.parquet").exists()
 
 
-def test_a_cell_that_diverges_takes_no_other_with_it(tmp_path):
+def test_a_cell_that_diverges_takes_no_other_with_it(go, tmp_path):
     store, tame = Store(tmp_path), suite(seeds="0")
     wild = replace(tame.cells[0], variant=replace(tame.cells[0].variant, name="wild"))
     wild = replace(wild, budget=replace(wild.budget, lr=1e30))
     which = replace(tame, cells=(wild, *tame.cells), families=())
-    outcome, _ = go(which, store)
+    outcome, _ = go(which, store, scorers=0)
     assert list(outcome.failed) == [wild.name] and "the loss is nan" in outcome.failed[wild.name]
     assert len(outcome.done) == 2
     status = json.loads((store.cell_folder(wild.config()) / "status.json").read_text())
     assert status["state"] == "failed" and status["loss"] == "nan"
 
 
-def test_scores_that_fail_are_told_and_take_no_training_with_them(tmp_path):
-    store, which = Store(tmp_path), suite(seeds="0")
-    assert go(which, store)[0].ok
+def test_scores_that_fail_are_told_and_take_no_training_with_them(finished, go, tmp_path):
+    shutil.copytree(finished[0].root, tmp_path / "store")
+    store, which = Store(tmp_path / "store"), suite(seeds="0")
     base = which.cells[0]
     folder = store.cell_folder(base.config())
     ways.scores_path(folder, base, Way("half", 1)).unlink()

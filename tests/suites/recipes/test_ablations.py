@@ -24,8 +24,9 @@ from suites.planning import scatter
 from suites.planning.dryrun import describe, detectable
 from suites.recipes import ablations
 from suites.spec import Cell, Family, Suite, Task
-from suites.training.trainer import train
 from tests.results.test_store import finish, rows
+from tests.suites.conftest import SETS
+from tests.suites.training.helpers import train
 
 BUDGETS = ("smoke", "reduced", "paper")  # those with all variants
 
@@ -175,12 +176,12 @@ def test_every_switch_trains_and_restores_something_of_its_own(outputs):
             assert not same, f"{name} restores just what {same} do"
 
 
-def test_sampled_cells_run_from_the_engine_to_the_families_of_the_store(tmp_path):
-    changes = ("iterations=2", "batch=1", "patch=16", "milestones=1", "tiling=128")
+def test_sampled_cells_run_from_the_engine_to_the_families_of_the_store(pictures, tmp_path):
+    changes = (*SETS, "iterations=2", "batch=1", "patch=8", "milestones=1", "tiling=16")
     chosen = suite(only="*/sr-x2/*", changes=changes)
     chosen = replace(chosen, cells=tuple(cell for cell in chosen.cells if cell.variant.name in ("base", "kmeans")))
     store = Store(tmp_path)
-    outcome = engine.run(chosen, store, console=Console(file=io.StringIO()), command="a test", jobs=2)
+    outcome = engine.run(chosen, store, data=pictures, console=Console(file=io.StringIO()), concurrent=2)
     assert outcome.ok and len(outcome.done) == 2, outcome.lines()
     found = store.families()
     assert found["problem"].isna().all() and set(found["suite"]) == {"ablations"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training import trainer
 from suites.training.step import TrainingError
+from tests.suites.training.helpers import train
 
 SR2 = Task("sr", 2)
 
@@ -39,7 +39,7 @@ def losses(folder) -> list[float]:
 
 def test_the_steps_are_the_same(images, tmp_path):
     for compiled in (False, True):
-        trainer.train(cell("mambairv2-tiny"), images, tmp_path / str(compiled), compiled=compiled)
+        train(cell("mambairv2-tiny"), images, tmp_path / str(compiled), compiled=compiled)
     found, expected = losses(tmp_path / "True"), losses(tmp_path / "False")
     assert len(expected) == 3 and found == pytest.approx(expected, rel=1e-5)
 
@@ -53,11 +53,11 @@ def test_going_on_compiled_is_going_on_under_other_circumstances(images, tmp_pat
             raise Stopped
 
     with pytest.raises(Stopped):
-        trainer.train(cell("mambairv2-tiny", 4), images, tmp_path, on_sync=stop)
+        train(cell("mambairv2-tiny", 4), images, tmp_path, on_sync=stop)
     with pytest.warns(UserWarning, match="compiled False before, True now"):
-        trainer.train(cell("mambairv2-tiny", 4), images, tmp_path, compiled=True)
+        train(cell("mambairv2-tiny", 4), images, tmp_path, compiled=True)
 
 
 def test_a_network_without_compiled_layers_refuses(images, tmp_path):
     with pytest.raises(TrainingError, match="mambair-light has no layers to compile"):
-        trainer.train(cell("mambair-light"), images, tmp_path, compiled=True)
+        train(cell("mambair-light"), images, tmp_path, compiled=True)

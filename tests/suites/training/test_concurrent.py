@@ -13,7 +13,8 @@ from suites.data import load_training
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training import averaging, state, trainer
 from suites.training.step import TrainingError
-from suites.training.trainer import Hooks, train, train_cells
+from suites.training.trainer import Hooks, train_cells
+from tests.suites.training.helpers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,8 +18,8 @@ import models
 from models import mambairv2
 from suites import data
 from suites.spec import Budget, Cell, Protocol, Task, Variant
-from suites.training import trainer
 from suites.training.step import TrainingError
+from tests.suites.training.helpers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,18 +44,15 @@ import sys, json
 from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
-from suites.training import trainer
 from suites.spec import Cell
+from tests.suites.training.helpers import train
 
-y, x = np.mgrid[:96, :80]
-waves = [[127 + 100 * np.sin(y / a + c) * np.cos(x / (a + 1)) for c in range(3)] for a in (2, 4)]
-images = [np.stack(wave, axis=-1).astype(np.uint8) for wave in waves]
-trainer.train(Cell.from_config(json.loads(sys.argv[1])), images, Path(sys.argv[2]))
+train(Cell.from_config(json.loads(sys.argv[1])), np.load(sys.argv[3]), Path(sys.argv[2]))
 """
 
 
-def start(spec: Cell, folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", PROGRAM, json.dumps(spec.config()), str(folder)]
+def start(spec: Cell, folder: Path, images: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", PROGRAM, json.dumps(spec.config()), str(folder), str(images)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -76,17 +74,17 @@ def kill_after_line(process: subprocess.Popen, folder: Path, count: int) -> None
 
 
 def test_killed_twice_and_the_same_bits(tmp_path):
-    budget = Budget("smoke", 100, batch=2, patch=16, lr=1e-3, milestones=(50,), checkpoint_every=7)
+    budget = Budget("smoke", 100, batch=1, patch=16, lr=1e-3, milestones=(50,), checkpoint_every=7)
     spec = cell(budget)
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    reference = start(spec, undisturbed)
-    kill_after_line(start(spec, disturbed), disturbed, random.randint(2, 5))
+    undisturbed, disturbed, images = tmp_path / "undisturbed", tmp_path / "disturbed", tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).integers(0, 256, (2, 96, 80, 3), dtype=np.uint8))
+    kill_after_line(start(spec, disturbed, images), disturbed, random.randint(2, 5))
     assert not (disturbed / "weights.safetensors").exists()
-    kill_after_line(start(spec, disturbed), disturbed, random.randint(7, 12))
+    kill_after_line(start(spec, disturbed, images), disturbed, random.randint(7, 12))
     assert not (disturbed / "weights.safetensors").exists()
-    last = start(spec, disturbed)
-    for process in (reference, last):
-        assert process.wait(timeout=120) == 0, process.stderr.read()
+    last = start(spec, disturbed, images)
+    assert last.wait(timeout=120) == 0, last.stderr.read()
+    train(spec, np.load(images), undisturbed)
     assert (disturbed / "weights.safetensors").read_bytes() == (undisturbed / "weights.safetensors").read_bytes()
     logs = [
         [{k: json.loads(line)[k] for k in ("step", "lr", "loss")} for line in lines(f)]
@@ -100,7 +98,7 @@ def test_killed_twice_and_the_same_bits(tmp_path):
 def test_loss_falls_on_the_embedded_images(tmp_path, task):
     images = data.load_training(("embedded",), None)
     budget = Budget("smoke", 60, batch=4, patch=16, lr=2e-3, loss="l1" if task == "sr-x2" else "charbonnier")
-    trainer.train(cell(budget, Task.parse(task)), images, tmp_path)
+    train(cell(budget, Task.parse(task)), images, tmp_path)
     losses = [json.loads(line)["loss"] for line in lines(tmp_path)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
@@ -111,7 +109,7 @@ def test_bf16_is_another_choice_than_fp32(tmp_path):
     losses = {}
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
-        trainer.train(cell(Budget("smoke", 10, batch=4, patch=16, precision=precision)), images, folder)
+        train(cell(Budget("smoke", 10, batch=4, patch=16, precision=precision)), images, folder)
         losses[precision] = [json.loads(line)["loss"] for line in lines(folder)]
     assert losses["fp32"] != losses["bf16"]
     assert torch.allclose(torch.tensor(losses["fp32"]), torch.tensor(losses["bf16"]), rtol=0.05)
@@ -132,10 +130,10 @@ def test_external_labels_reach_the_network(tmp_path, monkeypatch):
     weights = {}
     for labels in ("learned", "slic"):
         variant = dataclasses.replace(spec.variant, labels=labels)
-        path = trainer.train(dataclasses.replace(spec, variant=variant), images, tmp_path / labels)
+        path = train(dataclasses.replace(spec, variant=variant), images, tmp_path / labels)
         weights[labels] = models.weights_hash(path)
     assert weights["learned"] != weights["slic"]
     assert given[:3] == [None] * 3 and all(labels.shape == (4, 16, 16) for labels in given[3:])
     plain = dataclasses.replace(spec, variant=Variant("v1", "mambair-light", labels="slic"))
     with pytest.raises(TrainingError, match="mambair-light sorts nothing"):
-        trainer.train(plain, images, tmp_path / "v1")
+        train(plain, images, tmp_path / "v1")

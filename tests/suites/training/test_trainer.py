@@ -18,8 +18,9 @@ import models
 from results.records import StoreError
 from suites.data.pool import Batch, Pool
 from suites.spec import Budget, Cell, Protocol, SpecError, Task, Variant
-from suites.training import checkpoints, state, trainer
+from suites.training import checkpoints, state
 from suites.training.step import TrainingError, learning_rate, loss_of, optimise
+from tests.suites.training.helpers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,7 +121,7 @@ def test_losses_by_hand():
 def test_optimiser_is_the_official_one(small, images, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(state.Run, "finish", lambda run: made.append(run.optimizer) or Path())
-    trainer.train(cell(budget=dataclasses.replace(BUDGET, iterations=21)), images, tmp_path)
+    train(cell(budget=dataclasses.replace(BUDGET, iterations=21)), images, tmp_path)
     (group,) = made[0].param_groups
     assert type(made[0]) is torch.optim.Adam
     assert (group["betas"], group["eps"], group["weight_decay"], group["lr"]) == ((0.9, 0.99), 1e-8, 0, 5e-4)
@@ -168,7 +169,7 @@ def seen_by(spec: Cell, images: list[np.ndarray], folder: Path, monkeypatch) -> 
 
     with monkeypatch.context() as patched:
         patched.setattr(state, "optimise", watch)
-        trainer.train(spec, images, folder)
+        train(spec, images, folder)
     return batches
 
 
@@ -194,15 +195,15 @@ def test_stochastic_depth_is_keyed_by_step_and_part(small, images, tmp_path, mon
     rolls = []
     forward = Small.forward
     monkeypatch.setattr(Small, "forward", lambda self, x: (rolls.append(torch.rand(1).item()), forward(self, x))[1])
-    trainer.train(cell(budget=budget), images, tmp_path / "a")
+    train(cell(budget=budget), images, tmp_path / "a")
     undisturbed, rolls[:] = list(rolls), []
     assert len(undisturbed) == 40 == len(set(undisturbed))
     with pytest.raises(Stopped):
-        trainer.train(cell(budget=budget), images, tmp_path / "b", on_sync=stop_at(9))
+        train(cell(budget=budget), images, tmp_path / "b", on_sync=stop_at(9))
     assert rolls == undisturbed[:18]
     rolls.clear()
     torch.rand(5)
-    trainer.train(cell(budget=budget), images, tmp_path / "b")
+    train(cell(budget=budget), images, tmp_path / "b")
     assert rolls == undisturbed[14:]  # from the checkpoint of step 7 on
 
 
@@ -211,7 +212,7 @@ def test_stochastic_depth_is_keyed_by_step_and_part(small, images, tmp_path, mon
 
 def test_log_progress_and_weights(small, images, tmp_path):
     told = {}
-    path = trainer.train(cell(), images, tmp_path, on_sync=lambda runs: told.update({runs[0].step: runs[0].loss}))
+    path = train(cell(), images, tmp_path, on_sync=lambda runs: told.update({runs[0].step: runs[0].loss}))
     assert path == tmp_path / "weights.safetensors"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.jsonl", "weights.safetensors"]
     lines = log_of(tmp_path)
@@ -229,33 +230,33 @@ def test_log_interval():
 
 
 def test_finished_cell_is_not_trained_again(small, images, tmp_path):
-    before = trainer.train(cell(), images, tmp_path).stat().st_mtime_ns
+    before = train(cell(), images, tmp_path).stat().st_mtime_ns
     (tmp_path / "checkpoint.pt").write_bytes(b"left by a process killed after it wrote the weights")
-    path = trainer.train(cell(), images, tmp_path, on_sync=stop_at(0))
+    path = train(cell(), images, tmp_path, on_sync=stop_at(0))
     assert path.stat().st_mtime_ns == before
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_damaged_weights_are_kept_aside_and_made_again(small, images, tmp_path):
-    path = trainer.train(cell(), images, tmp_path)
+    path = train(cell(), images, tmp_path)
     expected = path.read_bytes()
     path.write_bytes(expected[:100])
     with pytest.warns(UserWarning, match=r"damaged .* kept as weights\.safetensors\.corrupt"):
-        assert trainer.train(cell(), images, tmp_path).read_bytes() == expected
+        assert train(cell(), images, tmp_path).read_bytes() == expected
     assert (tmp_path / "weights.safetensors.corrupt").read_bytes() == expected[:100]
 
 
 def test_foreign_weights_and_checkpoints_are_refused(small, images, tmp_path):
     with pytest.raises(Stopped):
-        trainer.train(cell(), images, tmp_path, on_sync=stop_at(20))
+        train(cell(), images, tmp_path, on_sync=stop_at(20))
     with pytest.raises(TrainingError, match="with other training images:"):
-        trainer.train(cell(), images[:2], tmp_path)
+        train(cell(), images[:2], tmp_path)
     with pytest.raises(TrainingError, match="with another configuration:"):
-        trainer.train(cell(seed=1), images, tmp_path)
+        train(cell(seed=1), images, tmp_path)
     assert checkpoints.load(tmp_path)["step"] == 14
-    trainer.train(cell(), images, tmp_path)
+    train(cell(), images, tmp_path)
     with pytest.raises(TrainingError, match="with another configuration and other training images:"):
-        trainer.train(cell(seed=1), images[::-1], tmp_path)
+        train(cell(seed=1), images[::-1], tmp_path)
 
 
 def test_scores_and_protocol_are_no_part_of_what_was_trained():
@@ -269,7 +270,7 @@ def test_no_image_fits(small, images, tmp_path):
         pytest.warns(UserWarning),
         pytest.raises(TrainingError, match=r"^small/sr-x2/seed-0: no training image"),
     ):
-        trainer.train(cell(budget=dataclasses.replace(BUDGET, patch=48)), images, tmp_path)
+        train(cell(budget=dataclasses.replace(BUDGET, patch=48)), images, tmp_path)
 
 
 def test_settings_of_the_process_are_put_back(small, images, tmp_path):
@@ -283,7 +284,7 @@ def test_settings_of_the_process_are_put_back(small, images, tmp_path):
 
         with pytest.raises(Stopped):
             folder = tmp_path / str(deterministic)
-            trainer.train(cell(), images, folder, deterministic=deterministic, on_sync=look)
+            train(cell(), images, folder, deterministic=deterministic, on_sync=look)
     assert seen == [(True, False), (False, True)]
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
 
@@ -294,7 +295,7 @@ def test_settings_of_the_process_are_put_back(small, images, tmp_path):
 @pytest.fixture
 def undisturbed(small, images, tmp_path) -> tuple[bytes, list[tuple]]:
     folder = tmp_path / "undisturbed"
-    return trainer.train(cell(), images, folder).read_bytes(), [(x["step"], x["loss"]) for x in log_of(folder)]
+    return train(cell(), images, folder).read_bytes(), [(x["step"], x["loss"]) for x in log_of(folder)]
 
 
 def assert_same_run(folder: Path, undisturbed: tuple[bytes, list[tuple]]) -> None:
@@ -309,21 +310,21 @@ def test_resumed_run_is_the_same_run(undisturbed, images, tmp_path, stops):
     folder = tmp_path / "run"
     for last in stops:
         with pytest.raises(Stopped):
-            trainer.train(cell(), images, folder, on_sync=stop_at(last))
-    trainer.train(cell(), images, folder)
+            train(cell(), images, folder, on_sync=stop_at(last))
+    train(cell(), images, folder)
     assert_same_run(folder, undisturbed)
 
 
 def test_corrupted_checkpoint_costs_one_interval(undisturbed, images, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(Stopped):
-        trainer.train(cell(), images, folder, on_sync=stop_at(30))
+        train(cell(), images, folder, on_sync=stop_at(30))
     content = bytearray((folder / "checkpoint.pt").read_bytes())
     content[len(content) // 3] ^= 255
     (folder / "checkpoint.pt").write_bytes(content)
     first = []
     with pytest.warns(UserWarning, match="is damaged"):
-        trainer.train(cell(), images, folder, on_sync=lambda runs: first.append(runs[0].step))
+        train(cell(), images, folder, on_sync=lambda runs: first.append(runs[0].step))
     assert first[0] == 22  # 21 is the checkpoint before the damaged one of step 28
     assert_same_run(folder, undisturbed)
     assert (folder / "checkpoint.pt.corrupt").read_bytes() == content
@@ -342,25 +343,25 @@ def test_full_disk_at_a_checkpoint(undisturbed, images, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
         with pytest.raises(StoreError, match=r"cannot write .*checkpoint.*no space is left there") as caught:
-            trainer.train(cell(), images, folder)
+            train(cell(), images, folder)
     assert "\n" not in str(caught.value)
     assert checkpoints.load(folder)["step"] == 14
-    trainer.train(cell(), images, folder)
+    train(cell(), images, folder)
     assert_same_run(folder, undisturbed)
 
 
 def test_folder_that_is_a_file(small, images, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write"):
-        trainer.train(cell(), images, tmp_path / "file" / "cell")
+        train(cell(), images, tmp_path / "file" / "cell")
 
 
 def test_other_thread_count_is_announced(small, images, tmp_path):
     with pytest.raises(Stopped):
-        trainer.train(cell(), images, tmp_path, on_sync=stop_at(20))
+        train(cell(), images, tmp_path, on_sync=stop_at(20))
     torch.set_num_threads(2)
     with pytest.warns(UserWarning, match="not bit for bit: threads 1 before, 2 now"):
-        trainer.train(cell(), images, tmp_path)
+        train(cell(), images, tmp_path)
 
 
 # Losses that go wrong
@@ -371,7 +372,7 @@ def test_loss_that_is_not_finite_stops_the_cell(small, images, tmp_path, factor)
     """The very step is named though losses are read in groups, and nothing of it reaches a checkpoint or the log."""
     budget = dataclasses.replace(BUDGET, iterations=200, checkpoint_every=25)  # losses are read every 10 steps
     with pytest.raises(TrainingError, match="at step 37") as caught:
-        trainer.train(cell(budget=budget, spoil={37: factor}), images, tmp_path)
+        train(cell(budget=budget, spoil={37: factor}), images, tmp_path)
     assert caught.value.record == {"step": 37, "loss": factor}
     kept = checkpoints.load(tmp_path)
     assert kept["step"] == 25
@@ -387,7 +388,7 @@ def test_weights_spoilt_by_the_last_update_are_not_written(small, images, tmp_pa
 
     monkeypatch.setattr(state.Run, "advance", spoil)
     with pytest.raises(TrainingError, match=r"last\.bias is not finite after step 40"):
-        trainer.train(cell(), images, tmp_path)
+        train(cell(), images, tmp_path)
     assert not (tmp_path / "weights.safetensors").exists()
 
 
@@ -412,6 +413,6 @@ def test_diverging_run_stops(small, images, tmp_path):
     budget = dataclasses.replace(BUDGET, iterations=400, checkpoint_every=100)
     spoil = {call: 1.0 + 30 * (call > 150) for call in range(401)}
     with pytest.raises(TrainingError, match="diverges") as caught:
-        trainer.train(cell(budget=budget, spoil=spoil), images, tmp_path)
+        train(cell(budget=budget, spoil=spoil), images, tmp_path)
     assert 150 < caught.value.record["step"] < 250
     assert checkpoints.load(tmp_path)["step"] == 100
