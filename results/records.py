@@ -115,6 +115,19 @@ def write_bytes(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to the first name free among `<name>.corrupt`, `<name>.corrupt.2`, ..., which is returned.
+
+    Raises WriteError where the folder does not allow it.
+    """
+    aside, number = path.with_name(f"{path.name}.corrupt"), 2
+    while aside.exists():
+        aside, number = path.with_name(f"{path.name}.corrupt.{number}"), number + 1
+    with guarded(path):
+        os.replace(path, aside)
+    return aside
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable, where the system can."""
     with suppress(OSError):  # some network file systems refuse to sync a folder; the data itself is already synced

@@ -36,6 +36,7 @@ NOT_RUN = {
     "verify *": "needs a stored cell",
     "import *": "needs an archive of results",
     "export *": "needs a store with results",
+    "report*": "tests/reports/pages/test_report.py makes one",
     "tables smoke": "needs trained cells",
     "tables --documents": "writes into docs/, which tests/reports/pages/test_documents.py does elsewhere",
     "complexity * --all*": "takes minutes",

@@ -36,45 +36,12 @@ class EvaluationError(RuntimeError):
     """A network that cannot be scored: it does not fit the task, or it gave no finite picture."""
 
 
-def evaluate(
-    model: nn.Module | str,
-    task: Task,
-    dataset: Dataset,
-    protocol: Protocol,
-    *,
-    device: str | torch.device = "cpu",
-    labels: str = "learned",
-    pattern: str | None = None,
-    save: Path | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> pd.DataFrame:
-    """Degrades, restores and scores every image of `dataset` (of those whose stem matches the glob `pattern`).
-
-    model: a network built for `task`, moved to `device`, or a baseline: "bicubic" (super-resolution) or "identity"
-    (denoising, JPEG). labels: "learned", or who makes the sort key instead ("kmeans", "slic").
-    save: folder that gets `<dataset>/<stem>.png` for every restored image (a baseline's luma is a gray picture).
-    progress: called after each image with (done, total, stem).
-
-    Returns the columns of COLUMNS: `pixels` is the SHA-256 of the ground truth's decoded pixels; `psnr` and `ssim` are
-    of the mean of the samples, missing (NaN) where the images are identical or smaller than SSIM's window;
-    `psnr_single` is the mean PSNR of the single samples, missing when one of them is identical; `seconds` is the wall
-    time of restoring, all samples together. Raises SpecError, DataError, MetricError, ModelError or
-    EvaluationError.
-    """
-    rows: list[dict[str, Any]] = []
-    for row in scored(model, task, dataset, protocol, device=device, labels=labels, pattern=pattern, save=save):
-        rows.append(row)
-        if progress is not None:
-            progress(len(rows), len(dataset.stems(pattern)), row["image"])
-    return frame_of(rows)
-
-
 def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The frame of `evaluate` from rows of `scored`."""
+    """Rows of `score_images` as a frame with the columns of COLUMNS."""
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"psnr": float, "ssim": float, "psnr_single": float})
 
 
-def scored(
+def score_images(
     model: nn.Module | str,
     task: Task,
     dataset: Dataset,
@@ -86,7 +53,18 @@ def scored(
     save: Path | None = None,
     skip: Callable[[Picture], bool] = lambda picture: False,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of `evaluate`, each as soon as its image is scored; images that `skip` names are left out."""
+    """Degrades, restores and scores every image of `dataset`: a row for each, as soon as it is scored.
+
+    model: a network built for `task`, moved to `device`, or a baseline: "bicubic" (super-resolution) or "identity"
+    (denoising, JPEG). labels: "learned", or who makes the sort key instead ("kmeans", "slic"). pattern: a glob that
+    stems must fit. skip: says which images are left out. save: folder that gets `<dataset>/<stem>.png` for every
+    restored image (a baseline's luma is a gray picture).
+
+    A row has the keys of COLUMNS: `pixels` is the SHA-256 of the ground truth's decoded pixels; `psnr` and `ssim` are
+    of the mean of the samples, None where the images are identical or smaller than SSIM's window; `psnr_single` is the
+    mean PSNR of the single samples, None when one of them is identical; `seconds` is the wall time of restoring, all
+    samples together. Raises SpecError, DataError, MetricError, ModelError or EvaluationError.
+    """
     if isinstance(model, str):
         _check_baseline(model, task, protocol)
     for picture in dataset.images(pattern):

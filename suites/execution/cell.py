@@ -97,8 +97,7 @@ def set_aside_unreadable(path: Path, read: Callable[[Path], Any]) -> None:
         read(path)
     except StoreError:
         if path.exists():
-            with records.guarded(path):
-                path.replace(path.with_name(f"{path.name}.corrupt"))
+            records.set_aside(path)
 
 
 # At work

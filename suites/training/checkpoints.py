@@ -50,22 +50,13 @@ def load(folder: Path) -> dict[str, Any] | None:
         body, digest = content[:-DIGEST], content[-DIGEST:]
         if hashlib.sha256(body).digest() == digest:
             return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-        aside = set_aside(path)
+        aside = records.set_aside(path)
         warnings.warn(
             f"{path} is damaged (its checksum is another) and was kept as {aside.name}: "
             "training goes on from the checkpoint before it, or else from the start",
             stacklevel=2,
         )
     return None
-
-
-def set_aside(path: Path) -> Path:
-    """Renames to the first name free among `<name>.corrupt`, `<name>.corrupt.2`, ..."""
-    aside, number = path.with_name(f"{path.name}.corrupt"), 2
-    while aside.exists():
-        aside, number = path.with_name(f"{path.name}.corrupt.{number}"), number + 1
-    os.replace(path, aside)
-    return aside
 
 
 def discard(folder: Path) -> None:

@@ -229,7 +229,7 @@ def trained_as(weights: Path) -> dict[str, str] | None:
         with safetensors.safe_open(weights, "pt") as file:
             return json.loads((file.metadata() or {}).get("training", "{}"))
     except safetensors.SafetensorError as error:
-        aside = checkpoints.set_aside(weights)
+        aside = records.set_aside(weights)
         warnings.warn(
             f"{weights} is damaged ({error}) and was kept as {aside.name}: the cell is trained again", stacklevel=3
         )

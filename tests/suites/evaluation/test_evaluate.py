@@ -16,7 +16,8 @@ from suites.data import DataError, find, sort_keys
 from suites.data.degradations import bicubic_luma, gaussian_noise, jpeg, lr_matlab, luma_uint8
 from suites.evaluation import evaluate as evaluation
 from suites.evaluation import metrics
-from suites.evaluation.evaluate import EvaluationError, evaluate, restore, restore_picture
+from suites.evaluation.evaluate import EvaluationError, restore, restore_picture
+from suites.evaluation.filing import score_set
 from suites.spec import Protocol, SpecError, Task
 
 SR, DENOISE, JPEG = Task("sr", 2), Task("denoise", 25), Task("jpeg", 10)
@@ -70,6 +71,11 @@ def make_set(tmp_path):
     return make
 
 
+def scores(*arguments, **options):
+    """Rows by image, filed nowhere. Raises what stopped the scoring."""
+    return score_set(*arguments, **options).checked()
+
+
 def unit(pixels):
     return pixels.astype(np.float32) / 255
 
@@ -83,7 +89,7 @@ def rgb_psnr(image, truth):
 def test_a_row_per_image_with_the_score_of_its_restored_picture(make_set):
     pictures = {"b": picture(41, 52, 1), "a": picture(36, 30, 2)}
     seen = []
-    rows = evaluate(
+    rows = scores(
         Enlarge(2),
         SR,
         make_set(pictures),
@@ -104,13 +110,13 @@ def test_a_row_per_image_with_the_score_of_its_restored_picture(make_set):
 def test_a_glob_chooses_images_and_their_scores_stay_the_same(make_set):
     dataset = make_set({f"img_{i}": picture(24, 24, i) for i in range(3)} | {"other": picture(24, 24, 9)})
     model, protocol = Sampling(2), Protocol.official(SR, tiling=16)
-    whole = evaluate(model, SR, dataset, protocol).set_index("image")
-    some = evaluate(model, SR, dataset, protocol, pattern="img_[02]").set_index("image")
+    whole = scores(model, SR, dataset, protocol).set_index("image")
+    some = scores(model, SR, dataset, protocol, pattern="img_[02]").set_index("image")
     assert some.index.tolist() == ["img_0", "img_2"]
     columns = ["pixels", "psnr", "ssim"]
     assert some[columns].equals(whole.loc[some.index, columns])
     with pytest.raises(DataError, match="no picture of mine matches 'x\\*'"):
-        evaluate(model, SR, dataset, protocol, pattern="x*")
+        scores(model, SR, dataset, protocol, pattern="x*")
 
 
 def test_scores_do_not_depend_on_the_order_of_images(make_set):
@@ -118,7 +124,7 @@ def test_scores_do_not_depend_on_the_order_of_images(make_set):
     backwards = replace(dataset, files=dict(reversed(dataset.files.items())))
     model, protocol = Sampling(2), Protocol.official(SR, tiling=16, samples=2)
     columns = ["image", "pixels", "psnr", "ssim", "psnr_single"]
-    forth, back = (evaluate(model, SR, each, protocol)[columns] for each in (dataset, backwards))
+    forth, back = (scores(model, SR, each, protocol)[columns] for each in (dataset, backwards))
     assert back["image"].tolist() == ["2", "1", "0"]
     assert forth.equals(back[::-1].reset_index(drop=True))
 
@@ -152,7 +158,7 @@ def test_samples_are_averaged_as_floats_and_rounded_once(make_set, tmp_path):
     average = sum(one.astype(np.float64) for one in singles) / 5
     np.testing.assert_allclose(restore(model, gaussian_noise(truth, 25), protocol, "a"), average, atol=1e-7)
 
-    rows = evaluate(model, DENOISE, dataset, protocol, save=tmp_path)
+    rows = scores(model, DENOISE, dataset, protocol, save=tmp_path)
     assert rows.psnr[0] == pytest.approx(rgb_psnr(average, truth), abs=1e-3)
     saved = np.asarray(Image.open(tmp_path / "mine" / "a.png"))
     rounded_first = np.rint(np.mean([np.rint(255 * np.clip(one, 0, 1)) for one in singles], axis=0))
@@ -187,11 +193,11 @@ def test_an_identity_network_gives_its_input_back_bit_for_bit(size, rule):
 def test_denoising_and_jpeg_are_degraded_by_the_protocol(make_set):
     gray, colour = picture(20, 28, 1, channels=1), picture(20, 28, 2)
     dataset = make_set({"gray": gray, "colour": colour})
-    rows = evaluate("identity", JPEG, dataset, Protocol.baseline(JPEG)).set_index("image")
+    rows = scores("identity", JPEG, dataset, Protocol.baseline(JPEG)).set_index("image")
     for stem, truth in (("gray", gray), ("colour", luma_uint8(colour))):
         mse = np.mean((jpeg(truth, 10).astype(float) - truth) ** 2)
         assert rows.psnr[stem] == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-9)
-    rows = evaluate("identity", DENOISE, dataset, Protocol.baseline(DENOISE)).set_index("image")
+    rows = scores("identity", DENOISE, dataset, Protocol.baseline(DENOISE)).set_index("image")
     for stem, truth in (("gray", np.repeat(gray[..., None], 3, 2)), ("colour", colour)):
         assert rows.psnr[stem] == pytest.approx(rgb_psnr(gaussian_noise(truth, 25), truth), abs=1e-9)
 
@@ -200,7 +206,7 @@ def test_bicubic_is_scored_on_its_own_luma_and_saved_as_gray(make_set, tmp_path)
     colour, gray = picture(33, 28, 1), picture(28, 30, 2, channels=1)
     dataset = make_set({"colour": colour, "gray": gray})
     protocol = Protocol.baseline(SR)
-    rows = evaluate("bicubic", SR, dataset, protocol, save=tmp_path / "out").set_index("image")
+    rows = scores("bicubic", SR, dataset, protocol, save=tmp_path / "out").set_index("image")
     for stem, truth in (("colour", luma_uint8(colour)[:32]), ("gray", gray)):
         restored = bicubic_luma(truth, 2)
         assert rows.psnr[stem] == metrics.psnr(restored, truth, 2)
@@ -210,24 +216,24 @@ def test_bicubic_is_scored_on_its_own_luma_and_saved_as_gray(make_set, tmp_path)
 def test_an_exact_restoration_has_no_psnr(make_set):
     flat = np.full((30, 30, 3), 77, np.uint8)
     model = Enlarge(2)
-    rows = evaluate(model, SR, make_set({"flat": flat}), Protocol.official(SR, routing=None))
+    rows = scores(model, SR, make_set({"flat": flat}), Protocol.official(SR, routing=None))
     assert rows.psnr.isna().all() and rows.psnr_single.isna().all() and rows.ssim[0] == pytest.approx(1)
 
 
 def test_images_too_small_for_ssim_have_a_psnr_only(make_set):
-    rows = evaluate(Enlarge(2), SR, make_set({"small": picture(14, 40)}), Protocol.official(SR, routing=None))
+    rows = scores(Enlarge(2), SR, make_set({"small": picture(14, 40)}), Protocol.official(SR, routing=None))
     assert rows.ssim.isna().all() and rows.psnr.notna().all()
 
 
 def test_images_too_small_for_the_task_are_refused_by_name(make_set):
     with pytest.raises(DataError, match=r"^mine/dot: .*1x1"):
-        evaluate(Enlarge(2), SR, make_set({"dot": picture(1, 1)}), Protocol.official(SR, routing=None))
+        scores(Enlarge(2), SR, make_set({"dot": picture(1, 1)}), Protocol.official(SR, routing=None))
     with pytest.raises(metrics.MetricError, match=r"^tiny/dot: 4x4 pixels"):
-        evaluate(Enlarge(2), SR, make_set({"dot": picture(4, 4)}, "tiny"), Protocol.official(SR, routing=None))
+        scores(Enlarge(2), SR, make_set({"dot": picture(4, 4)}, "tiny"), Protocol.official(SR, routing=None))
 
 
 def test_one_pixel_can_be_denoised(make_set):
-    rows = evaluate(Enlarge(1), DENOISE, make_set({"dot": picture(1, 1)}), Protocol.official(DENOISE))
+    rows = scores(Enlarge(1), DENOISE, make_set({"dot": picture(1, 1)}), Protocol.official(DENOISE))
     assert len(rows) == 1 and rows.ssim.isna().all()
 
 
@@ -235,7 +241,7 @@ def test_restored_images_are_saved_whole_or_not_at_all(make_set, tmp_path, monke
     truth = picture(20, 22)
     out = tmp_path / "out" / "mine" / "a.png"
     arguments = Enlarge(2), SR, make_set({"a": truth}), Protocol.official(SR, routing=None)
-    evaluate(*arguments, save=tmp_path / "out")
+    scores(*arguments, save=tmp_path / "out")
     expected = lr_matlab(truth, 2).repeat(2, 0).repeat(2, 1)
     np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
 
@@ -247,7 +253,7 @@ def test_restored_images_are_saved_whole_or_not_at_all(make_set, tmp_path, monke
     before = out.read_bytes()
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        evaluate(*arguments, save=tmp_path / "out")
+        scores(*arguments, save=tmp_path / "out")
     assert out.read_bytes() == before and [path.name for path in out.parent.iterdir()] == ["a.png"]
 
 
@@ -255,7 +261,7 @@ def test_the_model_is_left_as_it_was(make_set):
     model = Sampling(2).train()
     source = PhiloxGumbel([5])
     model.noise = source
-    evaluate(model, SR, make_set({"a": picture(20, 20)}), Protocol.official(SR))
+    scores(model, SR, make_set({"a": picture(20, 20)}), Protocol.official(SR))
     assert model.training and model.noise is source
     model(torch.rand(1, 3, 4, 4)).sum().backward()
     assert model.gain.grad is not None
@@ -277,22 +283,22 @@ def test_networks_run_in_evaluation_mode_without_gradients_in_the_stated_precisi
 def test_a_network_set_to_another_protocol_is_refused(make_set):
     dataset, model = make_set({"a": picture(20, 20)}), Sampling(2)
     with pytest.raises(SpecError, match="protocol says routing 'argmax', the model is set to 'gumbel'"):
-        evaluate(model, SR, dataset, Protocol.official(SR, routing="argmax"))
+        scores(model, SR, dataset, Protocol.official(SR, routing="argmax"))
     with pytest.raises(SpecError, match="protocol says prompt_order 'semantic'"):
-        evaluate(model, SR, dataset, Protocol.official(SR, prompt_order="semantic"))
+        scores(model, SR, dataset, Protocol.official(SR, prompt_order="semantic"))
 
 
 def test_a_network_for_another_task_is_refused(make_set):
     dataset = make_set({"a": picture(20, 20)})
     with pytest.raises(EvaluationError, match=r"mine/a: .*40x40 pixels of 10x10.*sr-x2 needs 20x20"):
-        evaluate(Enlarge(4), SR, dataset, Protocol.official(SR, routing=None))
+        scores(Enlarge(4), SR, dataset, Protocol.official(SR, routing=None))
 
 
 def test_values_that_are_not_finite_stop_the_evaluation(make_set):
     model = Enlarge(2)
     model.gain.data.fill_(float("nan"))
     with pytest.raises(EvaluationError, match="not finite"):
-        evaluate(model, SR, make_set({"a": picture(20, 20)}), Protocol.official(SR, routing=None))
+        scores(model, SR, make_set({"a": picture(20, 20)}), Protocol.official(SR, routing=None))
 
 
 def test_running_out_of_memory_says_what_to_do():
@@ -315,7 +321,7 @@ def test_running_out_of_memory_says_what_to_do():
 )
 def test_baselines_have_their_tasks_and_one_protocol(make_set, name, task, protocol, message):
     with pytest.raises(SpecError, match=message):
-        evaluate(name, task, make_set({"a": picture(20, 20)}), protocol)
+        scores(name, task, make_set({"a": picture(20, 20)}), protocol)
 
 
 def test_labels_are_made_once_per_image_and_tiled_with_it(make_set, monkeypatch):
@@ -331,7 +337,7 @@ def test_labels_are_made_once_per_image_and_tiled_with_it(make_set, monkeypatch)
     real = sort_keys.make
     monkeypatch.setattr(sort_keys, "make", lambda *args: made.append(real(*args)) or made[-1])
     dataset = make_set({"a": picture(40, 84)})  # LR 20 x 42, tiling 30: tiles 20 x (21 + 2)
-    evaluate(Sorting(2), SR, dataset, Protocol.official(SR, tiling=30, routing=None), labels="kmeans")
+    scores(Sorting(2), SR, dataset, Protocol.official(SR, tiling=30, routing=None), labels="kmeans")
     assert len(made) == 1 and made[0].shape == (20, 42) and made[0].max() == 5
     np.testing.assert_array_equal(given[0][0].numpy(), made[0][:, :23])
     np.testing.assert_array_equal(given[1][0].numpy(), made[0][:, 19:])
@@ -412,7 +418,7 @@ BICUBIC = {  # published: set -> scale -> (PSNR, SSIM)
 @pytest.mark.parametrize("name", list(BICUBIC))
 def test_bicubic_scores_are_the_published_ones(shared, name, scale):
     task = Task("sr", scale)
-    rows = evaluate("bicubic", task, find(name, shared / "data"), Protocol.baseline(task))
+    rows = scores("bicubic", task, find(name, shared / "data"), Protocol.baseline(task))
     psnr, ssim = BICUBIC[name][scale]
     assert rows.psnr.mean() == pytest.approx(psnr, abs=0.015)
     assert rows.ssim.mean() == pytest.approx(ssim, abs=0.001)
@@ -424,13 +430,13 @@ def test_bicubic_scores_are_the_published_ones(shared, name, scale):
 )
 def test_jpeg_files_score_what_the_literature_says(shared, name, task, psnr):
     task = Task.parse(task)
-    rows = evaluate("identity", task, find(name, shared / "data"), Protocol.baseline(task))
+    rows = scores("identity", task, find(name, shared / "data"), Protocol.baseline(task))
     assert rows.psnr.mean() == pytest.approx(psnr, abs=0.02)
 
 
 def test_noisy_images_score_what_the_noise_makes_them(shared):
     task = Task("denoise", 25)
-    rows = evaluate("identity", task, find("CBSD68", shared / "data"), Protocol.baseline(task))
+    rows = scores("identity", task, find("CBSD68", shared / "data"), Protocol.baseline(task))
     assert len(rows) == 68 and rows.psnr.mean() == pytest.approx(20.543, abs=0.002)
 
 
@@ -444,7 +450,7 @@ def test_official_weights_score_what_the_official_network_scores(shared, scale, 
     task = Task("sr", scale)
     model = models.build("mambairv2-light", **task.network, routing=routing)
     models.load_weights(model, shared / "weights" / f"mambairv2_lightSR_x{scale}.pth")
-    rows = evaluate(model, task, find("Set5", shared / "data"), Protocol.official(task, routing=routing))
+    rows = scores(model, task, find("Set5", shared / "data"), Protocol.official(task, routing=routing))
     assert rows.psnr.mean() == pytest.approx(psnr, abs=tolerance)
     if ssim is not None:  # not measured with argmax
         assert rows.ssim.mean() == pytest.approx(ssim, abs=0.0004)

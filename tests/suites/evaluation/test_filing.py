@@ -42,12 +42,12 @@ def counted(monkeypatch):
     """Stems in the order in which they were really scored."""
     seen = []
 
-    def watch(*arguments, original=filing.scored, **options):
+    def watch(*arguments, original=filing.score_images, **options):
         for row in original(*arguments, **options):
             seen.append(row["image"])
             yield row
 
-    monkeypatch.setattr(filing, "scored", watch)
+    monkeypatch.setattr(filing, "score_images", watch)
     return seen
 
 
@@ -66,7 +66,7 @@ def test_what_is_stored_is_not_scored_again_unless_asked_for(root, tmp_path, cou
 
 
 def test_ctrl_c_keeps_what_was_scored_and_the_same_call_goes_on(root, tmp_path, monkeypatch, counted):
-    store, watch = Store(tmp_path / "store"), filing.scored
+    store, watch = Store(tmp_path / "store"), filing.score_images
 
     def interrupted(*arguments, **options):
         for number, row in enumerate(watch(*arguments, **options)):
@@ -75,7 +75,7 @@ def test_ctrl_c_keeps_what_was_scored_and_the_same_call_goes_on(root, tmp_path, 
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(filing, "scored", interrupted)
+        patched.setattr(filing, "score_images", interrupted)
         found = bicubic(root, store)
     assert isinstance(found.stopped, KeyboardInterrupt) and found.rows[0]["new"] == 2
     counted.clear()

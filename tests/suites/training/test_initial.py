@@ -17,6 +17,7 @@ from suites.planning import dryrun
 from suites.recipes import recovery
 from suites.spec import Budget, Cell, Initial, Protocol, SpecError, Task, Variant
 from suites.training import initial, state, trainer
+from tests.suites.training.helpers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = Task.parse("sr-x2")
@@ -109,9 +110,9 @@ def test_training_goes_on_from_its_checkpoint_not_from_the_file(tmp_path, file):
                     raise KeyboardInterrupt
 
             with pytest.raises(KeyboardInterrupt):
-                trainer.train(one, images, folders[-1], on_sync=stop)
+                train(one, images, folders[-1], on_sync=stop)
             assert (folders[-1] / "checkpoint.pt").exists()
-        trainer.train(one, images, folders[-1])
+        train(one, images, folders[-1])
     whole, parts = ((folder / trainer.WEIGHTS).read_bytes() for folder in folders)
     assert whole == parts
     start, end = torch.load(file, weights_only=True)["params"], safetensors.torch.load(whole)
