@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from reports.figures import style
-from reports.tables.classes import network_name
+from reports.tables.mechanisms import network_name
 from results.analyses import Record
-from results.records import StoreError
 
 SHOWN = 4  # layers, from the first to the last
 COLUMNS = ("class, likeliest", "class, as drawn", "sequence, as scanned")
@@ -24,10 +23,11 @@ def restructured(lq: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 def draw(records: list[Record], path: Path, image: str | None = None) -> None:
     """Of the first record of `sgn-classes` whose arrays are stored, an image (the first): the picture, and for some of
-    the layers the likeliest classes, those of a draw, and the sequence. Raises StoreError where no arrays are stored.
+    the layers the likeliest classes, those of a draw, and the sequence. Raises ValueError where no arrays are stored.
     """
     import matplotlib
 
+    style.check(records, "sgn")
     record, image = _stored(records, image)
     arrays = record.arrays(image)
     lq, likeliest = arrays["lq"], arrays["likeliest"]
@@ -66,7 +66,7 @@ def _stored(records: list[Record], image: str | None) -> tuple[Record, str]:
         for name in names:
             if record.arrays(name):
                 return record, name
-    raise StoreError(
-        "no maps of classes are stored here (they are not committed): "
-        "runner.py analyse sgn MODEL --task T --weights FILE --sets Set14"
+    raise ValueError(
+        "maps of classes are not committed, and this store has none: "
+        "`runner.py analyse sgn MODEL ...` measures them, --results names the store"
     )

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from reports.figures import attribution, curve, decay, field, interventions, redundancy
+from reports.figures import attribution, classes, curve, decay, field, interventions, prompts, redundancy, sequences
 from reports.tables.mechanisms import network_name
 from results import measured
 from results.analyses import Record
 from results.evidence import Evidence
 
 FORMATS = ("png", "pdf", "svg")
+SHOWN = "Set5"  # on which sequences of all networks were measured
 
 
 class FigureError(ValueError):
@@ -58,6 +59,18 @@ FIGURES = {
     ),
     "interventions": Figure("What trained weights lose by one change, with 95 % intervals", interventions.draw_changes),
     "layers": Figure("What trained weights lose by a part of one layer", interventions.draw_layers),
+    "sgn-classes": Figure(
+        "Which class the pixels of a picture have, likeliest and as drawn, and the sequence that is scanned",
+        lambda path, evidence: classes.draw(of(evidence, "sgn-classes"), path),
+    ),
+    "sgn-order": Figure(
+        f"How alike and how near pixels of {SHOWN} are that follow each other in the sequence of a scan, by order",
+        lambda path, evidence: sequences.draw(of(evidence, "sgn-order", SHOWN), path),
+    ),
+    "prompts": Figure(
+        "How large prompts are, how many classes are used, and whether these group anything, layer by layer",
+        lambda path, evidence: prompts.draw(of(evidence, "prompts"), path),
+    ),
     "memory": Figure("How far back the scan looks: states that begin anew", interventions.draw_memory),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.figures import style
-from reports.tables.classes import network_name
+from reports.tables.mechanisms import network_name
 from results.analyses import Record
 
 ROUTINGS = {"gumbel": ("-", "with noise, as published"), "argmax": ("--", "likeliest class")}
@@ -25,6 +25,7 @@ def draw(records: list[Record], path: Path) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import NullFormatter
 
+    style.check(records, "prompts")
     sizes = {record.key["dataset"]: record.rows["image"].nunique() for record in records}
     dataset = max(sizes, key=lambda name: sizes[name])
     chosen = [record for record in records if record.key["dataset"] == dataset]

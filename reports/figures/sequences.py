@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.figures import style
-from reports.tables.classes import network_name
+from reports.tables.mechanisms import network_name
 from results.analyses import Record
 
 ORDERS = {  # colour, line
@@ -34,6 +34,7 @@ def draw(records: list[Record], path: Path) -> None:
     and how far away the next pixel is."""
     import matplotlib
 
+    style.check(records, "sgn")
     with matplotlib.rc_context(style.FONT):
         figure = style.blank(7.2, 2.4 * len(records) + 0.6)
         grid = figure.subplots(len(records), 3, squeeze=False, sharex="col", sharey="col", width_ratios=(5, 3, 3))

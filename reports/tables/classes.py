@@ -12,8 +12,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from reports.statistics.intervals import mean_interval
+from reports.tables.mechanisms import network_name
 from results.analyses import Record
-from results.published import official_weights
 
 FIRMNESS = ("changed", "changed_at_random", "likeliest", "adjacent", "adjacent_at_random")
 OF_PROMPTS = ("ratio", "growth", "rank", "effective", "dead", "within", "between", "silhouette")
@@ -49,15 +49,6 @@ def prompts(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
                 if rows[name].notna().any():
                     yield _named(record) | {"routing": routing, "quantity": name} | _summary(rows, name)
             yield _named(record) | {"routing": routing, "quantity": "dead on the whole set"} | _dead(rows)
-
-
-def network_name(record: Record) -> str:
-    """Whose weights a record is of, and their scale: "official x4", a file's name, or "untrained"."""
-    scale = record.key["task"].removeprefix("sr-")
-    if record.key["weights"] in official_weights():
-        return f"official {scale}"
-    files = sorted({str(machine["file"]) for machine in record.environments.values() if machine.get("file")})
-    return f"{files[0].rsplit('.', 1)[0] if files else 'untrained'} {scale}"
 
 
 def _named(record: Record) -> dict[str, Any]:

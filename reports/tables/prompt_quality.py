@@ -12,7 +12,6 @@ import pandas as pd
 from scipy import stats
 
 from reports.tables.rows import machine_text
-from results import analyses
 from results.evidence import Evidence
 
 NAME = "prompt-quality"
@@ -45,7 +44,7 @@ def measured(evidence: Evidence) -> pd.DataFrame:
     finished = evidence.cells[evidence.cells["state"] == "done"]
     if finished.empty:  # then nothing else needs to be read
         return finished.assign(dataset=None, psnr=None)
-    found, _ = analyses.load(evidence.store.root, "prompts")
+    found = [record for record in evidence.analyses if record.key["analysis"] == "prompts"]
     columns = ["weights", *QUALITIES]
     qualities = []
     for record in found:

@@ -8,7 +8,6 @@ from safetensors.numpy import save
 from reports.figures import classes, prompts, sequences
 from results import records
 from results.analyses import folder
-from results.records import StoreError
 
 
 def test_a_restructured_picture_lists_pixels_class_by_class():
@@ -28,7 +27,7 @@ def test_maps_are_drawn_from_stored_arrays(tmp_path, make):
         [make.analysis("sgn-classes", rows), make.analysis("sgn-classes", rows, tmp_path)], tmp_path / "maps.png"
     )
     assert (tmp_path / "maps.png").stat().st_size > 10_000
-    with pytest.raises(StoreError, match="no maps of classes are stored"):
+    with pytest.raises(ValueError, match="this store has none"):
         classes.draw([make.analysis("sgn-classes", rows)], tmp_path / "none.png")
 
 
