@@ -34,7 +34,7 @@ class Tokens:
     """
 
     values: Tensor | None
-    views: list[Tensor] | tuple = ()  # for readers after a layer that forked
+    views: tuple[Tensor, ...] = ()  # for readers after a layer that forked
     forked = False
 
     def __init__(self, values: Tensor, waits: bool | None = None) -> None:
@@ -44,7 +44,8 @@ class Tokens:
     def read(self) -> Tensor:
         """The values, for one more reader."""
         if self.views:
-            return self.views.pop(0)
+            view, self.views = self.views[0], self.views[1:]  # torch.compile of PyTorch 2.11 knows no other way
+            return view
         if self.values is None:
             self.values = self.compute()
         return self.values
@@ -92,7 +93,8 @@ class Normed(Tokens):
     def compute(self) -> Tensor:
         source, self.source = self.source, None
         x = source.read()
-        y, *source.views = layer_norm_forked(self.norm, x, source.others())
+        y, *views = layer_norm_forked(self.norm, x, source.others())
+        source.views = tuple(views)
         return y
 
 
@@ -153,7 +155,7 @@ class Projected(Tokens):
             x, self.weight, self.bias, others, norm=norm, gelu=self.gelu, residual=residual, skip=skip, scale=self.scale
         )
         if others:
-            source.views = views
+            source.views = tuple(views)
         return y
 
 

@@ -142,7 +142,11 @@ def unlaunched(met: Callable[[Call], None]) -> Iterator[None]:
 
 
 def _zeroed(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *arguments, **options: make(*arguments, **options).zero_()
+    def zeros(*arguments: Any, **options: Any) -> Tensor:
+        with torch.no_grad():  # it may be one that requires gradients
+            return make(*arguments, **options).zero_()
+
+    return zeros
 
 
 def warm(cells: Sequence[Cell], jobs: int, device: str = "cuda") -> list[str]:

@@ -45,6 +45,18 @@ def test_training_is_the_same_and_compiles_plain_and_shifted_layers_once():
     assert graphs() == 2
 
 
+@pytest.mark.parametrize("ffn", ["gated", "conv"])
+def test_layers_that_wait_are_compiled_too(ffn, monkeypatch):
+    """As they are on a GPU: one operator takes several layers, and later readers get views."""
+    monkeypatch.setattr("models.ops.fusion.uses_kernels", lambda x: True)
+    made = models.build("mambairv2-tiny", upscale=2, depths=(1,), backend="chunked", routing="argmax", ffn=ffn)
+    image = torch.rand(1, 3, 8, 16)
+    expected = run(made, image)
+    made.compiled = True
+    for a, b in zip(run(made, image), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
 def test_images_of_other_sizes_need_no_other_compilation(monkeypatch):
     """As long as windows follow each other in both directions, that is."""
     monkeypatch.setattr("models.compilation.BACKEND", "eager")  # what is not sliced by size needs no more here

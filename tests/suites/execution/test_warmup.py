@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from suites.execution import warmup
 from suites.recipes import ablations
@@ -83,6 +84,12 @@ def test_seeds_budgets_and_labels_are_no_other_network():
 def test_what_is_told_is_what_would_be_launched(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", WALKED], env=environment, check=True)
+
+
+def test_new_tensors_are_zeros_meanwhile_also_those_that_require_gradients():
+    with warmup.unlaunched(lambda call: None):
+        leaf = torch.empty(3, requires_grad=True)  # as PyTorch 2.11 makes one where a network recomputes
+        assert leaf.requires_grad and torch.equal(leaf, torch.zeros(3))
 
 
 def test_only_a_gpu_has_kernels_to_compile():
