@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,10 @@ ABREAST = 8  # analyses of one image that a process is given at a time
 
 Make = Callable[[nn.Module], Sequence[Analysis]]
 Progress = Callable[[str, int, int, str], None]
+
+
+class AnalysisError(RuntimeError):
+    """Measuring ended early. What was measured is filed."""
 
 
 @dataclass(frozen=True)
@@ -95,28 +101,30 @@ def run(
         machine |= {"file": subject.weights.name}
     answers = Answers(environment=machine)
     filer = Filer(store.root, key, machine, analyses, {dataset.name: len(dataset) for dataset in datasets})
+    items: list[Item] = []
     for dataset in datasets:
         answers.notes += nonstandard(dataset, _pixels(dataset, images))
-        items, before = _missing(filer, dataset, images, tuple(seeds))
-        answers.stored += before
-        total, done = sum(len(own) for item in items for _, own in item.wanted), 0
-        measuring = _Here(subject, protocol, data, network, analyses) if jobs == 1 else _Elsewhere(
-            subject, protocol, data, make, min(jobs, max(1, len(items)))
-        )  # fmt: skip
-        try:
-            with measuring:
-                for item, number, own_seeds, pair, found in measuring.answers(items):
-                    filer.take(item.dataset, number, own_seeds, pair, found)
-                    done += len(own_seeds)
-                    if progress is not None:
-                        progress(dataset.name, done, total, item.stem)
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
-            answers.stopped = error
-        filer.file()
-        answers.new += done
-        if answers.stopped is not None:
-            break
-    places = [folder.place(store.root, filer.key(number, name)) for name in names for number in range(len(analyses))]
+        own, before = _missing(filer, dataset, images, tuple(seeds))
+        items, answers.stored = items + own, answers.stored + before
+    total = Counter[str]()
+    for item in items:
+        total[item.dataset] += sum(len(own_seeds) for _, own_seeds in item.wanted)
+    jobs, done = min(jobs, max(1, len(items))), Counter[str]()
+    here = _Here(subject, protocol, data, network, analyses)
+    try:
+        with here if jobs == 1 else _Elsewhere(subject, protocol, data, make, jobs) as measuring:
+            for item, number, own_seeds, pair, found in measuring.answers(items):
+                filer.take(item.dataset, number, own_seeds, pair, found)
+                done[item.dataset] += len(own_seeds)
+                if progress is not None:
+                    progress(item.dataset, done[item.dataset], total[item.dataset], item.stem)
+    except BrokenProcessPool:
+        answers.stopped = AnalysisError(f"one of {jobs} processes was killed, for lack of memory perhaps: fewer --jobs")
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        answers.stopped = error
+    filer.file()
+    answers.new = done.total()
+    places = [filer.place(number, dataset.name) for dataset in datasets for number in range(len(analyses))]
     answers.records = [folder.read(path) for path in places if (path / "config.json").exists()]
     return answers
 
@@ -135,6 +143,9 @@ class Filer:
     def key(self, number: int, dataset: str) -> dict[str, Any]:
         analysis = self.analyses[number]
         return folder.key(analysis.name, analysis.parameters, dataset=dataset, **self.common)
+
+    def place(self, number: int, dataset: str) -> Path:
+        return folder.place(self.root, self.key(number, dataset))
 
     def take(
         self, dataset: str, number: int, seeds: tuple[int | None, ...], pair: tuple[str, str], found: Measured
@@ -173,7 +184,7 @@ def _missing(filer: Filer, dataset: Dataset, images: str | None, seeds: tuple[in
     """What is not stored yet, image by image, and how many units are."""
     held = []
     for number in range(len(filer.analyses)):
-        units = folder.measured_units(folder.place(filer.root, filer.key(number, dataset.name)))
+        units = folder.measured_units(filer.place(number, dataset.name))
         held.append({(row.image, None if pd.isna(row.seed) else int(row.seed)) for row in units.itertuples()})
     items, before = [], 0
     for stem in dataset.stems(images):

@@ -28,7 +28,7 @@ from suites.analysis.spec import Analysis, Context, Measured, Pair
 from suites.data import sort_keys
 from suites.data.degradations import luma
 from suites.evaluation import metrics, tiling
-from suites.evaluation.evaluate import check_size, inference
+from suites.evaluation.evaluate import EvaluationError, check_size, inference
 from suites.spec import SpecError
 
 NAME = "interventions"
@@ -184,7 +184,13 @@ def restored(
                 if routed:
                     keys = [noise_key(seed or 0, 0, pair.stem, tile.index) for seed, tile, *_ in batch]
                     network.noise = PhiloxGumbel(keys)
-                y = _call(network, [part for *_, part, _ in batch], [own for *_, own in batch])
+                try:
+                    y = _call(network, [part for *_, part, _ in batch], [own for *_, own in batch])
+                except torch.OutOfMemoryError:
+                    raise EvaluationError(
+                        f"{pair.stem}: {len(batch)} tiles of {height}x{width} pixels do not fit into the memory of "
+                        f"{device}: use fewer --jobs, or smaller tiles"
+                    ) from None
                 for (seed, tile, *_), one in zip(batch, y.split(1), strict=True):
                     outputs[seed].append((tile, (height, width), one))
         whole = {seed: tiling.join(own, *x.shape[-2:]) for seed, own in outputs.items()}
