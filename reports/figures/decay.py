@@ -1,15 +1,19 @@
-"""How far scans look: the decay of their states, and how much of their output is older than k steps."""
+"""How far scans look: the decay of their states, how much of their output is older than k steps, and, where it was
+measured, what a network loses whose states start anew every k steps (`analyse interventions`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from reports.figures import style
+from reports.statistics.intervals import mean_interval
 from reports.tables.mechanisms import network_name
 from results.analyses import Record
 
 ORDERS = {"network": "sorted by class", "raster": "same inputs in raster order"}
+CUTS = {"network": ("memory/sorted-", "unchanged"), "raster": ("memory/raster-", "order/raster")}  # and their base
 
 
 def curves(record: Record) -> pd.DataFrame:
@@ -18,16 +22,38 @@ def curves(record: Record) -> pd.DataFrame:
     return record.rows.groupby(["layer", "order", "steps"], as_index=False)[values].mean()
 
 
-def draw(records: list[Record], path: Path) -> None:
-    """A row of panels per record: decay by layer, share of the state's output, and change of the whole output."""
+def costs(record: Record, interventions: Sequence[Record]) -> pd.DataFrame:
+    """order, steps, cost, low, high: mean PSNR lost, dB, by states cut every so many steps, and its 95 % interval.
+
+    Over the images of interventions in the same network on the same set, paired, means over seeds first. Raster order
+    is compared with raster order.
+    """
+    same = ("model", "overrides", "weights", "task", "dataset")
+    own = [one for one in interventions if all(one.key[name] == record.key[name] for name in same)]
+    psnr = {one.key["parameters"]["intervention"]: one.rows.groupby("image")["psnr"].mean() for one in own}
+    rows = []
+    for order, (prefix, base) in CUTS.items():
+        for name in psnr:
+            if name.startswith(prefix) and base in psnr:
+                found = mean_interval((psnr[base] - psnr[name]).dropna().to_list())
+                steps = int(name.removeprefix(prefix))
+                rows.append({"order": order, "steps": steps, "cost": found.mean, "low": found.low, "high": found.high})
+    return pd.DataFrame(rows, columns=["order", "steps", "cost", "low", "high"]).sort_values(["order", "steps"])
+
+
+def draw(records: list[Record], path: Path, interventions: Sequence[Record] = ()) -> None:
+    """A row of panels per record: decay by layer, share of the state's output, change of the whole output, and what cut
+    states cost if that is among the interventions."""
     style.check(records, "decay")
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     with matplotlib.rc_context(style.FONT):
-        figure = style.blank(7.2, 2.3 * len(records) + 0.4)
-        grid = figure.subplots(len(records), 3, squeeze=False, sharex=True, sharey="col")
+        cuts = [costs(record, interventions) for record in records]
+        panels = 4 if any(len(found) for found in cuts) else 3
+        figure = style.blank(2.4 * panels, 2.3 * len(records) + 0.4)
+        grid = figure.subplots(len(records), panels, squeeze=False, sharex=True, sharey="col")
         for row, (axes, record) in enumerate(zip(grid, records, strict=True)):
             found = curves(record)
             layers = found["layer"].nunique()
@@ -36,18 +62,25 @@ def draw(records: list[Record], path: Path) -> None:
             for layer, part in own.groupby("layer"):
                 axes[0].plot(part["steps"], part["decay"], color=shade.to_rgba(layer + 1), linewidth=0.9)
             figure.colorbar(shade, ax=axes[0], label="layer", pad=0.02, aspect=30)
-            for axis, name in zip(axes[1:], ("share", "of_output"), strict=True):
+            for axis, name in zip(axes[1:3], ("share", "of_output"), strict=True):
                 for order, colour, line in zip(ORDERS, style.COLOURS, style.LINES, strict=False):
                     part = found[found["order"] == order].pivot(index="steps", columns="layer", values=name)
                     if len(part):
                         axis.plot(part.index, part.mean(axis=1), line, color=colour, label=ORDERS[order])
                         for edge in (part.min(axis=1), part.max(axis=1)):
                             axis.plot(part.index, edge, line, color=colour, linewidth=0.5)
+            for order, part in cuts[row].groupby("order"):
+                number = list(ORDERS).index(order)
+                bars = part["cost"] - part["low"], part["high"] - part["cost"]
+                look = {"color": style.COLOURS[number], "linestyle": style.LINES[number], "marker": ".", "capsize": 2}
+                axes[3].errorbar(part["steps"], part["cost"], bars, **look)
             told = f"{network_name(record)}, {record.key['dataset']}: {record.rows['image'].nunique()} images"
             axes[0].set_title(told, loc="left")
             axes[0].set(ylabel="mean decay over k steps", ylim=(0, 1))
             axes[1].set(ylabel="part of the state's output\nfrom k or more steps ago", ylim=(0, 1))
             axes[2].set(ylabel="RMS of that part over\nRMS of the whole output", ylim=(0, None))
+            if panels == 4:
+                axes[3].set(ylabel="PSNR lost by states that start\nanew every k steps, dB")
             for axis in axes:
                 _steps(axis, found["steps"].unique(), "k, steps of the scan" if row == len(records) - 1 else "")
         handles, names = grid[0, 1].get_legend_handles_labels()

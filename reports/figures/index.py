@@ -51,7 +51,11 @@ FIGURES = {
     ),
     "decay": Figure(
         "How the states of scans decay on Set14, and how much of a scan's output is older than k steps",
-        lambda path, evidence: decay.draw(of(evidence, "decay", "Set14"), path),
+        lambda path, evidence: decay.draw(
+            of(evidence, "decay", "Set14"),
+            path,
+            [one for one in evidence.analyses if one.key["analysis"] == "interventions"],
+        ),
     ),
     "redundancy": Figure(
         "How alike the directions of a scan are on Set14, layer by layer",

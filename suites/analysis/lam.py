@@ -39,7 +39,8 @@ from suites.spec import SpecError
 SIGMA, FOLD, KERNEL = 1.2, 50, 9
 WINDOW = 16  # pixels of the output on a side
 CROP = 256  # pixels of ground truth on a side that a window is looked at in
-SMALLEST = 1e-5  # added to sigma, whose last value is 0; and, times 0.01, to the map, whose Gini coefficient is taken
+SIGMA_OFFSET = 1e-5  # added to every sigma, because the last is 0
+MAP_OFFSET = 1e-7  # added to every value of which a Gini coefficient is taken
 SHARES = (0.5, 0.9, 0.99)
 COLUMNS = {
     "top": "first row of the window in the picture, pixels",
@@ -131,7 +132,7 @@ def kernels(sigma: float, fold: int, size: int) -> np.ndarray:
     """float64 [fold + 1, size, size]: Gaussians of sum 1, sigma falling linearly to 0 (a single 1 in the middle)."""
     offset = np.arange(size) - size // 2
     squares = offset[:, None] ** 2 + offset**2
-    widths = np.linspace(sigma, 0, fold + 1) + SMALLEST
+    widths = np.linspace(sigma, 0, fold + 1) + SIGMA_OFFSET
     found = np.exp(-squares / (2 * widths[:, None, None] ** 2))
     return found / found.sum((1, 2), keepdims=True)
 
@@ -188,8 +189,8 @@ def _input(image: np.ndarray, dtype: torch.dtype, device: str | torch.device) ->
 
 
 def gini(values: np.ndarray) -> float:
-    """The Gini coefficient of values of at least 0, each plus 1e-7 as in the authors' code, 0 of equal ones."""
-    ordered = np.sort(values.astype(np.float64), axis=None) + SMALLEST / 100
+    """The Gini coefficient of values of at least 0, each plus MAP_OFFSET as in the authors' code, 0 of equal ones."""
+    ordered = np.sort(values.astype(np.float64), axis=None) + MAP_OFFSET
     rank, count = np.arange(1, ordered.size + 1), ordered.size
     return float(((2 * rank - count - 1) * ordered).sum() / (count * ordered.sum()))
 

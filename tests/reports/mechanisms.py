@@ -63,6 +63,12 @@ def redundancy(**options) -> Record:
     return record("redundancy", pd.DataFrame(rows), **options)
 
 
+def scored(name: str, psnr: dict[str, float], **options) -> Record:
+    """PSNR by image under the intervention `name`."""
+    rows = pd.DataFrame({"image": list(psnr), "psnr": list(psnr.values())})
+    return record("interventions", rows, intervention=name, **options)
+
+
 def keep(found: Record, arrays: dict[str, np.ndarray]) -> None:
     if found.folder is not None:
         for image in found.rows["image"].unique():

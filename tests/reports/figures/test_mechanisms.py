@@ -20,6 +20,24 @@ def test_nothing_measured_is_said(module, tmp_path):
         module.draw([], tmp_path / "one.png")
 
 
+def test_cut_states_cost_what_the_same_images_lose(made, tmp_path):
+    scores = {
+        "unchanged": (30, 28),
+        "memory/sorted-4": (29, 27.5),
+        "memory/raster-4": (28, 27),
+        "memory/sorted-1": (20, 20),
+    }
+    found = [made.scored(name, dict(zip("ab", psnr, strict=True))) for name, psnr in scores.items()]
+    found.append(made.scored("unchanged", {"a": 99.0}, weights="f" * 64))
+    costs = decay.costs(made.decay(), found)
+    assert list(costs.itertuples(index=False, name=None))[1][:3] == ("network", 4, 0.75)  # raster has no base
+    half = 12.706204736 * 0.25  # t of one degree of freedom, times the standard error
+    assert costs.iloc[1][["low", "high"]].to_list() == pytest.approx([0.75 - half, 0.75 + half])
+    assert list(costs["steps"]) == [1, 4]
+    decay.draw([made.decay()], tmp_path / "one.png", found)
+    assert (tmp_path / "one.png").stat().st_size > 10_000
+
+
 def test_maps_and_indices_of_the_images_that_all_networks_have(made, tmp_path):
     one = made.lam({"a": 10.0, "b": 12.0}, tmp_path / "1")
     other = made.lam({"b": 11.0}, tmp_path / "2", weights="f" * 64, file="other.pth")
