@@ -79,14 +79,14 @@ def _never_used(rows: pd.DataFrame) -> int:
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """What `analyse sgn` and `analyse prompts` print: a table for each analysis."""
+    """What `analyse sgn` and `analyse prompts` print of one network: a table for each analysis."""
     found = []
     for name, summary in SUMMARIES.items():
         own = [record for record in records if record.key["analysis"] == name and len(record.rows)]
         if own:
             frame = pd.DataFrame(summary(own)).drop(columns="network")
             text = tabulate(frame, headers="keys", tablefmt="plain", floatfmt=".3f", showindex=False, missingval="")
-            found += ["", f"{name}: {own[0].question}", *text.splitlines()]
+            found += ["", f"{name}, {network_name(own[0])}: {own[0].question}", *text.splitlines()]
     return found
 
 

@@ -40,13 +40,14 @@ def interventions(
 
 @app.command()
 def sgn(
-    model: cli.Analysed, task: cli.TaskName, weights: cli.Weights, sets: cli.Sets, seeds: cli.Draws = "0",
-    network: cli.Network = None, images: cli.Images = None, tiles: cli.Tiles = None, precision: cli.Precision = None,
-    jobs: cli.Workers = 1, device: cli.Device = None, backend: cli.Backend = "auto", json: cli.Json = None,
-    data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+    model: cli.Analysed, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None,
+    untrained: cli.Untrained = False, seeds: cli.Draws = "0", network: cli.Network = None, images: cli.Images = None,
+    tiles: cli.Tiles = None, precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
+    backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Which class pixels have, whether they keep it in another draw, and who follows whom in the sequence."""
     from suites.analysis.classes import sgn as module
+    one_of(weights, untrained)
     where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
     where |= {"device": device, "backend": backend, "data": data, "results": results}
     return summarise(ask(module.analyses, model, task, weights, sets, seeds, **where), json)
@@ -54,15 +55,17 @@ def sgn(
 
 @app.command()
 def prompts(
-    model: cli.Analysed, task: cli.TaskName, weights: cli.Weights, sets: cli.Sets, seeds: cli.Draws = "0",
-    human: cli.Human = None, network: cli.Network = None, images: cli.Images = None, tiles: cli.Tiles = None,
-    precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None, backend: cli.Backend = "auto",
-    json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+    model: cli.Analysed, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None,
+    untrained: cli.Untrained = False, human: cli.Human = None, seeds: cli.Draws = "0", network: cli.Network = None,
+    images: cli.Images = None, tiles: cli.Tiles = None, precision: cli.Precision = None, jobs: cli.Workers = 1,
+    device: cli.Device = None, backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA,
+    results: cli.Results = cli.STORE,
 ) -> int:
     """How prompts are used, what their classes group, how large they are and how much they have grown."""
     from functools import partial
 
     from suites.analysis.classes import prompts as module
+    one_of(weights, untrained)
     where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
     where |= {"device": device, "backend": backend, "data": data, "results": results}
     return summarise(ask(partial(module.analyses, human=human), model, task, weights, sets, seeds, **where), json)
@@ -84,8 +87,7 @@ def mechanism(name: str, doc: str) -> None:
         from importlib import import_module
 
         from suites.spec import SpecError
-        if (weights is None) != untrained:
-            raise SpecError("give --weights FILE, or --untrained for the initial values of seed 0")
+        one_of(weights, untrained)
         if only and name != "lam":
             raise SpecError(f"--only chooses interventions, under which {name} is not measured: it is for lam")
         module = import_module(f"suites.analysis.{name}")
@@ -105,6 +107,14 @@ mechanism("decay", "How much of a scan's output comes from k or more steps ago, 
 
 
 # fmt: on
+def one_of(weights: Path | None, untrained: bool) -> None:
+    """Raises SpecError unless either weights are given or none are asked for."""
+    from suites.spec import SpecError
+
+    if (weights is None) != untrained:
+        raise SpecError("give --weights FILE, or --untrained for the initial values of seed 0")
+
+
 def summarise(answers: Any, json: Path | None) -> int:
     """Shows what `sgn` or `prompts` found, and `finish`es."""
     from reports.tables import classes as table
