@@ -227,10 +227,11 @@ def figures(name: cli.FigureName, format_: cli.FigureFormat = "png", results: cl
 
 
 @app.command()
-def report(open_: cli.Open = False, results: cli.Results = cli.STORE) -> None:
-    """Writes what the store holds as one Markdown page, report.md in the store."""
+def report(
+    open_: cli.Open = False, format_: cli.ReportFormat = "html", results: cli.Results = cli.STORE) -> None:
+    """Writes what is stored and committed as one page, report.html (or .md, .tex) in the store."""
     from reports.pages import report as page
-    cli.written(page.write(cli.store(results)), open_)
+    cli.written(page.write(cli.store(results), format_), open_)
 
 
 @app.command("data")

@@ -17,7 +17,10 @@ from results.store import CELL_COLUMNS, EVALUATION_COLUMNS, MEAN_COLUMNS, SCORE_
 
 
 class Evidence:
-    """Frames as `Store` gives them, of a store and the committed measurements. `committed`: None for FOLDER."""
+    """Frames as `Store` gives them, of a store and the committed measurements. `committed`: None for FOLDER.
+
+    Rows of `cells` and `evaluations` say in `committed` which of the two they come from.
+    """
 
     def __init__(self, store: Store, committed: Path | None = None) -> None:
         self.store, self._folder = store, committed
@@ -37,14 +40,13 @@ class Evidence:
     def cells(self) -> pd.DataFrame:
         """`Store.cells`, without those whose configuration cannot be read."""
         own = [row for row in self._own_cells if row["config"] is not None and row["hash"] not in self._taken]
-        return _frame([*own, *(row for row in self._committed.cells if row["hash"] in self._taken)], CELL_COLUMNS)
+        return self._frame(own, self._committed.cells, CELL_COLUMNS)
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
         """`Store.evaluations`, without those that cannot be read."""
         own = [row for row in self._own_evaluations if not row["problem"] and row["hash"] not in self._taken]
-        rows = [*own, *(row for row in self._committed.evaluations if row["hash"] in self._taken)]
-        return _frame(rows, EVALUATION_COLUMNS)
+        return self._frame(own, self._committed.evaluations, EVALUATION_COLUMNS)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -58,7 +60,7 @@ class Evidence:
         for (source, name), part in self._committed_scores.groupby(["source", "hash"], sort=False):
             expected = self._committed.expected[name]
             rows += [{"source": source, "hash": name, **entry} for entry in records.summarise(part, expected)]
-        return _frame(rows, MEAN_COLUMNS)
+        return frame_of(rows, MEAN_COLUMNS)
 
     @cached_property
     def families(self) -> pd.DataFrame:
@@ -110,7 +112,14 @@ class Evidence:
         frame = self._committed.scores.reindex(columns=list(SCORE_COLUMNS))
         return frame[frame["hash"].isin(self._taken)]
 
+    def _frame(
+        self, own: list[dict[str, Any]], committed: list[dict[str, Any]], columns: tuple[str, ...]
+    ) -> pd.DataFrame:
+        rows = [row | {"committed": False} for row in own]
+        rows += [row | {"committed": True} for row in committed if row["hash"] in self._taken]
+        return frame_of(rows, (*columns, "committed"))
 
-def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+
+def frame_of(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
     """Object columns: what is unknown stays None, a count stays an integer, a list stays a list."""
     return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=list(columns), dtype=object)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import families, measured, records
+from results import crops, families, measured, records
 from results.analyses import committed
 from results.measured import PROVENANCE, SCORE_COLUMNS
 from results.records import StoreError
@@ -94,7 +94,7 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
         with records.guarded(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / families.FILE, copy)
-    others = export_others(store, name)
+    others = [*export_crops(store, name), *export_others(store, name)]
     counts = f"{len(evaluations)} evaluation records, {len(cells)} cells, {len(frame)} scores of images"
     return [f"{target}: {counts}, {len(members)} members of families", *others, *analyses]
 
@@ -107,10 +107,21 @@ def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str | N
     return result
 
 
+def export_crops(store: Store, name: str) -> list[str]:
+    """Commits the crops of pictures that records of `store` have, if any. Returns what was written, in words."""
+    target, count = place(name).parent / crops.FOLDER, 0
+    for folder in store.evaluation_folders():
+        if (folder / crops.FOLDER).is_dir():
+            with records.guarded(target):
+                shutil.copytree(folder / crops.FOLDER, target / folder.name, dirs_exist_ok=True)
+            count += 1
+    return [f"{target}: pictures of {count} records"] if count else []
+
+
 # Scores of other weights
 
 
-def _files(folder: Path, seed: int) -> dict[tuple[str, int], Path]:
+def score_files(folder: Path, seed: int) -> dict[tuple[str, int], Path]:
     """(weights, seed of the noise) -> file, its own table among them; nothing where there is no other.
 
     weights: "last", "half", "average", or an iteration. seed: the protocol's.
@@ -133,7 +144,7 @@ def export_others(store: Store, name: str) -> list[str]:
         if store.status(folder)["state"] != "done":
             continue
         config, environment = store.read_config(folder), records.read_json(folder / "environment.json")
-        files = _files(folder, config["protocol"]["seed"])
+        files = score_files(folder, config["protocol"]["seed"])
         if files:
             cells.append((config, environment))
         for (weights, seed), path in files.items():

@@ -12,6 +12,12 @@ FULL_SETS = {
 }
 
 
+def place(dataset: str) -> int:
+    """Of a set in a table: the whole sets in their order, then all others."""
+    order = list(FULL_SETS)
+    return order.index(dataset) if dataset in order else len(order)
+
+
 def official_protocol(task: str) -> dict[str, Any]:
     """The official test protocol of a network on `task` ("sr-x2"), by the keys of `records.PROTOCOL_KEYS` but the seed.
 

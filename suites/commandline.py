@@ -174,10 +174,14 @@ MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured
 # tables, report, data
 TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]
-FIGURE = "curve (training), interventions, layers, memory, lam, erf, decay, redundancy, sgn-classes, sgn-order, prompts"
+FIGURE = (
+    "scores, forest, way, losses, curve (training), pareto, resolution, protocol; of analyses: interventions, layers, "
+    "memory, lam, erf, decay, redundancy, sgn-classes, sgn-order, prompts"
+)
 FigureName = Annotated[str, Argument(metavar="NAME", help=FIGURE)]
 FigureFormat = Annotated[str, Option("--format", help="png, pdf or svg")]
 Documents = Annotated[bool, Option("--documents", help="instead put the tables of committed records into docs/*.md")]
+ReportFormat = Annotated[str, Option("--format", help="html (one file that loads nothing), md or tex")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]
 Action = Annotated[str, Argument(help="list or check")]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from reports.charts.chart import PANEL, Chart
 from reports.statistics.intervals import welch_interval
 
 DECIDING = (1500, 2000, 2500, 3000)
@@ -118,6 +119,37 @@ def numbers(found: dict[str, float | int]) -> str:
     return f"{found['difference']:+.3f} dB [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
+def chart(curves: dict[str, pd.DataFrame]) -> Chart:
+    """The same as `draw`, for the report: a line per seed, with what `points` says of each iteration."""
+    import altair as alt
+
+    lines = pd.concat([curve.assign(curve=_shown(name)) for name, curve in curves.items()], ignore_index=True)
+    lines["line"] = lines["curve"] + ", seed " + lines["seed"].astype(str)
+    x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format=",d", tickCount=4))
+    y = alt.Y("psnr:Q", title="PSNR, dB", scale=alt.Scale(zero=False))
+    hue = alt.Color("curve:N", title=None, sort=[_shown(name) for name in curves])
+    drawn = (
+        alt.Chart(lines[["dataset", "iteration", "psnr", "curve", "seed", "line"]])
+        .mark_line(strokeWidth=1.2, opacity=0.8, point={"size": 14, "filled": True})
+        .encode(x=x, y=y, color=hue, detail="line:N", tooltip=["curve:N", "seed:N", "iteration:Q", "psnr:Q"])
+        .properties(width=round(PANEL * 1.45), height=220)
+        .facet(alt.Facet("dataset:N", sort=["Set5", "Set14"], title=None), columns=2)
+        .resolve_scale(y="independent")
+    )
+    texts = [
+        f"{name} against the official code: {numbers(found)} ({found['seeds']} seeds against {found['others']})"
+        for name, curve in curves.items()
+        if name != "official" and (found := decide(curve, curves["official"])) is not None
+    ]
+    span = f"{DECIDING_SET} mean over iterations {', '.join(map(str, DECIDING))}, Welch's 95 % interval"
+    table = points(curves).rename(columns={"mean": "mean dB"}).round(3)
+    return Chart(drawn, f"{'; '.join(texts)}. {span[0].upper()}{span[1:]}.", table)
+
+
+def _shown(name: str) -> str:
+    return "official code, fp32" if name == "official" else f"this project, {name}"
+
+
 def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
     """A line per seed, one panel per set."""
     import matplotlib
@@ -128,9 +160,8 @@ def draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for axis, dataset in zip(axes, ("Set5", "Set14"), strict=True):
         for colour, (name, curve) in enumerate(curves.items()):
-            shown = "official code, fp32" if name == "official" else f"this project, {name}"
             for number, (_, seed) in enumerate(curve[curve["dataset"] == dataset].groupby("seed")):
-                label = None if number else shown
+                label = None if number else _shown(name)
                 axis.plot(seed["iteration"], seed["psnr"], ".-", color=f"C{colour}", linewidth=1, label=label)
         axis.set(title=f"{dataset} x2", xlabel="iteration", ylabel="PSNR, dB")
         axis.grid(alpha=0.3)

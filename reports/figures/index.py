@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from reports.charts import cost, forest, protocol, scores, way
+from reports.charts.chart import Chart, save
 from reports.figures import attribution, classes, curve, decay, field, interventions, prompts, redundancy, sequences
 from reports.tables.mechanisms import network_name
 from results import measured
@@ -22,10 +24,11 @@ class FigureError(ValueError):
 @dataclass(frozen=True)
 class Figure:
     """caption: one line. draw: writes the figure of what is stored and committed to a path, in the format that its
-    suffix names."""
+    suffix names. chart: the same by Vega-Lite, which the report prefers. One of both is there."""
 
     caption: str
-    draw: Callable[[Path, Evidence], None]
+    draw: Callable[[Path, Evidence], None] | None = None
+    chart: Callable[[Evidence], Chart] | None = None
 
 
 def of(evidence: Evidence, analysis: str, *sets: str) -> list[Record]:
@@ -40,7 +43,15 @@ FIGURES = {
     "curve": Figure(
         "Learning curves of this trainer beside the official code's: PSNR of Set5 and Set14 x2 against iterations",
         lambda path, evidence: curve.draw(curve.load(measured.FOLDER), path),
+        lambda evidence: curve.chart(curve.load(measured.FOLDER)),
     ),
+    "scores": Figure(scores.CAPTION, chart=scores.chart),
+    "forest": Figure(forest.CAPTION, chart=forest.chart),
+    "way": Figure(way.CAPTION, chart=way.chart),
+    "losses": Figure(way.LOSS_CAPTION, chart=way.losses),
+    "pareto": Figure(cost.CAPTION, chart=cost.pareto),
+    "resolution": Figure(cost.RESOLUTION_CAPTION, chart=cost.resolution),
+    "protocol": Figure(protocol.CAPTION, chart=protocol.chart),
     "lam": Figure(
         "Local attribution maps of the same windows for several networks, and their diffusion indices",
         lambda path, evidence: attribution.draw(of(evidence, "lam"), path),
@@ -88,9 +99,12 @@ def draw(name: str, folder: Path, suffix: str, evidence: Evidence) -> Path:
         raise FigureError(f"unknown figure {name!r}{hint}: choose from {', '.join(FIGURES)}")
     if suffix not in FORMATS:
         raise FigureError(f"unknown format {suffix!r}: choose from {', '.join(FORMATS)}")
-    path = folder / f"{name}.{suffix}"
+    path, figure = folder / f"{name}.{suffix}", FIGURES[name]
     try:
-        FIGURES[name].draw(path, evidence)
+        if figure.draw is not None:
+            figure.draw(path, evidence)
+        else:
+            save(figure.chart(evidence), path)
     except ValueError as error:  # there is nothing that can be drawn
         raise FigureError(str(error)) from error
     return path

@@ -1,4 +1,7 @@
-"""The tables of docs/performance.md, made from committed measurements (results.measured)."""
+"""The tables of docs/performance.md and of the report's costs, made from committed measurements (results.measured).
+
+Each is a list of blocks, one a machine or a network; an empty list where nothing of the kind is committed.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,8 +9,9 @@ from typing import Any
 
 from reports.figures import curve
 from reports.pages.profile import STATUS, figure, span
-from reports.tables.render import text_grid
-from reports.tables.rows import protocol_text
+from reports.tables.blocks import Block, Cell
+from reports.tables.render import grid
+from reports.tables.rows import machine_text, made_by, protocol_text
 from results import measured, records
 
 NOTHING = "No such measurement is committed."
@@ -105,22 +109,22 @@ def met(value: float, aims: tuple[float | None, float | None]) -> str:
     return "goal" if times <= 1 else f"no, {times:.{3 if times < 1.005 else 2}f} times it"
 
 
-def by_machine(found: Sequence[Row], one: Callable[[Row, Sequence[Row]], str]) -> str:
-    """A table for every machine that has official figures: one(figures of goals.json, the profiles made there)."""
-    parts, goals = [], measured.goals()
+def by_machine(found: Sequence[Row], one: Callable[[Row, Sequence[Row], str], list[Block]]) -> list[Block]:
+    """A block for every machine that has official figures: one(figures of goals.json, profiles made there, heading)."""
+    blocks, goals = [], measured.goals()
     for name, figures in goals["machines"].items():
-        table = one(figures, [profile for profile in found if profile["environment"]["device"] == name])
         note = ", which the goals are for" if name == goals["goals_for"] else ""
-        parts += [f"One {name}{note}:\n\n{table}"] if table != NOTHING else []
-    return "\n\n".join(parts) or NOTHING
+        here = [profile for profile in found if profile["environment"]["device"] == name]
+        blocks += one(figures, here, f"One {name}{note}:")
+    return blocks
 
 
-def times(found: Sequence[Row]) -> str:
+def times(found: Sequence[Row]) -> list[Block]:
     """Time of everything that has a goal on a GPU, with the official figure and the floor of that machine."""
     return by_machine(found, _times)
 
 
-def _times(figures: Row, found: Sequence[Row]) -> str:
+def _times(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
     table, rates, used = [], figures["rates"], {}
     for goal in measured.goals()["goals"]:
         official = figures["official"][goal["what"]]
@@ -129,27 +133,29 @@ def _times(figures: Row, found: Sequence[Row]) -> str:
             aims = target(goal, row)
             theirs = {"bf16": None, "tf32": official.get("tf32")}.get(row["precision"], official["ms"])
             compiled = official.get("compiled") if row["precision"] in ("fp32", "tf32x3") else None
-            texts = [goal["what"], how(row), figure(theirs), figure(compiled), *map(aim, aims)]
+            official_source = figures["source"]
+            cells = [Cell(goal["what"]), Cell(how(row)), Cell(figure(theirs), source=official_source)]
+            cells += [Cell(figure(compiled), source=official_source), *(Cell(aim(value)) for value in aims)]
             if row["status"] != "ok":
-                table.append([*texts, STATUS[row["status"]], "", "", "", ""])
+                table.append([*cells, Cell(STATUS[row["status"]]), *[Cell()] * 4])
                 continue
             floor = network_floor_ms(row, goal["macs"], rates) if "model" in goal else scan_floor_ms(row, rates)
             ms = row["median_ms"]
-            texts += [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(ms / floor, 2)]
-            table.append([*texts, met(ms, aims)])
-    return drawn(TIMES, table, used.values(), left=2)
+            texts = [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(ms / floor, 2)]
+            table.append([*cells, *made_in(profile, [*texts, met(ms, aims)])])
+    return drawn(heading, TIMES, table, used.values(), left=2)
 
 
 def aim(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def memory(found: Sequence[Row]) -> str:
+def memory(found: Sequence[Row]) -> list[Block]:
     """Peak memory of what has a goal for it."""
     return by_machine(found, _memory)
 
 
-def _memory(figures: Row, found: Sequence[Row]) -> str:
+def _memory(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
     table, used = [], {}
     for goal in (goal for goal in measured.goals()["goals"] if "gib" in goal):
         official = figures["official"][goal["what"]]["gib"]
@@ -158,17 +164,18 @@ def _memory(figures: Row, found: Sequence[Row]) -> str:
                 continue
             used[profile["file"]] = profile
             peak, pool = row["peak_mib"] / 1024, row["pool_mib"]
-            texts = [goal["what"], how(row), figure(official), *map(aim, goal["gib"]), figure(peak)]
-            table.append([*texts, figure(pool and pool / 1024), met(peak, tuple(goal["gib"]))])
-    return drawn(MEMORY, table, used.values(), left=2)
+            cells = [Cell(goal["what"]), Cell(how(row)), Cell(figure(official), source=figures["source"])]
+            texts = [figure(peak), figure(pool and pool / 1024), met(peak, tuple(goal["gib"]))]
+            table.append([*cells, *(Cell(aim(value)) for value in goal["gib"]), *made_in(profile, texts)])
+    return drawn(heading, MEMORY, table, used.values(), left=2)
 
 
-def first_calls(found: Sequence[Row]) -> str:
+def first_calls(found: Sequence[Row]) -> list[Block]:
     """What is paid once, and how well the result agreed, for everything that has a goal on a GPU."""
     return by_machine(found, _first_calls)
 
 
-def _first_calls(figures: Row, found: Sequence[Row]) -> str:
+def _first_calls(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
     table, used = [], {}
     for goal in measured.goals()["goals"]:
         for profile, row in matching(goal, found):
@@ -178,11 +185,12 @@ def _first_calls(figures: Row, found: Sequence[Row]) -> str:
                 limits = check.get("limits")
                 agreed = f"{check['error']:.1e}" if limits is None else f"{check['share_given']:.3%} of values"
                 agreed += "" if limits is None else f" within {limits['given']:g}"
-                table.append([goal["what"], how(row), figure(row["first_call_s"], 3), agreed])
-    return drawn(FIRST, table, used.values(), left=2)
+                texts = [figure(row["first_call_s"], 3), agreed]
+                table.append([Cell(goal["what"]), Cell(how(row)), *made_in(profile, texts)])
+    return drawn(heading, FIRST, table, used.values(), left=2)
 
 
-def kernels(found: Sequence[Row]) -> str:
+def kernels(found: Sequence[Row]) -> list[Block]:
     """The kernels that take most of one call, for every network that was taken apart; the latest of each."""
     latest = {}
     for breakdown in found:
@@ -191,7 +199,7 @@ def kernels(found: Sequence[Row]) -> str:
                 breakdown,
                 row,
             )
-    parts = []
+    blocks = []
     for (model, mode, batch, height, width, precision), (breakdown, row) in latest.items():
         whole, so_far, table = sum(each["ms"] for each in row["kernels"]), 0.0, []
         for each in row["kernels"]:
@@ -202,16 +210,17 @@ def kernels(found: Sequence[Row]) -> str:
                 each["kernel"].removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")
             )
             shares = [f"{100 * ms / whole:.1f}" for ms in (each["ms"], so_far)]
-            table.append([name[:NAME], f"{each['launches']:.0f}", f"{each['ms']:.2f}", *shares])
+            texts = [f"{each['launches']:.0f}", f"{each['ms']:.2f}", *shares]
+            table.append([Cell(name[:NAME]), *made_in(breakdown, texts)])
         launches = sum(each["launches"] for each in row["kernels"])
         head = (
             f"{model}, {mode}, {height}x{width}, batch {batch}, {precision}: {whole:.1f} ms in {launches:.0f} launches."
         )
-        parts.append(f"{head}\n\n{text_grid(KERNELS, table, 1)}\n\n{provenance(breakdown)}")
-    return "\n\n".join(parts) or NOTHING
+        blocks += drawn(head, KERNELS, table, [breakdown], left=1)
+    return blocks
 
 
-def cpu(found: Sequence[Row]) -> str:
+def cpu(found: Sequence[Row]) -> list[Block]:
     """What has a goal on two CPU cores, and what it is faster than in the same run."""
     table, used = [], {}
     for goal in measured.goals()["cpu_goals"]:
@@ -220,7 +229,7 @@ def cpu(found: Sequence[Row]) -> str:
             used[profile["file"]] = profile
             texts = [goal["what"], row["backend"]]
             if row["status"] != "ok":
-                table.append([*texts, STATUS[row["status"]], *[""] * (len(CPU) - 3)])
+                table.append([Cell(text) for text in (*texts, STATUS[row["status"]], *[""] * (len(CPU) - 3))])
                 continue
             texts += [figure(row["median_ms"]), span(row["p10_ms"], row["p90_ms"])]
             best, first = row["backend"] == "cpu", row["ratio"] == 1
@@ -231,11 +240,11 @@ def cpu(found: Sequence[Row]) -> str:
                 texts += [f"{goal['faster']} times", "goal" if faster and faster >= goal["faster"] else "no"]
             else:
                 texts += [f"{goal['fp32'][0]} ms", met(row["median_ms"], target(goal, row))] if best else ["", ""]
-            table.append(texts)
-    return drawn(CPU, table, used.values(), left=2)
+            table.append([*map(Cell, texts[:2]), *made_in(profile, texts[2:])])
+    return drawn("", CPU, table, used.values(), left=2)
 
 
-def precision(committed: measured.Committed) -> str:
+def precision(committed: measured.Committed) -> list[Block]:
     """PSNR and SSIM of the same weights, set and protocol in each precision, and the change from fp32."""
     groups: dict[tuple, dict[str, Row]] = {}
     for row in committed.evaluations:
@@ -243,7 +252,7 @@ def precision(committed: measured.Committed) -> str:
             rest = protocol_text({k: v for k, v in row["protocol"].items() if k != "precision"})
             key = row["model"], str(row["overrides"]), row["weights"][:12], row["task"], rest
             groups.setdefault((*key, row["dataset"]), {})[row["protocol"]["precision"]] = row
-    headings: dict[tuple, list[list[str]]] = {}
+    headings: dict[tuple, list[list[Cell]]] = {}
     for (*head, dataset), by_precision in sorted(groups.items()):
         if len(by_precision) < 2 or "fp32" not in by_precision:
             continue
@@ -253,12 +262,14 @@ def precision(committed: measured.Committed) -> str:
             moved = {score: round(row[score] - base[score], digits) + 0.0 for score, digits in DIGITS.items()}  # no -0
             changes = [f"{moved[score]:+.{digits}f}" for score, digits in DIGITS.items()]
             shown = ["", ""] if name == "fp32" else changes
-            texts = [dataset, name, f"{row['psnr']:.4f}", shown[0], f"{row['ssim']:.5f}", shown[1], str(row["images"])]
-            headings.setdefault(tuple(head), []).append(texts)
-    parts = []
+            texts = [f"{row['psnr']:.4f}", shown[0], f"{row['ssim']:.5f}", shown[1], str(row["images"])]
+            origin = f"{machine_text([row])}; {made_by([row | {'committed': True}])}"
+            cells = [Cell(dataset), Cell(name), *(Cell(text, source=origin) for text in texts)]
+            headings.setdefault(tuple(head), []).append(cells)
+    blocks = []
     for (model, _, weights, task, rest), rows in headings.items():
-        parts.append(f"{model}, {task}, weights {weights}; {rest}.\n\n{text_grid(PRECISION, rows, 2)}")
-    return "\n\n".join(parts) or NOTHING
+        blocks += drawn(f"{model}, {task}, weights {weights}; {rest}.", PRECISION, rows, (), left=2)
+    return blocks
 
 
 def learning(folder: Path) -> str:
@@ -271,11 +282,25 @@ def learning(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], used: Any, left: int) -> str:
-    """The table without columns that are empty throughout, and below it where its rows come from."""
+def made_in(profile: Row, texts: Sequence[str]) -> list[Cell]:
+    return [Cell(text, source=provenance(profile).removeprefix("- ")) for text in texts]
+
+
+def drawn(heading: str, header: Sequence[str], rows: Sequence[list[Cell]], used: Any, left: int) -> list[Block]:
+    """The table without columns that are empty throughout, below it where its rows come from; nothing without rows."""
     if not rows:
-        return NOTHING
-    return "\n\n".join([text_grid(header, rows, left), "\n".join(map(provenance, used))])
+        return []
+    kept = [i for i in range(len(header)) if any(row[i].text for row in rows)]
+    cells = [[row[i] for i in kept] for row in rows]
+    return [Block(heading, tuple(header[i] for i in kept), cells, list(map(provenance, used)), tuple(range(left)))]
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Headings, grids and where they come from, as the documents have them."""
+    parts = []
+    for block in blocks:
+        parts += [block.heading, grid(block.header, block.rows, block.left), "\n".join(block.notes)]
+    return "\n\n".join(filter(None, parts)) or NOTHING
 
 
 def provenance(profile: Row) -> str:
@@ -289,8 +314,18 @@ def provenance(profile: Row) -> str:
     )
 
 
-def tables() -> dict[str, Callable[[], str]]:
-    """What makes each table of the document."""
+CAPTIONS = {
+    "times": "Time of everything that has a goal, beside the official code and the floor of the machine",
+    "memory": "Peak memory of what has a goal for it",
+    "first-calls": "What is paid once, and how well each result agreed with the plain network in float32",
+    "kernels": "The kernels that take most of one call",
+    "cpu": "Two CPU cores",
+    "precision": "Scores of the same weights in each precision",
+}
+
+
+def blocks() -> dict[str, Callable[[], list[Block]]]:
+    """What makes each table that CAPTIONS names."""
     found = measured.profiles()
     return {
         "times": lambda: times(found),
@@ -299,5 +334,10 @@ def tables() -> dict[str, Callable[[], str]]:
         "kernels": lambda: kernels(measured.profiles(kind="breakdown")),
         "cpu": lambda: cpu(found),
         "precision": lambda: precision(measured.load()),
-        "curve": lambda: learning(measured.FOLDER),
     }
+
+
+def tables() -> dict[str, Callable[[], str]]:
+    """What makes each table of the document, as Markdown."""
+    made = {name: lambda make=make: markdown(make()) for name, make in blocks().items()}
+    return {**made, "curve": lambda: learning(measured.FOLDER)}

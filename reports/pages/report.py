@@ -1,19 +1,22 @@
-"""The report: one Markdown page of all that a store holds, and of the tables that it and what is committed fill.
+"""The report: one page of what a store holds and what is committed, as HTML, Markdown or LaTeX.
 
-A pure function of them: the same store, the same bytes.
+A pure function of them: the same store, the same bytes. It runs no network and loads nothing.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
+from reports.pages import claims
+from reports.pages.claims import Judged
 from reports.tables import index, render
-from reports.tables.blocks import Cell, number
-from reports.tables.rows import protocol_text
+from reports.tables.blocks import Block, Cell, number
+from reports.tables.rows import TableError, machine_text, made_by, protocol_text
 from results import records
 from results.evidence import Evidence
 from results.store import Store, StoreError
@@ -21,40 +24,122 @@ from results.store import Store, StoreError
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(store: Store) -> Path:
-    """Writes the report into the store's folder, as report.md. Raises StoreError when that cannot be written."""
-    path = store.root / "report.md"
-    records.write_bytes(path, markdown(store).encode())
+def write(store: Store, form: str = "html") -> Path:
+    """Writes the report into the store's folder, as report.html, .md or .tex.
+
+    Raises TableError for another form, StoreError when it cannot be written.
+    """
+    if form not in FORMS:
+        raise TableError(f"unknown format {form!r}: choose from {', '.join(FORMS)}")
+    path = store.root / f"report.{form}"
+    records.write_bytes(path, FORMS[form](gather(store)).encode())
     return path
 
 
-def markdown(store: Store) -> str:
-    """The report: failures, tables with something measured, cells, evaluation records, protocols, machines."""
-    cells, evaluations = store.cells(), store.evaluations()
+@dataclass(frozen=True)
+class Contents:
+    """What the report shows, whatever its form. origin: in a sentence, which of it is the store's and which committed.
+
+    claims: of the paper; beside: what it leaves unsaid. frames: every table. protocols, machines: short names of those
+    in `cells` and `evaluations`, the blocks of the store.
+    """
+
+    evidence: Evidence
+    origin: str
+    claims: list[Judged]
+    beside: list[Judged]
+    frames: dict[str, pd.DataFrame]
+    states: str
+    cells: Block | None
+    evaluations: Block | None
+    failures: list[str]
+    protocols: list[tuple[str, str]] = field(default_factory=list)
+    machines: list[tuple[str, str]] = field(default_factory=list)
+
+
+def gather(store: Store) -> Contents:
+    """Everything that is stored and committed, judged."""
+    evidence, cells, evaluations = Evidence(store), store.cells(), store.evaluations()
     protocols, machines = _Numbered("P"), _Numbered("M")
-    evidence = Evidence(store)
-    frames = {name: index.table(name, evidence) for name in index.names(evidence)}
-    scored = {name: part for name, frame in frames.items() if len(part := _scored_tasks(frame))}
-    context = {
-        "cells": _cell_grid(cells, store, protocols, machines) if len(cells) else "",
-        "states": ", ".join(f"{n} {state}" for state, n in sorted(Counter(cells["state"].fillna("damaged")).items())),
-        "evaluations": evaluations.to_dict("records"),
-        "evaluation_grid": _evaluation_grid(evaluations, store, protocols, machines),
-        "failures": _failures(cells, evidence),
-        "tables": [render.markdown(frame, index.caption(name)).rstrip() for name, frame in scored.items()],
-        "without": [name for name in frames if name not in scored],
-        "protocols": protocols.items(),
-        "machines": machines.items(),
-    }
+    told = claims.load()
+    return Contents(
+        evidence=evidence,
+        origin=_origin(evidence, cells, evaluations),
+        claims=claims.judge(evidence, told["claims"]),
+        beside=claims.judge(evidence, told["beside"]),
+        frames=index.tables(evidence),
+        states=", ".join(f"{n} {state}" for state, n in sorted(Counter(cells["state"].fillna("damaged")).items())),
+        cells=_cell_block(cells, store, protocols, machines) if len(cells) else None,
+        evaluations=_evaluation_block(evaluations, store, protocols, machines) if len(evaluations) else None,
+        failures=_failures(cells, evidence),
+        protocols=protocols.items(),
+        machines=machines.items(),
+    )
+
+
+def markdown(contents: Contents) -> str:
+    """The report for a repository: claims, failures, tables with something measured, cells, records, machines."""
+    scored = {name: part for name, frame in contents.frames.items() if len(part := _scored_tasks(frame))}
+    return _template("report.md.j2").render(
+        contents=contents,
+        claims=[claims_grid(contents.claims), claims_grid(contents.beside)],
+        grid=lambda block: render.grid(block.header, block.rows, block.left),
+        tables=[render.markdown(frame, index.caption(name)).rstrip() for name, frame in scored.items()],
+        without=[name for name in contents.frames if name not in scored],
+    )
+
+
+def latex(contents: Contents) -> str:
+    """The report as a document of booktabs tables: claims, then every table with something measured."""
+    scored = {name: part for name, frame in contents.frames.items() if len(part := _scored_tasks(frame))}
+    return _template("report.tex.j2").render(
+        contents=contents,
+        escape=render.escape,
+        groups=[("What the paper claims", contents.claims), ("What it leaves unsaid", contents.beside)],
+        text=text_of,
+        tables=[render.latex(frame, index.caption(name), fit=True) for name, frame in scored.items()],
+    )
+
+
+def html(contents: Contents) -> str:
+    from reports.pages import html as page  # here: it needs Altair
+
+    return page.render(contents)
+
+
+FORMS: dict[str, Callable[[Contents], str]] = {"html": html, "md": markdown, "tex": latex}
+
+
+def claims_grid(judged: list[Judged]) -> str:
+    header = ("claim", "paper", "found", "verdict", "evidence")
+    rows = [[one.claim, text_of(one.said), text_of(one.found), one.verdict, one.evidence] for one in judged]
+    return render.grid(header, [[Cell(text) for text in row] for row in rows], left=(0, 1, 2, 3, 4))
+
+
+def text_of(cells: list[Cell]) -> str:
+    return "".join(cell.text for cell in cells)
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # it is Markdown
+        autoescape=False,  # Markdown, and LaTeX that escapes what it is given
     )
-    return environment.get_template("report.md.j2").render(context)
+    return environment.get_template(name)
+
+
+def _origin(evidence: Evidence, cells: pd.DataFrame, evaluations: pd.DataFrame) -> str:
+    both = (evidence.cells, evidence.evaluations)
+    committed = [int(frame["committed"].astype(bool).sum()) for frame in both]
+    shown = f"{committed[1]} records of scores and {committed[0]} trained cells committed with this project"
+    if not len(cells) and not len(evaluations):
+        return f"The store is empty: all that is shown are {shown}. `python runner.py run smoke` fills it."
+    own = f"{len(evaluations)} records of scores and {len(cells)} cells of this store"
+    return f"Shown are {own}, and beside them {shown}; every number says which of the two it is."
 
 
 class _Numbered:
@@ -76,7 +161,7 @@ def _scored_tasks(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["task"].isin(frame[scored]["task"])]
 
 
-def _cell_grid(cells: pd.DataFrame, store: Store, protocols: _Numbered, machines: _Numbered) -> str:
+def _cell_block(cells: pd.DataFrame, store: Store, protocols: _Numbered, machines: _Numbered) -> Block:
     header = ("cell", "hash", "state", "budget", "iterations", "training", "protocol", "machine")
     rows = []
     for row in cells.sort_values(["task", "variant", "seed", "hash"], na_position="last").to_dict("records"):
@@ -85,10 +170,10 @@ def _cell_grid(cells: pd.DataFrame, store: Store, protocols: _Numbered, machines
         texts += (str(row["iterations"] or ""), f"{seconds:.0f} s" if seconds else "")
         texts += (protocols.name(protocol_text(row["protocol"])) if row["protocol"] else "",)
         rows.append([*map(Cell, texts), Cell(_machine(store.root / row["hash"], machines))])
-    return render.grid(header, rows, left=(0, 1, 2, 3, 6, 7))
+    return Block("", header, rows, left=(0, 1, 2, 3, 6, 7))
 
 
-def _evaluation_grid(evaluations: pd.DataFrame, store: Store, protocols: _Numbered, machines: _Numbered) -> str:
+def _evaluation_block(evaluations: pd.DataFrame, store: Store, protocols: _Numbered, machines: _Numbered) -> Block:
     header = ("model", "weights", "task", "dataset", "images", "PSNR", "SSIM", "protocol", "machine")
     rows = []
     good = evaluations[evaluations["problem"].isna()]
@@ -96,10 +181,11 @@ def _evaluation_grid(evaluations: pd.DataFrame, store: Store, protocols: _Number
     for row in good.sort_values(["model", "task", "dataset", "weights", "seed", "hash"]).to_dict("records"):
         folder = store.root / "evaluations" / row["hash"]
         texts = (row["model"], row["weights"][:8], row["task"], row["dataset"], row["coverage"] or "0 images")
-        texts += (number(row["psnr"], "psnr"), number(row["ssim"], "ssim"))
-        texts += (protocols.name(protocol_text(row["protocol"])), _machine(folder, machines))
-        rows.append([Cell(text) for text in texts])
-    return render.grid(header, rows, left=(0, 1, 2, 3, 7, 8))
+        source = f"{machine_text([row])}; {made_by([row])}; {protocol_text(row['protocol'])}"
+        scores = [Cell(number(row[name], name), source=source) for name in ("psnr", "ssim")]
+        names = (protocols.name(protocol_text(row["protocol"])), _machine(folder, machines))
+        rows.append([*map(Cell, texts), *scores, *map(Cell, names)])
+    return Block("", header, rows, left=(0, 1, 2, 3, 7, 8))
 
 
 def _machine(folder: Path, machines: _Numbered) -> str:

@@ -8,6 +8,7 @@ from reports.statistics.intervals import LEVEL, Interval
 
 # dB: half a printed digit, and what another machine's float32 and LR maker do to a set's mean. SSIM: in proportion.
 TOLERANCE = {"psnr": 0.02, "ssim": 0.0005}
+EQUIVALENCE = 0.02  # dB: a variant is equivalent to its base when the 95 % interval of their difference lies within
 
 REPRODUCED, CONFIRMS, CONTRADICTS, DIFFERS = "reproduced", "confirms", "contradicts", "differs"
 INCONCLUSIVE, BETTER, WORSE, BASE = "inconclusive", "better", "worse", "base"

@@ -27,21 +27,26 @@ SCORES = tuple(DIGITS)
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of one cell, and how it ranks in its column."""
+    """Text of one cell, how it ranks in its column, and where its number comes from."""
 
     text: str = ""
     mark: Literal["", "best", "second"] = ""
+    source: str = ""
 
 
 @dataclass
 class Block:
-    """A grid under a heading, with notes below. The columns numbered in `left` are aligned left, the others right."""
+    """A grid under a heading, with notes below. The columns numbered in `left` are aligned left, the others right.
+
+    of: whose numbers these are, where other blocks say the same of others: "MambaIRv2-light, sr-x2".
+    """
 
     heading: str
     header: tuple[str, ...] = ()
     rows: list[list[Cell]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left: tuple[int, ...] = (0,)
+    of: str = ""
 
 
 def blocks(frame: pd.DataFrame) -> Iterator[Block]:
@@ -64,9 +69,30 @@ def blocks(frame: pd.DataFrame) -> Iterator[Block]:
 
 def _plain(frame: pd.DataFrame) -> Block:
     said = [name for name in frame.columns.drop(["table", "kind"]) if frame[name].notna().any()]
-    rows = [[Cell(_text(row[name], row["metric"])) for name in said] for row in frame.to_dict("records")]
+    rows = [[_said(row, name) for name in said] for row in frame.to_dict("records")]
     words = tuple(index for index, name in enumerate(said) if not any(isinstance(v, float | int) for v in frame[name]))
     return Block("", tuple(said), rows, left=words)
+
+
+def _said(row: dict[str, Any], name: str) -> Cell:
+    if name == "published":
+        return Cell(_text(row[name], row["metric"]), source=published_source(row))
+    origin = measured_source(row) if isinstance(row[name], float | int) else ""
+    return Cell(_text(row[name], row["metric"]), source=origin)
+
+
+def published_source(row: dict[str, Any]) -> str:
+    """Where a published value was read, and how far it can be trusted."""
+    if not row["published"]:
+        return ""
+    parts = (f"published, {row['provenance']}" if row["provenance"] else "published", row["source"], row["note"])
+    return ": ".join(filter(None, parts[:2])) + (f" ({parts[2]})" if parts[2] else "")
+
+
+def measured_source(row: dict[str, Any]) -> str:
+    """What a measured value is of, on which machine and commit, by which protocol and command."""
+    origin = row["evidence"] or (row["provenance"] if row["published"] is None else None)
+    return "; ".join(filter(None, (origin, row["protocol"], row["made_by"])))
 
 
 def _text(value: Any, metric: str) -> str:
@@ -110,7 +136,7 @@ def _as_published(task: str, part: pd.DataFrame) -> Block:
     rows = [
         [
             Cell(method),
-            *(Cell(_published_text(cells.get(name), not alike), marks[name].get(method, "")) for name in columns),
+            *(_published_cell(cells.get(name), not alike, marks[name].get(method, "")) for name in columns),
         ]
         for method, cells in grid.items()
     ]
@@ -128,6 +154,10 @@ def _short(columns: list[str], metric: str) -> list[str]:
     if len(counts) == 1:
         return ["MACs" if name in counts else name for name in names]
     return [name.removeprefix("MACs ") for name in names]
+
+
+def _published_cell(row: dict[str, Any] | None, signed: bool, mark: str) -> Cell:
+    return Cell(_published_text(row, signed), mark, published_source(row) if row else "")
 
 
 def _published_text(row: dict[str, Any] | None, signed: bool = True) -> str:
@@ -168,17 +198,19 @@ def _compared(heading: str, part: pd.DataFrame) -> Iterator[Block]:
 
 def _compared_block(network: str, part: pd.DataFrame) -> Block:
     if (part["provenance"] == "computed").all():
-        block = Block(f"{network}: computed and counted", COUNTED, left=(0, 5))
+        block = Block(f"{network}: computed and counted", COUNTED, left=(0, 5), of=network)
     else:
-        block = Block(f"{network}: published and measured", COMPARED, left=(0, 5))
+        block = Block(f"{network}: published and measured", COMPARED, left=(0, 5), of=network)
     blank: dict[str, dict[str, None]] = {}
     for row in part.to_dict("records"):
         if row["measured"] is None:
             blank.setdefault(row["verdict"], {})[row["dataset"] or _quantity(row)] = None
             continue
-        texts = (_quantity(row), _published_text(row), number(row["measured"], row["metric"]))
-        texts += (number(row["difference"], row["metric"], signed=True), row["interval"] or "", row["verdict"])
-        block.rows.append([Cell(text) for text in texts])
+        ours = measured_source(row)
+        texts = (number(row["difference"], row["metric"], signed=True), row["interval"] or "", row["verdict"])
+        cells = [Cell(_quantity(row)), _published_cell(row, True, "")]
+        cells.append(Cell(number(row["measured"], row["metric"]), source=ours))
+        block.rows.append([*cells, *(Cell(text, source=ours) for text in texts[:2]), Cell(texts[2])])
     evidence = {text: rows["dataset"].unique() for text, rows in part.groupby("evidence", sort=False) if text}
     several = sum(any(sets) for sets in evidence.values()) > 1
     protocols = dict.fromkeys(text for text in part["protocol"].dropna() if text)
@@ -195,7 +227,7 @@ def _other_weights(heading: str, part: pd.DataFrame) -> Block:
     block = Block(f"{heading}: {part['setting'].iloc[0]}, not the published ones", ("quantity", "measured", "of"))
     for row in part.to_dict("records"):
         texts = (number(row["measured"], row["metric"]), row["interval"] or row["verdict"])
-        block.rows.append([Cell(text) for text in (_quantity(row), *texts)])
+        block.rows.append([Cell(_quantity(row)), Cell(texts[0], source=measured_source(row)), Cell(texts[1])])
     for text, rows in part.groupby("evidence", sort=False):
         block.notes.append(_sentence(f"{text} ({', '.join(rows['dataset'].unique())})"))
     block.notes += [_sentence(text) for text in dict.fromkeys(part["note"]) if text]
@@ -222,7 +254,8 @@ def _not_measured(own: pd.DataFrame) -> Iterator[Block]:
 
 def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
     budget, setting = part[["budget", "setting"]].iloc[0]
-    block = Block(f"{task} on {dataset}, {budget} budget{f' ({setting})' if setting else ''}", VARIANTS)
+    heading = f"{task} on {dataset}, {budget} budget{f' ({setting})' if setting else ''}"
+    block = Block(heading, VARIANTS, of=", ".join(filter(None, (setting, task, dataset))))
     variants = {key: {row["metric"]: row for row in rows.to_dict("records")} for key, rows in _by_variant(part)}
     marks = {
         metric: _marks({key: rows[metric]["measured"] for key, rows in variants.items()}, n)
@@ -231,9 +264,12 @@ def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
     for key, rows in variants.items():
         psnr = rows["psnr"]
         cells = [Cell(psnr["method"])]
-        cells += [Cell(number(rows[name]["measured"], name), marks[name].get(key, "")) for name in SCORES]
-        texts = (_change(psnr), psnr["published"] or "", detectable(psnr["mde"]), psnr["verdict"])
-        block.rows.append([*cells, *(Cell(text) for text in texts)])
+        for name in SCORES:
+            text, own = number(rows[name]["measured"], name), measured_source(rows[name])
+            cells.append(Cell(text, marks[name].get(key, ""), own))
+        ours = measured_source(psnr)
+        cells += [Cell(_change(psnr), source=ours), Cell(psnr["published"] or "", source=published_source(psnr))]
+        block.rows.append([*cells, Cell(detectable(psnr["mde"]), source=ours), Cell(psnr["verdict"])])
     _drop_empty(block, ("paper", "MDE"))
     counts = {rows["params"]["method"]: number(rows["params"]["measured"], "params") for rows in variants.values()}
     block.notes.append("Parameters: " + "; ".join(f"{name}: {count or '-'}" for name, count in counts.items()) + ".")
@@ -299,10 +335,12 @@ def _settings(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     changes = Block(f"{model}, {task}: difference from the official protocol, 95 %", ("setting", *sets))
     for name, own in rows.items():
         cells = {each: own.get(each, absent) for each in sets}
-        texts = [Cell(number(cells[each]["measured"], "psnr") or "-") for each in sets]  # no contest: nothing is best
-        scores.rows.append([Cell(name), *texts])
+        sources = {each: measured_source(row) if row["verdict"] else "" for each, row in cells.items()}
+        texts = {each: number(cells[each]["measured"], "psnr") or "-" for each in sets}  # no contest: nothing is best
+        scores.rows.append([Cell(name), *(Cell(text, source=sources[each]) for each, text in texts.items())])
         if any(_change(row) for row in cells.values()):
-            changes.rows.append([Cell(name), *(Cell(_starred(cells[each]) or "-") for each in sets)])
+            moved = (Cell(_starred(row) or "-", source=sources[each]) for each, row in cells.items())
+            changes.rows.append([Cell(name), *moved])
     for name, own in rows.items():
         for column, shown in (
             ("note", own),

@@ -6,7 +6,7 @@ of its own in RECORDED. All are pure functions of what is stored and committed.
 """
 
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +25,12 @@ def names(evidence: Evidence) -> list[str]:
     """The published tables, then those of what `evidence` holds: records of weights, budgets of trained cells."""
     recorded = [name for name, module in RECORDED.items() if module.known(evidence)]
     return [*_published().tables, *recorded, *_budgets(evidence)]
+
+
+@lru_cache(maxsize=4)
+def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    """Every table of `names(evidence)`, by name, made once."""
+    return {name: table(name, evidence) for name in names(evidence)}
 
 
 def problems(evidence: Evidence) -> list[str]:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import draw_interval, mean_interval
-from reports.tables.rows import COLUMNS, interval_fields, machine_text, overrides_text, protocol_text, units
+from reports.tables.rows import COLUMNS, interval_fields, machine_text, made_by, overrides_text, protocol_text, units
 from reports.tables.steps import network_key, own_arguments
 from results import measured, published
 from results.evidence import Evidence
@@ -82,7 +82,8 @@ def _other(entry: dict[str, Any], dataset: str, metric: str, scores: "Scores", b
     values = list((scores.psnr if metric == "psnr" else scores.ssim).values())
     if not values:
         return row | {"verdict": scores.blank}
-    return row | {"measured": mean_interval(values).mean, "interval": units(len(values)), "evidence": scores.evidence}
+    result = {"measured": mean_interval(values).mean, "interval": units(len(values)), "evidence": scores.evidence}
+    return row | result | {"made_by": scores.made_by}
 
 
 def _count(cell: dict[str, str], counts: pd.DataFrame) -> dict[str, Any]:
@@ -119,6 +120,7 @@ class Scores:
     budget: str
     protocol: str
     blank: str
+    made_by: str = ""
 
 
 def _compare(cell: dict[str, str], scores: Scores) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _compare(cell: dict[str, str], scores: Scores) -> dict[str, Any]:
     result: dict[str, Any] = {"budget": scores.budget, "protocol": scores.protocol}
     if not values:
         return result | {"verdict": scores.blank if cell["value"] else verdicts.NO_COUNTERPART}
-    result |= {"evidence": scores.evidence, "measured": mean_interval(values).mean}
+    result |= {"evidence": scores.evidence, "made_by": scores.made_by, "measured": mean_interval(values).mean}
     printed = published.number(cell["value"])
     if printed is None:
         return result | {"interval": units(len(values)), "verdict": verdicts.NO_COUNTERPART}
@@ -235,4 +237,5 @@ def _gather(entries: list[dict[str, Any]], weights: str | None, told: bool = Fal
         "" if weights else "paper",
         protocol_text(protocol),
         "a picture was restored exactly" if whole else f"{max(e['images'] for e in entries)} of {full} images",
+        made_by(by_seed.values()),
     )

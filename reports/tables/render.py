@@ -92,29 +92,33 @@ def text_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 
     return grid(tuple(header[i] for i in kept), cells, tuple(range(left)))
 
 
-def latex(frame: pd.DataFrame, caption: str) -> str:
-    """The table as LaTeX: a `table` environment with booktabs rules for every block, the notes in its caption."""
+def latex(frame: pd.DataFrame, caption: str, fit: bool = False) -> str:
+    """The table as LaTeX: a `table` environment with booktabs rules for every block, the notes in its caption.
+
+    fit: shrink what is larger than a page to it (needs adjustbox).
+    """
     parts = [rf"% {_name(frame)}; needs \usepackage{{booktabs}}"]
     for block in blocks(frame):
         title = " ".join(f"{text.rstrip('.')}." for text in (caption, block.heading, *block.notes) if text)
         if block.rows:
-            parts.append(_latex_table(block, title))
+            parts.append(_latex_table(block, title, fit))
         else:
             parts.append("\n".join(f"% {line}" for line in title.splitlines()))
     return "\n\n".join(parts) + "\n"
 
 
-def _latex_table(block: Block, title: str) -> str:
-    body = [
-        " & ".join(_LATEX_MARK[cell.mark].format(_escape(cell.text)) for cell in row) + r" \\" for row in block.rows
-    ]
+def _latex_table(block: Block, title: str, fit: bool) -> str:
+    body = [" & ".join(_LATEX_MARK[cell.mark].format(escape(cell.text)) for cell in row) + r" \\" for row in block.rows]
     columns = "".join("l" if i in block.left else "r" for i in range(len(block.header)))
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(title)}}}", rf"\begin{{tabular}}{{{columns}}}"]
-    lines += [r"\toprule", " & ".join(map(_escape, block.header)) + r" \\", r"\midrule", *body, r"\bottomrule"]
-    return "\n".join([*lines, r"\end{tabular}", r"\end{table}"])
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(title)}}}"]
+    lines += [r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}"] if fit else []
+    lines += [rf"\begin{{tabular}}{{{columns}}}"]
+    lines += [r"\toprule", " & ".join(map(escape, block.header)) + r" \\", r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", *([r"\end{adjustbox}"] if fit else []), r"\end{table}"])
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Any text as LaTeX shows it."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 

@@ -18,10 +18,11 @@ class TableError(ValueError):
 # published: as printed; in a trained table the published difference from the base
 # p: Holm's, within the family, of no difference; own_low, own_high: the interval by this variant's own variance
 # mde: what would be found with power 0.8, given in inconclusive rows
+# made_by: commands, dates and whereabouts of what was measured (`made_by`)
 COLUMNS = (
     *("table", "kind", "method", "model", "overrides", "task", "budget", "study", "setting", "dataset", "size"),
     *("metric", "published", "measured", "difference", "low", "high", "interval", "df", "p", "own_low", "own_high"),
-    *("mde", "verdict", "evidence", "protocol", "provenance", "source", "note"),
+    *("mde", "verdict", "evidence", "protocol", "provenance", "source", "note", "made_by"),
 )
 
 
@@ -44,6 +45,21 @@ def machine_text(entries: Iterable[Mapping[str, Any]]) -> str:
     return " and ".join(
         dict.fromkeys(f"{one['device'] or 'unknown'}, commit {(one['commit'] or 'unknown')[:8]}" for one in entries)
     )
+
+
+def made_by(entries: Iterable[Mapping[str, Any]]) -> str:
+    """By which commands, on which days, and whether they are the store's or committed: rows of `Evidence`.
+
+    Empty for no entries.
+    """
+    entries = list(entries)
+    if not entries:
+        return ""
+    commands = dict.fromkeys(f"`{one['command'] or 'unknown command'}`" for one in entries)
+    days = sorted({str(one["finished"] or "unknown date")[:10] for one in entries})
+    places = dict.fromkeys("committed" if one.get("committed") else "in this store" for one in entries)
+    dates = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
+    return f"{' and '.join(commands)}, {dates}, {' and '.join(places)}"
 
 
 def protocol_text(protocol: Mapping[str, Any]) -> str:

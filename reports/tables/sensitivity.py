@@ -15,7 +15,7 @@ import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import holm, mean_interval
-from reports.tables.rows import interval_fields, machine_text, protocol_text
+from reports.tables.rows import interval_fields, machine_text, made_by, protocol_text
 from reports.tables.steps import network_key
 from results.evidence import Evidence
 from results.sets import FULL_SETS, official_protocol
@@ -154,7 +154,7 @@ def _scored(part: pd.DataFrame, seeds: dict[int, pd.Series], origin: str) -> dic
     used = [one for one in part.to_dict("records") if one["protocol"]["seed"] in seeds]
     noise = f"Gumbel {_seeds_text(seeds)}" if _draws(part) else "no noise"
     mean = float(pd.concat(seeds.values()).mean())
-    return {"measured": mean, "evidence": f"{origin}, {noise}; {machine_text(used)}"}
+    return {"measured": mean, "evidence": f"{origin}, {noise}; {machine_text(used)}", "made_by": made_by(used)}
 
 
 def _bases(

@@ -17,7 +17,7 @@ import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import Difference, against_base, holm, mean_interval
-from reports.tables.rows import interval_fields, machine_text, overrides_text, protocol_text, units
+from reports.tables.rows import interval_fields, machine_text, made_by, overrides_text, protocol_text, units
 from reports.tables.steps import Step, network_key
 from results import records
 from results.evidence import Evidence
@@ -202,11 +202,13 @@ def _score(values: dict[int, float], part: pd.DataFrame) -> dict[str, Any]:
     scored = part.dropna(subset="dataset").iloc[0]
     images, full = scored["images"], FULL_SETS.get(scored["dataset"])
     partly = f", on {images} of its {full} images" if full not in (None, images) else ""
+    used = part[part["seed"].isin(values)].to_dict("records")
     return {
+        "made_by": made_by(used),
         "measured": mean_interval(list(values.values())).mean,
         "interval": units(len(values)),
         "evidence": f"{budget} budget, {iterations} iterations, seeds {', '.join(map(str, sorted(values)))}{partly}; "
-        + machine_text(part[part["seed"].isin(values)].to_dict("records")),
+        + machine_text(used),
     }
 
 

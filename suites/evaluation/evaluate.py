@@ -26,6 +26,7 @@ from suites.data import sort_keys as labelling
 from suites.data.degradations import degrade
 from suites.data.resize import imresize
 from suites.evaluation import metrics, tiling
+from suites.evaluation.crops import Kept
 from suites.spec import Protocol, SpecError, Task, check_choice
 
 COLUMNS = ("dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
@@ -52,13 +53,14 @@ def score_images(
     pattern: str | None = None,
     save: Path | None = None,
     skip: Callable[[Picture], bool] = lambda picture: False,
+    keep: Kept | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Degrades, restores and scores every image of `dataset`: a row for each, as soon as it is scored.
 
     model: a network built for `task`, moved to `device`, or a baseline: "bicubic" (super-resolution) or "identity"
     (denoising, JPEG). labels: "learned", or who makes the sort key instead ("kmeans", "slic"). pattern: a glob that
     stems must fit. skip: says which images are left out. save: folder that gets `<dataset>/<stem>.png` for every
-    restored image (a baseline's luma is a gray picture).
+    restored image (a baseline's luma is a gray picture). keep: takes a crop of every picture.
 
     A row has the keys of COLUMNS: `pixels` is the SHA-256 of the ground truth's decoded pixels; `psnr` and `ssim` are
     of the mean of the samples, None where the images are identical or smaller than SSIM's window; `psnr_single` is the
@@ -90,6 +92,8 @@ def score_images(
             raise metrics.MetricError(f"{name}: {error}") from None
         if save is not None:
             save_picture(metrics.quantise(output), Path(save) / dataset.name / f"{picture.stem}.png")
+        if keep is not None:
+            keep.keep(picture.stem, lq, output, truth, psnr)
         psnr_single = None if None in single else float(np.mean(single))
         values = dataset.name, picture.stem, picture.sha256, psnr, ssim, psnr_single, seconds
         yield dict(zip(COLUMNS, values, strict=True))

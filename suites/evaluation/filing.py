@@ -15,6 +15,7 @@ from torch import nn
 from results import records
 from results.store import Store, StoreError
 from suites.data import Dataset, Picture
+from suites.evaluation.crops import Kept
 from suites.evaluation.evaluate import frame_of, score_images
 from suites.spec import Protocol, Task
 
@@ -89,12 +90,13 @@ def score_set(
     pattern: str | None = None,
     save: Path | None = None,
     again: bool = False,
+    keep: Kept | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Scored:
     """Scores the images of `dataset` that `target` does not hold with the same pixels, and files their rows.
 
-    model, labels, pattern, save: as for `score_images`. again: scores what is held too, and the target then says
-    whether it is the same; so does `save`, since a stored score has no picture. progress: called after each image,
+    model, labels, pattern, save, keep: as for `score_images`. again: scores what is held too, and the target then
+    says whether it is the same; so does `save`, since a stored score has no picture. progress: called after each image,
     scored or held, with (done, total, stem). Nothing is raised for an image that cannot be scored, for Ctrl-C or for
     rows that were refused: see `Scored`.
     """
@@ -119,7 +121,7 @@ def score_set(
 
     fresh: dict[str, dict[str, Any]] = {}
     stopped: BaseException | None = None
-    options = {"device": device, "labels": labels, "pattern": pattern, "save": save}
+    options = {"device": device, "labels": labels, "pattern": pattern, "save": save, "keep": keep}
     try:
         for row in score_images(model, task, dataset, protocol, skip=skip, **options):
             fresh[row["image"]] = row

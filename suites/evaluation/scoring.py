@@ -17,6 +17,7 @@ from models.ops.scan import resolve
 from results.store import Store
 from suites import environment
 from suites.data import Dataset, find_all
+from suites.evaluation.crops import Kept, may_be_kept
 from suites.evaluation.evaluate import BASELINES, frame_of
 from suites.evaluation.filing import NOWHERE, record_target, score_set
 from suites.spec import Protocol, SpecError, Task
@@ -187,6 +188,7 @@ def score(
     Images that `store` holds under the same key with the same pixels are not scored again, unless `again` says so.
     What ends it early (a damaged picture, Ctrl-C) is in `Scores.stopped`, with all images scored before it filed.
 
+    save: a folder for the restored pictures; the store then keeps a crop of those that a report may show (`crops`).
     images: glob of stems; parts of a set are parts of one record. progress: (dataset, done, total, stem).
     as_official: the weights are published ones in a file that is not known here; the record says so, and `tables`
     compares it with published scores.
@@ -216,11 +218,16 @@ def score(
         record = Store.evaluation_key(**key, dataset=dataset.name)
         target = NOWHERE if store is None else record_target(store, record, measured_on, len(dataset))
         told = partial(progress, dataset.name) if progress else None
-        options = {"device": device, "pattern": images, "save": save, "again": again, "progress": told}
+        kept = Kept(task) if save is not None and name not in BASELINES and may_be_kept(dataset.name) else None
+        options = {"device": device, "pattern": images, "save": save, "again": again, "progress": told, "keep": kept}
         found = score_set(model, task, dataset, protocol, target, **options)
         stopped = found.stopped
         if store is not None and weights is not None and not found.refused:
             store.describe_weights(record, file=weights.name, as_official=as_official)
+            if kept is not None:
+                facts = {"model": name, "file": weights.name, "task": task.name, "dataset": dataset.name}
+                facts |= {key: measured_on[key] for key in ("command", "commit", "device")}
+                kept.file(store.evaluation_folder(record), {**facts, "protocol": protocol.to_dict()})
         if len(found.asked):
             asked.append(found.asked)
             result.notes.extend(nonstandard(dataset, found.asked))

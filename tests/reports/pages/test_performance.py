@@ -66,6 +66,10 @@ def test_the_multiply_adds_of_the_goals_are_those_counted():
         assert found["macs"].tolist() == [goal["macs"]]
 
 
+def shown(blocks) -> str:
+    return performance.markdown(blocks)
+
+
 def cells(table: str, *words: str) -> list[str]:
     """The cells of the one line that holds all words."""
     (line,) = [line for line in table.splitlines() if line.startswith("|") and all(word in line for word in words)]
@@ -76,7 +80,7 @@ def test_times_stand_beside_their_goal():
     peer = scan_row(backend="mamba_ssm", launch="eager", median_ms=2.0)
     failed = scan_row(launch="eager", status="unavailable", reason="no GPU", median_ms=None)
     slow = network_row(precision="tf32x3", median_ms=99.0)
-    table = performance.times([profile([network_row(), slow], [scan_row(), peer, failed])])
+    table = shown(performance.times([profile([network_row(), slow], [scan_row(), peer, failed])]))
     assert cells(table, "fp32 graph", "L230400") == [
         *("scan forward, B1 D48 N8 L230400", "fp32 graph", "1.529", "0.1", "0.08", "0.09000"),
         *("0.0800, 0.100", "0.0355", "2.5", "goal"),
@@ -86,12 +90,13 @@ def test_times_stand_beside_their_goal():
     assert cells(table, "bf16 graph")[-1] == "goal" and cells(table, "bf16 graph")[2] == ""
     assert cells(table, "tf32x3 graph")[-1] == "no, 1.10 times it"
     assert "commit 0123456789, NVIDIA H200" in table
-    assert performance.times([profile([network_row()], device="NVIDIA A100")]) == performance.NOTHING
+    assert performance.times([profile([network_row()], device="NVIDIA A100")]) == []
 
 
 def test_every_machine_is_held_against_its_own_official_figures():
     there = profile([network_row(precision="tf32")], file="h100/profile-goals.json", device="NVIDIA H100 80GB HBM3")
-    first, second = performance.times([profile([network_row(precision="tf32")]), there]).split("One NVIDIA H100")
+    both = [profile([network_row(precision="tf32")]), there]
+    first, second = shown(performance.times(both)).split("One NVIDIA H100")
     assert "which the goals are for" in first and "which the goals are for" not in second
     assert [cells(part, "tf32 graph")[2] for part in (first, second)] == ["250.1", "318.3"]
     assert "h100/profile-goals.json" in second and "h100/profile-goals.json" not in first
@@ -106,12 +111,12 @@ def test_every_goal_has_official_figures_on_every_machine():
 
 def test_the_latest_measurement_counts():
     old, new = profile([network_row()]), profile([network_row(median_ms=30.0)], file="h200/profile-later.json")
-    table = performance.times([old, new])
+    table = shown(performance.times([old, new]))
     assert cells(table, "bf16")[-1] == "stretch" and "profile-later" in table and "profile-goals" not in table
 
 
 def test_memory_has_its_goal():
-    assert cells(performance.memory([profile([network_row()])]), "bf16") == [
+    assert cells(shown(performance.memory([profile([network_row()])])), "bf16") == [
         *("light x2, training step, batch 32", "bf16 graph", "28.54", "14", "9", "12.00", "13.00", "goal"),
     ]
 
@@ -121,7 +126,7 @@ def test_a_cpu_is_held_against_the_plain_network():
     plain = network_row(**at, backend="reference", median_ms=700.0)
     fast = network_row(**at, backend="cpu", median_ms=100.0, ratio=0.125, ratio_low=0.1, ratio_high=0.2)
     scan = scan_row(mode="forward+backward", length=4096, backend="cpu", launch="eager", median_ms=7.0, ratio=0.1)
-    table = performance.cpu([profile([plain, fast], [scan], device="a processor", device_type="cpu")])
+    table = shown(performance.cpu([profile([plain, fast], [scan], device="a processor", device_type="cpu")]))
     assert cells(table, "light", "cpu")[4:] == ["8.00", "5.00, 10.0", "6 times", "goal"]
     assert cells(table, "scan")[4:] == ["10.0", "", "8 ms", "goal"] and "2 threads" in table
 
@@ -131,12 +136,14 @@ def test_precisions_are_compared_under_one_protocol():
 
     def row(psnr, **changes):
         made = {"model": "m", "overrides": {}, "weights": "ab" * 32, "task": "sr-x2", "dataset": "Set5", "ssim": 0.9}
+        made |= {"command": "runner.py sweep", "commit": "abc", "device": "a machine", "finished": "2026-01-01"}
         return made | {"complete": True, "images": 5, "psnr": psnr, "protocol": protocol | changes}
 
     other = row(37.0, precision="tf32", routing="argmax")  # nothing to compare with
-    found = performance.precision(measured.Committed(evaluations=[row(38.25), row(38.2375, precision="bf16"), other]))
+    rows = [row(38.25), row(38.2375, precision="bf16"), other]
+    found = shown(performance.precision(measured.Committed(evaluations=rows)))
     assert cells(found, "bf16")[3] == "-0.0125" and "tf32" not in found and "argmax" not in found
-    assert performance.precision(measured.Committed(evaluations=[other])) == performance.NOTHING
+    assert performance.precision(measured.Committed(evaluations=[other])) == []
 
 
 def test_a_profile_without_its_provenance_is_refused(tmp_path):
@@ -157,7 +164,7 @@ def test_the_longest_kernels_are_shown_as_far_as_nine_tenths_of_the_time():
     ]
     row = network_row(kernels=kernels)
     found = [profile([network_row(status="differs", kernels=None), row], file="h200/breakdown-training.json")]
-    table = performance.kernels(found)
+    table = shown(performance.kernels(found))
     assert "10.0 ms in 6 launches" in table and "breakdown-training.json" in table
     assert cells(table, "_norm") == ["_norm", "2", "3.50", "35.0", "95.0"]
     assert "| x " not in table
@@ -165,5 +172,5 @@ def test_the_longest_kernels_are_shown_as_far_as_nine_tenths_of_the_time():
 
 def test_a_later_breakdown_replaces_an_earlier_one():
     rows = [network_row(kernels=[{"kernel": name, "launches": 1.0, "ms": 1.0}]) for name in ("early", "late")]
-    table = performance.kernels([profile([row]) for row in rows])
+    table = shown(performance.kernels([profile([row]) for row in rows]))
     assert "late" in table and "early" not in table

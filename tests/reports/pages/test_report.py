@@ -5,7 +5,12 @@ import shutil
 import pytest
 
 from reports.pages import report
+from reports.tables.rows import TableError
 from results.store import Store, StoreError
+
+
+def markdown(store) -> str:
+    return report.markdown(report.gather(store))
 
 
 def filled(store, make) -> Store:
@@ -20,12 +25,12 @@ def filled(store, make) -> Store:
 
 
 def test_empty_store_says_what_to_do(store):
-    text = report.markdown(store)
+    text = markdown(store)
     assert "python runner.py run smoke" in text and "## Cells" not in text
 
 
 def test_everything_is_there(store, make):
-    text = report.markdown(filled(store, make))
+    text = markdown(filled(store, make))
     broken = store.cell_folder(make.cell("broken", 0, ase="off").config()).name
     for part in (
         "Trained cells: 4 done, 1 failed.",
@@ -44,10 +49,10 @@ def test_everything_is_there(store, make):
 
 
 def test_same_store_same_bytes_wherever_it_lies(store, make, tmp_path):
-    first = report.markdown(filled(store, make))
-    assert report.markdown(store) == first
+    first = markdown(filled(store, make))
+    assert markdown(store) == first
     shutil.copytree(store.root, tmp_path / "moved")
-    assert report.markdown(Store(tmp_path / "moved")) == first
+    assert markdown(Store(tmp_path / "moved")) == first
 
 
 def test_damaged_parts_are_named_and_the_rest_is_shown(store, make):
@@ -56,7 +61,7 @@ def test_damaged_parts_are_named_and_the_rest_is_shown(store, make):
     record.write_text("{")
     config = store.cell_folder(make.cell("base", 0).config()) / "config.json"
     config.write_text('{"variant": {}}')
-    text = report.markdown(store)
+    text = markdown(store)
     assert f"- evaluation {record.parent.name}: evaluations/{record.parent.name}/record.json cannot be read" in text
     assert f"- cell {config.parent.name}: " in text and f"| {config.parent.name} | damaged |" in text
     assert "## smoke" in text
@@ -64,11 +69,13 @@ def test_damaged_parts_are_named_and_the_rest_is_shown(store, make):
 
 def test_written_beside_the_results(store, make):
     filled(store, make)
-    path = report.write(store)
-    assert path == store.root / "report.md" and path.read_text() == report.markdown(store)
+    path = report.write(store, "md")
+    assert path == store.root / "report.md" and path.read_text() == markdown(store)
+    with pytest.raises(TableError, match="'pdf': choose from html, md, tex"):
+        report.write(store, "pdf")
 
 
 def test_a_report_that_cannot_be_written_is_one_line(store):
     (store.root / "report.md").mkdir(parents=True)
     with pytest.raises(StoreError, match="cannot write"):
-        report.write(store)
+        report.write(store, "md")

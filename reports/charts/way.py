@@ -1,0 +1,102 @@
+"""Trainings on their way: paired differences from the base against iterations, and losses."""
+
+import pandas as pd
+
+from reports.charts import trajectory
+from reports.charts.chart import COLUMNS, PANEL, Chart, NothingToDraw, panels
+from reports.statistics.intervals import against_base
+from results.evidence import Evidence
+from results.sets import place
+
+CAPTION = "Paired difference from the base against iterations, with 95 % intervals"
+LOSS_CAPTION = "Training loss against iterations, cell by cell"
+
+
+def chart(evidence: Evidence) -> Chart:
+    """A line per variant with its interval, a panel per family and set. Raises NothingToDraw."""
+    import altair as alt
+
+    data = differences(evidence)
+    if data.empty:
+        raise NothingToDraw("no two variants are scored at more than one iteration (`Scoring` of a suite asks for it)")
+    x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format=",d", tickCount=4), scale=alt.Scale(padding=10))
+    y = alt.Y("value:Q", title="minus base, dB", axis=alt.Axis(format="+.2f", tickCount=5))
+    hue = alt.Color("variant:N", title=None, legend=alt.Legend(symbolOpacity=1))
+    tips = ["panel", "variant", "iteration", "difference", "interval", "seeds", "draws"]
+    base = alt.Chart().encode(x=x, color=hue, tooltip=[alt.Tooltip(f"{name}:N") for name in tips])
+    layers = alt.layer(
+        alt.Chart().mark_rule(style="zero").encode(y="zero:Q"),
+        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"),
+        base.mark_line(strokeWidth=1.8).encode(y=y),
+        base.mark_point(filled=True, size=55).encode(y="value:Q"),
+    ).properties(width=PANEL, height=170)
+    drawn = layers.facet(panels(data["panel"]), columns=COLUMNS, data=data)
+    crossing = int(((data["low"] <= 0) & (data["high"] >= 0)).sum())
+    summary = (
+        f"{len(data)} differences of variants from their base, paired by seed; {crossing} of their 95 % "
+        "intervals cover zero. Each point is the mean over the seeds of training that both have."
+    )
+    return Chart(drawn, summary, data[tips])
+
+
+def differences(evidence: Evidence) -> pd.DataFrame:
+    """A row per family, dataset, variant and iteration with a scatter: two or more seeds."""
+    scores = trajectory.load(evidence)
+    named = evidence.families.dropna(subset=["hash"])
+    if scores.empty or named.empty:
+        return pd.DataFrame()
+    joined = named.merge(scores, on="hash")
+    made = []
+    joined = joined.sort_values("dataset", key=lambda names: names.map(place), kind="stable")
+    keys = ["suite", "family", "task", "budget", "comparison", "dataset", "iteration"]
+    for (suite, family, task, budget, _, dataset, iteration), part in joined.groupby(keys, sort=False):
+        base = part[part["is_base"].astype(bool)]["label"]
+        values = {label: dict(zip(own["seed"], own["psnr"], strict=True)) for label, own in part.groupby("label")}
+        if base.empty:
+            continue
+        title = family if family == suite else f"{suite}, {family}"
+        for label, found in against_base(values, base.iloc[0]).items():
+            interval = found.interval
+            if interval.low is None:
+                continue
+            made.append(
+                {
+                    **{"panel": f"{dataset}, {task}: {title}, {budget}", "variant": label},
+                    **{"iteration": int(iteration), "difference": f"{interval.mean:+.3f}"},
+                    **{"interval": f"[{interval.low:+.3f}, {interval.high:+.3f}]", "seeds": interval.n},
+                    **{"draws": int(part["draws"].min()), "value": interval.mean, "zero": 0},
+                    **{"low": interval.low, "high": interval.high},
+                }
+            )
+    return pd.DataFrame(made)
+
+
+def losses(evidence: Evidence) -> Chart:
+    """A line per cell of the store. Raises NothingToDraw where no training is logged."""
+    import altair as alt
+
+    logged = trajectory.losses(evidence)
+    if logged.empty:
+        raise NothingToDraw("no training is logged in the store (what is committed has no logs): runner.py run SUITE")
+    data = logged.merge(evidence.cells[["hash", "variant", "task", "seed", "budget"]], on="hash")
+    data["panel"] = data["task"] + ", " + data["budget"] + " budget"
+    data["cell"] = data["variant"] + ", seed " + data["seed"].astype(str)
+    drawn = (
+        alt.Chart(data[["panel", "cell", "variant", "step", "loss"]])
+        .mark_line(strokeWidth=1.2, opacity=0.8)
+        .encode(
+            x=alt.X("step:Q", title="iterations", axis=alt.Axis(format=",d", tickCount=4)),
+            y=alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False)),
+            color=alt.Color("variant:N", title=None),
+            detail="cell:N",
+            tooltip=["cell:N", "step:Q", "loss:Q"],
+        )
+        .properties(width=PANEL, height=170)
+        .facet(panels(data["panel"]), columns=COLUMNS)
+        .resolve_scale(x="independent", y="independent")
+    )
+    last = data.sort_values("step").groupby(["panel", "cell"], as_index=False).last()
+    table = last[["panel", "cell", "step", "loss"]].rename(columns={"step": "last step logged", "loss": "its loss"})
+    text = f"Losses of {last['cell'].nunique()} cells of this store, to step {int(data['step'].max()):,}."
+    return Chart(drawn, text, table)
