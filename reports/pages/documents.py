@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reports.figures import index as figures
+from reports.figures import curve
 from reports.pages import performance, pilot
 from reports.statistics import coverage
 from reports.tables.render import text_grid
-from results import records
+from results import measured, records
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -49,7 +49,7 @@ def write() -> list[str]:
         if new != old:
             records.write_bytes(path, new.encode())
             if "curve" in made:
-                figures.draw("curve", FOLDER / "figures", "png")
+                curve.draw(curve.load(measured.FOLDER), FOLDER / "figures" / "curve.png")
         lines.append(f"{path}: {'written' if new != old else 'as before'}")
     return lines
 
