@@ -6,6 +6,7 @@ A cell's folder may hold scores of its other weights, and under other seeds of t
 asks for them: scores-<half|average|last>-<seed>.parquet, scores-<iteration>.parquet (under the protocol's seed) and
 scores-<iteration>-<seed>.parquet. They are committed as `<name>.csv.xz` with COLUMNS, or, where `name` begins with
 "curve", as `<name>.csv` with CURVE_COLUMNS and `<name>.json` that says on what and how the cells were trained.
+The cells' training logs are committed as `<name>.training.csv.xz`: hash, then what `train.jsonl` has in a line.
 """
 
 import lzma
@@ -74,6 +75,7 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
             config = store.read_config(folder)
             cells[folder.name] = {"config": config, "status": status, "environment": environment, "parameters": count}
             tables.append(records.read_frame(folder / "scores.parquet").assign(hash=folder.name, environment=""))
+    logs = _logs(store)
     exported = {"command": command, "date": records.now()}
     analyses = committed.export(store.root, target, exported)
     if not tables:
@@ -95,6 +97,11 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / families.FILE, copy)
     others = [*export_crops(store, name), *export_others(store, name)]
+    if logs:
+        path = target.with_name(f"{target.name}.training.csv.xz")
+        text = pd.concat(logs, ignore_index=True).to_csv(index=False, lineterminator="\n", float_format="%.7g")
+        records.write_bytes(path, lzma.compress(text.encode(), preset=9))
+        others.append(f"{path}: training logs of {len(logs)} cells")
     counts = f"{len(evaluations)} evaluation records, {len(cells)} cells, {len(frame)} scores of images"
     return [f"{target}: {counts}, {len(members)} members of families", *others, *analyses]
 
@@ -116,6 +123,20 @@ def export_crops(store: Store, name: str) -> list[str]:
                 shutil.copytree(folder / crops.FOLDER, target / folder.name, dirs_exist_ok=True)
             count += 1
     return [f"{target}: pictures of {count} records"] if count else []
+
+
+def _logs(store: Store) -> list[pd.DataFrame]:
+    """The training logs of finished cells, with their hash."""
+    tables = []
+    for folder in store.cell_folders():
+        log = folder / "train.jsonl"
+        if store.status(folder)["state"] == "done" and log.exists():
+            try:
+                lines = pd.read_json(log, lines=True)
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{log} cannot be read as lines of JSON: {error}") from error
+            tables.append(lines.assign(hash=folder.name)[["hash", *lines.columns]])
+    return tables
 
 
 # Scores of other weights

@@ -106,6 +106,20 @@ def test_the_same_store_gives_the_same_table(store, committed):
     assert first == second
 
 
+def test_training_logs_of_finished_cells_are_committed(store, committed):
+    lines = [{"step": step, "lr": 2e-4, "loss": 1 / (3 * step), "seconds": step / 7} for step in (1, 2)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    done, other = (store.cell_folder(config(variant, 0)) for variant in ("base", "off"))
+    train(store, "base", 0)
+    store.open_cell(config("off", 0))
+    for folder in (done, other):
+        (folder / "train.jsonl").write_text(text)
+    assert any("training logs of 1 cells" in line for line in export.export(store, "h200/a", "the command"))
+    found = pd.read_csv(committed / "h200" / "a.training.csv.xz")
+    assert set(found.pop("hash")) == {done.name}
+    pd.testing.assert_frame_equal(found, pd.DataFrame(lines), rtol=1e-6)
+
+
 def test_a_number_without_provenance_is_not_committed(store, committed):
     machine = {name: value for name, value in MACHINE.items() if name not in ("command", "finished")}
     evaluate(store, machine=machine)
