@@ -15,7 +15,6 @@ from reports.statistics.verdicts import MARGIN
 from reports.tables.interventions import UNCHANGED, compare
 from results.evidence import Evidence
 from results.records import StoreError
-from results.sets import FULL_SETS
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and marks for print without colour.
 STYLES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"), "os^Dv", strict=True))
@@ -34,11 +33,11 @@ def draw_changes(path: Path, evidence: Evidence) -> None:
             _points(axis, own, dataset, number, y=places)
         axis.axvspan(-MARGIN, MARGIN, color="0.9", zorder=0)
         axis.set_xscale("symlog", linthresh=MARGIN)
-        axis.set(title=network, xlabel="difference in PSNR, dB", ylim=(-0.8, len(names) - 0.4))
+        axis.set(xlabel="difference in PSNR, dB", ylim=(-0.8, len(names) - 0.4))
+        axis.set_title(network, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
-    axes[0][-1].legend(frameon=False, loc="lower left", fontsize=8)
-    figure.savefig(path, dpi=150)
+    _save(figure, axes[0][0], path)
 
 
 def draw_layers(path: Path, evidence: Evidence) -> None:
@@ -59,8 +58,7 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
             axis.title.set_fontsize(8)
             axis.grid(alpha=0.3)
         row[0].set_ylabel("difference in PSNR, dB")
-    axes[0][-1].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    _save(figure, axes[0][0], path)
 
 
 def draw_memory(path: Path, evidence: Evidence) -> None:
@@ -90,8 +88,7 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
             axis.grid(alpha=0.3)
         axes[0][column].set_ylabel("difference in PSNR, dB")
         axes[1][column].set_ylabel("difference in PSNR, dB")
-    axes[0][-1].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    _save(figure, axes[0][0], path)
 
 
 _STEPS = (1, 4, 16, 64, 256, 1024, 4096)
@@ -105,9 +102,7 @@ def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series]) -> p
     if frame.empty:
         raise StoreError("no whole set with such changes is stored or committed: runner.py analyse interventions")
     names = [f"{one['model']}, {one['task']}\n{one['file'] or one['weights'][:8]}" for one in frame.to_dict("records")]
-    order = [list(FULL_SETS).index(name) if name in FULL_SETS else len(FULL_SETS) for name in frame["dataset"]]
-    frame = frame.assign(network=names, place=order)
-    return frame.sort_values(["network", "place"], kind="stable")
+    return frame.assign(network=names)
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
@@ -115,6 +110,12 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=True)
+
+
+def _save(figure: Any, axis: Any, path: Path) -> None:
+    """With the sets of `axis`, which has all of them, as the legend below."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
 
 
 def _points(axis: Any, rows: pd.DataFrame, dataset: str, number: int, line: str = "", **places: list[float]) -> None:

@@ -142,13 +142,15 @@ def against_base(scores: Mapping[str, Mapping[int, float]], base: str, level: fl
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p values of a family: below 0.05 where Holm's step-down test rejects (Scand. J. Statist. 1979)."""
-    from statsmodels.stats.multitest import multipletests  # here: only tables with comparisons need it
+    """Adjusted p values of a family: below 0.05 where Holm's step-down test rejects (Scand. J. Statist. 1979).
 
-    if not p_values:
-        return {}
-    _, adjusted, *_ = multipletests(list(p_values.values()), method="holm")
-    return dict(zip(p_values, adjusted.tolist(), strict=True))
+    The i-th smallest of n is multiplied by n - i + 1, and never less than one before it. (statsmodels' function runs a
+    garbage collection with every call, which takes longer than a table with a hundred families should.)
+    """
+    ordered = sorted(p_values, key=p_values.get)
+    steps = [p_values[name] * (len(ordered) - place) for place, name in enumerate(ordered)]
+    adjusted = np.minimum(np.maximum.accumulate(steps), 1) if steps else []
+    return {name: float(p) for name, p in zip(ordered, adjusted, strict=True)}
 
 
 def _interval(mean: float, error: float | None, n: int, df: float, level: float) -> Interval:

@@ -6,9 +6,11 @@ unchanged network. The interval is Student's over the pictures of a set; Holm's 
 question on one set. A set that is not whole has no mean and no interval.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
@@ -18,6 +20,7 @@ from reports.tables.rows import interval_fields, machine_text, overrides_text, p
 from reports.tables.steps import own_arguments
 from results.analyses import Record
 from results.evidence import Evidence
+from results.sets import FULL_SETS
 
 NAME, UNCHANGED = "interventions", "unchanged"
 CAPTION = (
@@ -29,6 +32,7 @@ COLUMNS = (
     *("model", "overrides", "weights", "file", "task", "protocol", "intervention", "question", "text", "dataset"),
     *("psnr", "difference", "low", "high", "p", "verdict", "images", "expected", "seeds", "device", "commit"),
 )
+QUESTIONS = ("prompts", "routing", "order", "scan", "memory", "memory in raster order", "parts")  # as tables show them
 BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
 
 
@@ -68,26 +72,33 @@ def compare(records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         if record.key["analysis"] == NAME:
             groups.setdefault(str([record.key[name] for name in BY]), []).append(record)
-    rows = [row for own in groups.values() for row in _of_set(own)]
+    sets = sorted(groups.values(), key=lambda own: [str(own[0].key[name]) for name in BY[:-1]] + [_set(own[0])])
+    rows = [row for own in sets for row in _of_set(own)]
     return pd.DataFrame([[row[name] for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object)
 
 
+def _set(record: Record) -> str:
+    """By which sets are in their usual order, others after them."""
+    name = record.key["dataset"]
+    return f"{list(FULL_SETS).index(name) if name in FULL_SETS else len(FULL_SETS):02} {name}"
+
+
 def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    scores = {record.key["parameters"]["intervention"]: _scores(record) for record in records}
+    """The rows of one network on one set."""
+    names = {record.key["parameters"]["intervention"]: record for record in sorted(records, key=_place)}
+    scores = _scores(names)
     base = scores.get(UNCHANGED)
     intervals: dict[str, Interval] = {}
     questions: dict[str, dict[str, float]] = {}
-    for record in records:
-        name, question = (record.key["parameters"][each] for each in ("intervention", "question"))
+    for name, record in names.items():
         if base is not None and name != UNCHANGED and record.complete and len(base) == record.expected:
             found = differences(scores[name], base)
             if len(found) == record.expected and found.notna().all():
                 intervals[name] = mean_interval(found.tolist())
                 if (p := intervals[name].p()) is not None:
-                    questions.setdefault(question, {})[name] = p
+                    questions.setdefault(record.key["parameters"]["question"], {})[name] = p
     corrected = {name: p for own in questions.values() for name, p in holm(own).items()}
-    for record in sorted(records, key=lambda one: one.key["parameters"]["intervention"] != UNCHANGED):
-        name = record.key["parameters"]["intervention"]
+    for name, record in names.items():
         own, interval = scores[name], intervals.get(name)
         row = dict.fromkeys(COLUMNS) | _about(record)
         row |= {"images": len(own), "expected": record.expected, "seeds": _seeds(own, base)}
@@ -103,6 +114,15 @@ def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def _place(record: Record) -> tuple[Any, ...]:
+    """The unchanged network, the questions of QUESTIONS, others, layers; numbers in names by their size."""
+    name, question = (record.key["parameters"][each] for each in ("intervention", "question"))
+    known = QUESTIONS.index(question) if question in QUESTIONS else len(QUESTIONS)
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    natural = [(float(part), "") if number % 2 else (0.0, part) for number, part in enumerate(parts)]
+    return name != UNCHANGED, known + question.startswith("layers"), question, natural
+
+
 def _about(record: Record) -> dict[str, Any]:
     last = list(record.environments.values())[-1]
     row = {name: record.key[name] for name in BY} | {"text": record.question, "file": last.get("file")}
@@ -110,10 +130,13 @@ def _about(record: Record) -> dict[str, Any]:
     return row | {name: last.get(name) for name in ("device", "commit")}
 
 
-def _scores(record: Record) -> pd.DataFrame:
-    """PSNR by image and seed; one column, named -1, where nothing is drawn."""
-    rows = record.rows.assign(seed=record.rows["seed"].fillna(-1).astype(int))
-    return rows.pivot(index="image", columns="seed", values="psnr").sort_index()
+def _scores(records: Mapping[str, Record]) -> dict[str, pd.DataFrame]:
+    """By intervention: PSNR by image and seed; one column, named -1, where nothing is drawn."""
+    frame = pd.concat([record.rows for record in records.values()], ignore_index=True)
+    frame["intervention"] = np.repeat(list(records), [len(record.rows) for record in records.values()])
+    frame["seed"] = frame["seed"].fillna(-1).astype(int)
+    wide = frame.pivot(index="image", columns=["intervention", "seed"], values="psnr")  # of all images at once
+    return {name: wide.loc[np.unique(record.rows["image"]), name] for name, record in records.items()}
 
 
 def differences(changed: pd.DataFrame, base: pd.DataFrame) -> pd.Series:

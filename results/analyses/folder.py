@@ -3,7 +3,7 @@
 import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Record:
     folder: Path | None = None
     archive: Path | None = None
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return records.key_of(self.key)
 
@@ -160,7 +160,9 @@ def add(
 
 def typed(rows: pd.DataFrame) -> pd.DataFrame:
     """`rows` with seeds as integers that may be missing, and names as text."""
-    return rows.astype({"image": str, "pixels": str, "seed": "Int64", "environment": str}).reset_index(drop=True)
+    wanted = {"image": "str", "pixels": "str", "seed": "Int64", "environment": "str"}
+    odd = {name: kind for name, kind in wanted.items() if str(rows[name].dtype) != kind}
+    return rows.astype(odd).reset_index(drop=True) if odd else rows.reset_index(drop=True)
 
 
 def _check_pixels(old: pd.DataFrame, new: pd.DataFrame, folder: Path) -> None:

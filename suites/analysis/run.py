@@ -249,6 +249,8 @@ class _Elsewhere:
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         self.pool.shutdown(wait=kind is None, cancel_futures=True)
+        for process in multiprocessing.active_children() if kind else ():
+            process.terminate()  # what they are at is not waited for
 
     def answers(self, items: Sequence[Item]) -> Iterator[Answer]:
         futures = [self.pool.submit(_measure, item) for item in items]
