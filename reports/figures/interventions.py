@@ -81,10 +81,8 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
             axis.axhspan(-MARGIN, MARGIN, color="0.9", zorder=0)
             axis.set_yscale("symlog", linthresh=MARGIN)
             axis.set_xticks(range(len(_STEPS) + 1), [*map(str, _STEPS), ALL], fontsize=8)
-            axis.set(
-                title=f"{network}: {order} order", xlabel="steps between new states", xlim=(-0.5, len(_STEPS) + 0.7)
-            )
-            axis.title.set_fontsize(9)
+            axis.set(xlabel="steps between new states", xlim=(-0.5, len(_STEPS) + 0.7))
+            axis.set_title(f"{network}\n{order} order", fontsize=8)
             axis.grid(alpha=0.3)
         axes[0][column].set_ylabel("difference in PSNR, dB")
         axes[1][column].set_ylabel("difference in PSNR, dB")

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from models import Experiment
+from models import Experiment, capabilities_of
 from models.ops.noise import PhiloxGumbel
 from models.ops.scan.permutation import column_major
 from suites.analysis.interventions import Changes, Intervention
@@ -37,12 +37,12 @@ def layers(network: nn.Module) -> list[nn.Module]:
 def interventions(network: nn.Module) -> list[Intervention]:
     """Those that this network can have. Raises SpecError for one without an ASSM."""
     config, count = network.config, len(layers(network))
-    routed = config.routed and config.scans == 1
+    routed, single = capabilities_of(network).experiments, config.scans == 1
     return [
         *(prompts(config, count) if config.prompted else ()),
-        *(routing(config) if config.routed else ()),
-        *(order(config) if config.sorted and config.scans == 1 else ()),
-        *(scan(config) if routed else ()),
+        *(routing(config) if routed else ()),
+        *(order(config) if config.sorted and single else ()),
+        *(scan(config) if single else ()),
         *parts(),
         *(one for number in range(count) for one in of_layer(config, number)),
     ]
@@ -239,7 +239,7 @@ def scan(config) -> Iterator[Intervention]:
         text = f"{directions} directions with the same weights, averaged"
         yield make(f"scan/directions-{directions}", text=text, change=partial(averaged, directions=directions))
     cut = partial(Intervention, question="memory")
-    for steps in MEMORIES:
+    for steps in MEMORIES if config.sorted else ():
         change = everywhere(partial(forgetting, steps=steps))
         yield cut(f"memory/sorted-{steps}", text=f"state new every {steps} steps, sorted order", change=change)
     cut = partial(Intervention, question="memory in raster order")

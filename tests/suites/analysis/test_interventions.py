@@ -293,7 +293,10 @@ def test_networks_have_those_interventions_that_make_sense(network):
         return {one.question for one in catalogue.interventions(made)}
 
     bare = models.build("mambairv2-tiny", ase="off", sgn="off")
-    assert questions(bare) == {"parts", "layers: attention-off", "layers: assm-off", "layers: scan-off"}
+    single = {"layers: attention-off", "layers: assm-off", "layers: scan-off"}
+    assert questions(bare) == {"scan", "memory in raster order", "parts"} | single
+    both = output(bare.eval(), torch.rand(1, 3, *SIZE), "memory/raster-4", "scan/directions-2")
+    assert both.isfinite().all()
     assert "order" not in questions(models.build("mambairv2-tiny", scans=2)) and "order" in questions(network)
     with pytest.raises(SpecError, match="no MambaIRv2"):
         catalogue.interventions(models.build("mambair-light", depths=(1,), embed_dim=30))
