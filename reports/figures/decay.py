@@ -57,11 +57,11 @@ def draw(records: list[Record], path: Path, interventions: Sequence[Record] = ()
         for row, (axes, record) in enumerate(zip(grid, records, strict=True)):
             found = curves(record)
             layers = found["layer"].nunique()
-            shade = ScalarMappable(Normalize(1, layers), style.SCALE)
+            shade = ScalarMappable(Normalize(0, layers - 1), style.SCALE)
             own = found[found["order"] == ("network" if (found["order"] == "network").any() else "raster")]
             for layer, part in own.groupby("layer"):
-                axes[0].plot(part["steps"], part["decay"], color=shade.to_rgba(layer + 1), linewidth=0.9)
-            figure.colorbar(shade, ax=axes[0], label="layer", pad=0.02, aspect=30)
+                axes[0].plot(part["steps"], part["decay"], color=shade.to_rgba(layer), linewidth=0.9)
+            figure.colorbar(shade, ax=axes[0], label="layer, from 0", pad=0.02, aspect=30)
             for axis, name in zip(axes[1:3], ("share", "of_output"), strict=True):
                 for order, colour, line in zip(ORDERS, style.COLOURS, style.LINES, strict=False):
                     part = found[found["order"] == order].pivot(index="steps", columns="layer", values=name)

@@ -69,8 +69,8 @@ FIGURES = {
         ),
     ),
     "redundancy": Figure(
-        "How alike the directions of a scan are on Set14, layer by layer",
-        lambda path, evidence: redundancy.draw(of(evidence, "redundancy", "Set14"), path),
+        "How alike the directions of a scan are on Set5, layer by layer",
+        lambda path, evidence: redundancy.draw(of(evidence, "redundancy", "Set5"), path),
     ),
     "interventions": Figure("What trained weights lose by one change, with 95 % intervals", interventions.draw_changes),
     "layers": Figure("What trained weights lose by a part of one layer", interventions.draw_layers),

@@ -28,12 +28,12 @@ def draw(records: list[Record], path: Path) -> None:
     import matplotlib
 
     with matplotlib.rc_context(style.FONT):
-        figure = style.blank(3.4 * len(records) + 0.2, 2.9)
+        figure = style.blank(2.7 * len(records) + 0.4, 3.3)
         axes = figure.subplots(1, len(records), squeeze=False, sharey=True)[0]
         for axis, record in zip(axes, records, strict=True):
             pairs = record.rows.groupby(["layer", "first", "second"], as_index=False)[list(WAYS)].mean()
             mean, low, high = (getattr(pairs.groupby("layer")[list(WAYS)], name)() for name in ("mean", "min", "max"))
-            layer = mean.index + 1
+            layer = mean.index
             for way, colour, line in zip(WAYS, style.COLOURS, style.LINES, strict=False):
                 axis.plot(layer, mean[way], line, color=colour, label=WAYS[way], marker=".", markersize=3)
                 axis.fill_between(layer, low[way], high[way], color=colour, alpha=0.12, linewidth=0)
@@ -41,9 +41,11 @@ def draw(records: list[Record], path: Path) -> None:
             axis.annotate("the paper: above 0.7", (layer[0], PAPER), (0, -9), textcoords="offset points", fontsize=7)
             images = record.rows["image"].nunique()
             name = f"{record.key['model']}, {network_name(record)}"
-            axis.set_title(f"{name}\n{record.key['dataset']}: {images} images", loc="left")
-            axis.set(xlabel="layer", ylim=(-0.7, 1.05))
+            four = record.key["parameters"].get("directions", "own")
+            scans = "directions of its own" if four == "own" else four
+            axis.set_title(f"{name}\n{scans}\n{record.key['dataset']}: {images} images", loc="left")
+            axis.set(xlabel="layer, from 0", ylim=(-0.7, 1.05))
             axis.grid(alpha=0.3, linewidth=0.5)
         axes[0].set_ylabel("cosine between two directions")
-        axes[-1].legend(frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         figure.savefig(path, dpi=200)
