@@ -1,5 +1,6 @@
 """Maps of classes by layer, and the sequence that they make, laid out as a picture."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def restructured(lq: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def draw(records: list[Record], path: Path, image: str | None = None) -> None:
-    """Of the first record of `sgn-classes` whose arrays are stored, an image (the first): the picture, and for some of
+    """Of the last record of `sgn-classes` whose arrays are stored, an image (the first): the picture, and for some of
     the layers the likeliest classes, those of a draw, and the sequence. Raises ValueError where no arrays are stored.
     """
     import matplotlib
@@ -44,7 +45,8 @@ def draw(records: list[Record], path: Path, image: str | None = None) -> None:
             axis.set_axis_off()
         picture = lq if lq.shape[2] == 3 else lq[..., 0]
         grid[0, 0].imshow(picture, cmap="gray")
-        grid[0, 0].set_title(f"{record.key['dataset']}, {image}, {wide} x {high}\n{network_name(record)}")
+        grid[0, 0].set_title(f"{record.key['dataset']}, {image}")
+        grid[0, 0].set_xlabel(f"{wide} x {high} pixels,\n{textwrap.fill(network_name(record), 24)}")
         kinds = int(max(drawn.max(), likeliest.max())) + 1
         for axes, layer in zip(grid[:, 1:], shown, strict=True):
             options = {"cmap": style.SCALE, "vmin": 0, "vmax": kinds - 1, "interpolation": "nearest"}
@@ -61,7 +63,7 @@ def draw(records: list[Record], path: Path, image: str | None = None) -> None:
 
 
 def _stored(records: list[Record], image: str | None) -> tuple[Record, str]:
-    for record in records:
+    for record in reversed(records):
         names = [image] if image else sorted(record.rows["image"].unique())
         for name in names:
             if record.arrays(name):

@@ -6,6 +6,7 @@ import pandas as pd
 
 from reports.figures import style
 from reports.tables.mechanisms import network_name
+from reports.tables.rows import units
 from results.analyses import Record
 
 ROUTINGS = {"gumbel": ("-", "with noise, as published"), "argmax": ("--", "likeliest class")}
@@ -54,7 +55,7 @@ def draw(records: list[Record], path: Path) -> None:
             axis.grid(alpha=0.3, linewidth=0.5)
         lines = [Line2D([], [], color="black", linestyle=line, label=label) for line, label in ROUTINGS.values()]
         lines.append(Line2D([], [], color="black", linestyle=":", label="classes shuffled over pixels"))
-        axes[0].set_title(f"{dataset}, {sizes[dataset]} images", loc="left")
+        axes[0].set_title(f"{dataset}, {units(sizes[dataset], 'image')}", loc="left")
         handles = [*axes[0].get_legend_handles_labels()[0], *lines]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(path, dpi=200)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from reports.figures import style
 from reports.tables.mechanisms import network_name
+from reports.tables.rows import units
 from results.analyses import Record
 
 ORDERS = {  # colour, line
@@ -51,7 +52,7 @@ def draw(records: list[Record], path: Path) -> None:
                     axes[2].text(
                         tile["distance"].iloc[0], label, f" {tile['distance'].iloc[0]:.1f}", va="center", size=7
                     )
-            told = f"{network_name(record)}, {record.key['dataset']}: {record.rows['image'].nunique()} images"
+            told = f"{network_name(record)}, {record.key['dataset']}: {units(record.rows['image'].nunique(), 'image')}"
             axes[0].set_title(told, loc="left")
             axes[0].set(ylabel="similarity of the next pixel", ylim=(-0.1, 1))
             axes[1].set(xscale="log", ylabel="similarity, mean of layers")

@@ -85,6 +85,7 @@ def lines(records: Sequence[Record]) -> list[str]:
         own = [record for record in records if record.key["analysis"] == name and len(record.rows)]
         if own:
             frame = pd.DataFrame(summary(own)).drop(columns="network")
+            frame = frame.astype(object).where(frame.notna(), None)
             text = tabulate(frame, headers="keys", tablefmt="plain", floatfmt=".3f", showindex=False, missingval="")
             found += ["", f"{name}, {network_name(own[0])}: {own[0].question}", *text.splitlines()]
     return found
