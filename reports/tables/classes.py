@@ -16,6 +16,7 @@ from reports.tables.mechanisms import network_name
 from results.analyses import Record
 
 FIRMNESS = ("changed", "changed_at_random", "likeliest", "adjacent", "adjacent_at_random")
+OF_THE_POOL = ("growth", "rank")  # the same whatever the image: without an interval
 OF_PROMPTS = ("ratio", "growth", "rank", "effective", "dead", "within", "between", "silhouette")
 
 
@@ -60,6 +61,8 @@ def _summary(rows: pd.DataFrame, name: str) -> dict[str, Any]:
     images, layers = rows.groupby("image")[name].mean().dropna(), rows.groupby("layer")[name].mean()
     found = mean_interval(images.tolist())
     row = {"mean": found.mean, "low": found.low, "high": found.high, "images": found.n}
+    if name in OF_THE_POOL:
+        row |= {"low": None, "high": None}
     return row | {"lowest layer": layers.min(), "highest layer": layers.max()}
 
 
