@@ -223,7 +223,7 @@ def reach(found: np.ndarray, window: Window, scale: int, share: float) -> float:
 def hardest(truth: np.ndarray, simple: np.ndarray, size: int = WINDOW) -> Window:
     """The window that is hardest to restore: where `simple` has the largest squared error, on a grid of `size` pixels.
 
-    truth, simple: luma [H, W] of ground truth and of its bicubic restoration. The authors' code asks its user for a window.
+    truth, simple: luma [H, W] of ground truth and of its bicubic restoration. The authors' code asks its user for one.
     """
     error = (truth.astype(np.float64) - simple) ** 2
     rows, columns = ((side - 1) // size for side in error.shape)  # one pixel is left below and on the right
