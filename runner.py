@@ -116,6 +116,7 @@ def evaluate(
     json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
+    cli.check_model(model, network)
     from suites.evaluation import scoring
     from suites.progress import ScoreBar
     from suites.spec import Task
@@ -184,6 +185,7 @@ def restore(
     device: cli.Device = None, backend: cli.Backend = "auto",
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
+    cli.check_model(model, network)
     from suites.evaluation import restoration, scoring
     from suites.progress import TileBar
     from suites.spec import Task

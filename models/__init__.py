@@ -1,6 +1,7 @@
 """The catalogue: networks by name, official configurations, weights.
 
     names()                              what `build` knows
+    check_name(name)                     whether it does
     configure(name, **overrides)         its checked arguments, without the network
     build(name, **overrides)             a network with the initial values of seed 0
     from_official(network_g, **overrides)  the same from an official options block
@@ -30,6 +31,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "initial": ["initialise"],
         "ops": ["scan"],
         "ops.common.precision": ["precision", "unsupported"],
-        "registry": ["build", "configure", "from_official", "names"],
+        "registry": ["build", "check_name", "configure", "from_official", "names"],
     },
 )

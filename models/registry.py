@@ -115,6 +115,11 @@ def from_official(network_g: Mapping[str, Any], backend: str = "auto", **overrid
     return _build("MambaIR" if kind == "MambaIR" else "MambaIRv2", given, backend, overrides)
 
 
+def check_name(name: str) -> None:
+    """Raises ModelError for a name that `build` does not know, without a wait for torch."""
+    _variant(name)
+
+
 def _variant(name: str) -> tuple[str, dict[str, Any]]:
     if name not in VARIANTS:
         close = get_close_matches(name, VARIANTS, 1)

@@ -101,9 +101,16 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
         path = target.with_name(f"{target.name}.training.csv.xz")
         text = pd.concat(logs, ignore_index=True).to_csv(index=False, lineterminator="\n", float_format="%.7g")
         records.write_bytes(path, lzma.compress(text.encode(), preset=9))
-        others.append(f"{path}: training logs of {len(logs)} cells")
-    counts = f"{len(evaluations)} evaluation records, {len(cells)} cells, {len(frame)} scores of images"
-    return [f"{target}: {counts}, {len(members)} members of families", *others, *analyses]
+        others.append(f"{path}: training logs of {_counted(len(logs), 'cell')}")
+    counts = [_counted(len(evaluations), "evaluation record"), _counted(len(cells), "cell")]
+    counts += [_counted(len(frame), "score of an image", "scores of images")]
+    counts += [_counted(len(members), "member of families", "members of families")]
+    return [f"{target}: {', '.join(counts)}", *others, *analyses]
+
+
+def _counted(number: int, one: str, many: str | None = None) -> str:
+    """1 cell, 2 cells."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str | None], where: str) -> dict[str, Any]:

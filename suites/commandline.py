@@ -35,7 +35,7 @@ KEPT = {
     "curve": "finished cells and scores are stored, and the same command continues the others",
     "analyse": "what was measured so far is stored, and the same command goes on",
     "sweep": "the points scored so far are stored, and the same command scores the others",
-    "evaluate": "the images scored so far are stored, and the same command scores the others",
+    "evaluate": "every image scored before that is stored, and the same command scores the others",
     "restore": "the pictures listed above are written, and the same command goes on with the others of a folder",
     "profile": "--json FILE holds the sizes that were finished",
     "breakdown": "FILE holds the networks that were finished",
@@ -232,6 +232,18 @@ def store(folder: Path) -> Any:
     from results.store import Store
 
     return Store(folder)
+
+
+def check_model(name: str | None, network: Path | None) -> None:
+    """Raises ModelError for a name that is neither a baseline nor of the catalogue, before anything waits for torch.
+
+    With `network`, an option file, the name is the reader's own.
+    """
+    import models
+    from suites.spec import BASELINES
+
+    if name is not None and network is None and name not in BASELINES:
+        models.check_name(name)
 
 
 def device(name: str | None) -> str:

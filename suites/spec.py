@@ -16,6 +16,7 @@ RESTORATION_LEVELS = {"sr": (2, 3, 4), "denoise": (15, 25, 50), "jpeg": (10, 20,
 ROUTINGS = ("gumbel", "argmax")
 PROMPT_ORDERS = ("raster", "semantic")
 LR_ROUTES = ("matlab", "once", "pil", "luma")
+BASELINES = ("bicubic", "identity")  # what is scored like a network and is none
 LOSSES = ("l1", "charbonnier")
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
 # Of a protocol: None is that of a network without them, and elsewhere "not said".

@@ -24,7 +24,7 @@ from models.ops.linear import linear as linear_layer
 from models.ops.linear import linear_forked
 from models.ops.norm import layer_norm_forked
 
-OTHERS = 2  # readers beside a layer whose gradients its backward adds; more are left to PyTorch
+OTHERS = 2  # readers besides a layer whose gradients its backward adds; more are left to PyTorch
 
 
 class Tokens:

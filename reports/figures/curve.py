@@ -93,8 +93,8 @@ def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
         if row.curve == "official":
             cells += ["", ""]
         else:
-            bounds = "one seed" if pd.isna(row.low) else f"[{row.low:+.3f}, {row.high:+.3f}]"
-            cells += [f"{row.difference:+.3f}", bounds]
+            bounds = "one seed" if pd.isna(row.low) else f"[{row.low:+z.3f}, {row.high:+z.3f}]"
+            cells += [f"{row.difference:+z.3f}", bounds]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines.append("")
     span = f"{DECIDING_SET} mean over iterations {', '.join(map(str, DECIDING))}"
@@ -116,7 +116,7 @@ def markdown(curves: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def numbers(found: dict[str, float | int]) -> str:
-    return f"{found['difference']:+.3f} dB [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return f"{found['difference']:+z.3f} dB [{found['low']:+z.3f}, {found['high']:+z.3f}]"
 
 
 def chart(curves: dict[str, pd.DataFrame]) -> Chart:

@@ -260,7 +260,7 @@ def precision(committed: measured.Committed) -> list[Block]:
         for name in (name for name in curve.EXACT_FIRST if name in by_precision):
             row = by_precision[name]
             moved = {score: round(row[score] - base[score], digits) + 0.0 for score, digits in DIGITS.items()}  # no -0
-            changes = [f"{moved[score]:+.{digits}f}" for score, digits in DIGITS.items()]
+            changes = [f"{moved[score]:+z.{digits}f}" for score, digits in DIGITS.items()]
             shown = ["", ""] if name == "fp32" else changes
             texts = [f"{row['psnr']:.4f}", shown[0], f"{row['ssim']:.5f}", shown[1], str(row["images"])]
             origin = f"{machine_text([row])}; {made_by([row | {'committed': True}])}"

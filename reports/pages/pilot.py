@@ -282,8 +282,8 @@ def effects(pilot: Pilot) -> str:
         for weights, words in KINDS.items():
             for variant, found in pilot.differences(dataset, weights).items():
                 interval = found.interval
-                bounds = "" if interval.low is None else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
-                rows.append([dataset, words, variant, f"{interval.mean:+.3f}", bounds, str(interval.n)])
+                bounds = "" if interval.low is None else f"[{interval.low:+z.3f}, {interval.high:+z.3f}]"
+                rows.append([dataset, words, variant, f"{interval.mean:+z.3f}", bounds, str(interval.n)])
     table = text_grid(header, rows, 3)
     try:
         sharp = ", ".join(f"{words} {pilot.sharpness(weights):.1f}" for weights, words in KINDS.items())

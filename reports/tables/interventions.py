@@ -160,7 +160,7 @@ def lines(found: pd.DataFrame) -> list[str]:
         return []
     shown = []
     for row in found.to_dict("records"):
-        half = "" if row["low"] is None else f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        half = "" if row["low"] is None else f"{row['difference']:+z.4f} [{row['low']:+z.4f}, {row['high']:+z.4f}]"
         psnr = "-" if row["psnr"] is None else f"{row['psnr']:.4f}"
         shown.append([row["dataset"], row["intervention"], psnr, half, row["verdict"]])
     header = ("set", "intervention", "PSNR, dB", "difference, 95 %", "verdict")

@@ -68,4 +68,4 @@ def correlation(quality: pd.Series, psnr: pd.Series) -> dict[str, Any]:
     low, high = found.confidence_interval(0.95)
     verdict = "no correlation shown" if low <= 0 <= high else "better with more" if low > 0 else "better with less"
     row = {"measured": float(found.statistic), "low": float(low), "high": float(high), "verdict": verdict}
-    return row | {"interval": f"[{low:+.2f}, {high:+.2f}] n={len(both)}"}
+    return row | {"interval": f"[{low:+z.2f}, {high:+z.2f}] n={len(both)}"}

@@ -30,8 +30,8 @@ def interval_fields(interval: Interval, metric: str, unit: str = "seed") -> dict
     """The columns difference, low, high, interval and df. Without scatter the interval is a count."""
     digits = 4 if metric == "ssim" else 3
     text = units(interval.n, unit)
-    if interval.low is not None:
-        text = f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}] n={interval.n}"
+    if interval.low is not None:  # z: what rounds to zero has no negative sign
+        text = f"[{interval.low:+z.{digits}f}, {interval.high:+z.{digits}f}] n={interval.n}"
     values = {"difference": interval.mean, "low": interval.low, "high": interval.high}
     return values | {"interval": text, "df": interval.df}
 

@@ -60,4 +60,4 @@ def _step(ours: dict[str, str], base: dict[str, str], table: str) -> Step:
     resolution = max(published.last_place(row["value"]) for row in (ours, base))  # half a digit of either
     digits = max(len(row["value"].partition(".")[2]) for row in (ours, base))
     provenance = "primary" if {ours["provenance"], base["provenance"]} == {"primary"} else ours["provenance"]
-    return Step(f"{value:+.{digits}f}", value, resolution, provenance, f"{table}: {ours['value']} - {base['value']}")
+    return Step(f"{value:+z.{digits}f}", value, resolution, provenance, f"{table}: {ours['value']} - {base['value']}")

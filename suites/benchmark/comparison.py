@@ -4,6 +4,7 @@ A candidate that cannot run, runs out of memory or computes something else has a
 """
 
 import gc
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,15 @@ from suites.spec import Task
 WARM = 2  # calls between the first one and the timed ones; the last of them tells how long a call takes
 CHECKS = 2  # calls after the timed ones
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def too_large(text: str) -> str:
+    """PyTorch's words on memory that it was not given, as a sentence."""
+    asked = re.search(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", text, re.IGNORECASE)
+    if asked is None:
+        return text[:200]
+    size = f"{float(asked[1]) / 2**30:,.1f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
+    return f"{size} more did not fit into the memory; try smaller --sizes or a smaller --batch"
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Entry:
     def fail(self, error: Exception) -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in text for part in NO_MEMORY):
-            self.status, self.reason = "oom", text.split(". ")[0][:200]
+            self.status, self.reason = "oom", too_large(text)
         elif isinstance(error, models.ModelError | BackendError):
             self.status, self.reason = "unavailable", text
         else:

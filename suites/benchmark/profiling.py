@@ -61,8 +61,10 @@ def run(
 
 
 def is_wrong(result: dict[str, Any]) -> bool:
-    """Whether a candidate computed a wrong result, or failed for another reason than memory or missing support."""
-    return any(row["status"] in WRONG for row in result["rows"] + result["operators"])
+    """Whether a candidate computed a wrong result or failed for another reason than memory or missing support, or
+    nothing could be timed at all."""
+    statuses = [row["status"] for row in result["rows"] + result["operators"]]
+    return any(status in WRONG for status in statuses) or "ok" not in statuses
 
 
 def kernels_cached() -> int:

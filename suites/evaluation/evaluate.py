@@ -27,10 +27,9 @@ from suites.data.degradations import degrade
 from suites.data.resize import imresize
 from suites.evaluation import metrics, tiling
 from suites.evaluation.crops import Kept
-from suites.spec import Protocol, SpecError, Task, check_choice
+from suites.spec import BASELINES, Protocol, SpecError, Task, check_choice
 
 COLUMNS = ("dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
-BASELINES = ("bicubic", "identity")
 
 
 class EvaluationError(RuntimeError):

@@ -18,9 +18,9 @@ from results.store import Store
 from suites import environment
 from suites.data import Dataset, find_all
 from suites.evaluation.crops import Kept, may_be_kept
-from suites.evaluation.evaluate import BASELINES, frame_of
+from suites.evaluation.evaluate import frame_of
 from suites.evaluation.filing import NOWHERE, record_target, score_set
-from suites.spec import Protocol, SpecError, Task
+from suites.spec import BASELINES, Protocol, SpecError, Task
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def load_model(
     """A network with weights, on `device`, set to the protocol; and the protocol, less what the network does not have.
 
     name: of the catalogue, built for `task` with `overrides`; with `network`, an official option file, that network is
-    built instead. MambaIR has no routing and no prompts, so its protocol has none. Raises SpecError without weights,
-    ModelError for weights or options that do not fit.
+    built instead. MambaIR has no routing and no prompts, so its protocol has none. Raises SpecError without weights
+    and for a protocol that routes or prompts otherwise than officially where nothing does, ModelError for weights or
+    options that do not fit.
     """
     if weights is None:
         raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
@@ -109,12 +110,19 @@ def load_model(
             raise SpecError(f"{network}: {error}") from None
     else:
         model = models.build(name, **{**task.network, **(overrides or {})}, backend=backend)
-    models.load_weights(model, weights)
     settings = models.capabilities_of(model).settings
-    for name in settings:
-        setattr(model, name, getattr(protocol, name))
     if not settings:
+        official = Protocol.official(task)
+        typed = [
+            key for key in ("routing", "prompt_order", "samples", "seed") if vars(protocol)[key] != vars(official)[key]
+        ]
+        if typed:
+            options = ", ".join(f"--{key.replace('_', '-')}" for key in typed)
+            raise SpecError(f"{name} has no router and no prompts: leave out {options}")
         protocol = replace(protocol, routing=None, prompt_order=None, samples=1)
+    models.load_weights(model, weights)
+    for key in settings:
+        setattr(model, key, getattr(protocol, key))
     return model.to(device).eval(), protocol
 
 

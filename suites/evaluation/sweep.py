@@ -22,7 +22,7 @@ from suites.evaluation.scoring import score
 from suites.spec import Protocol, SpecError, Task, check_choice
 
 SEEDS = range(5)
-PRECISIONS = ("tf32x3", "tf32", "bf16")  # beside fp32
+PRECISIONS = ("tf32x3", "tf32", "bf16")  # and fp32
 
 
 def points(task: Task) -> dict[str, Protocol]:

@@ -1,6 +1,6 @@
 """The ways in which a suite scores a cell: which weights, with which seed of the routing noise, filed where.
 
-A cell's folder keeps, beside its last weights and their scores (weights.safetensors, scores.parquet):
+A cell's folder keeps, in addition to its last weights and their scores (weights.safetensors, scores.parquet):
 
     half.safetensors, average.safetensors, weights-<iteration>.safetensors     what `Scoring.weights` names
     scores-<half|average|last>-<seed>.parquet                                  their scores under every seed
@@ -62,8 +62,8 @@ def scores_path(folder: Path, cell: Cell, way: Way) -> Path:
     return folder / f"scores-{way.weights}-{way.seed}.parquet"
 
 
-def missing(folder: Path, cell: Cell, scoring: Scoring) -> list[Way]:
-    """The ways beside the cell's own in which it is not scored yet."""
+def unscored(folder: Path, cell: Cell, scoring: Scoring) -> list[Way]:
+    """The ways, apart from the cell's own, in which it is not scored yet."""
     return [way for way in ways(cell, scoring)[1:] if not scores_path(folder, cell, way).exists()]
 
 
@@ -95,11 +95,11 @@ def draws_noise(network: "nn.Module", cell: Cell) -> bool:
 
 
 def to_score(folder: Path, cell: Cell, scoring: Scoring, own_too: bool = False, noisy: bool = True) -> list[Way]:
-    """The ways that are missing and whose weights were kept, the cell's own first where `own_too`.
+    """The ways in which it is not scored yet and whose weights were kept, the cell's own first where `own_too`.
 
     A network that draws no noise (not `noisy`) is scored once, by the protocol's seed, which counts for every seed.
     """
-    wanted = [*([own(cell)] if own_too else []), *missing(folder, cell, scoring)]
+    wanted = [*([own(cell)] if own_too else []), *unscored(folder, cell, scoring)]
     if not noisy:
         wanted = list(dict.fromkeys(way._replace(seed=cell.protocol.seed) for way in wanted))
     return [way for way in wanted if weights_path(folder, way.weights).exists()]

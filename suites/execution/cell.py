@@ -44,7 +44,7 @@ def finished(store: Store, folder: Path) -> bool:
         return False
 
 
-def missing(store: Store, folder: Path) -> dict[str, tuple[int, int]]:
+def incomplete_sets(store: Store, folder: Path) -> dict[str, tuple[int, int]]:
     """Datasets of a finished cell of which it has not scored every image: (images scored, images expected)."""
     expected = store.status(folder).get("expected") or {}
     counts = records.read_frame(folder / "scores.parquet")["dataset"].value_counts()
@@ -54,7 +54,11 @@ def missing(store: Store, folder: Path) -> dict[str, tuple[int, int]]:
 
 def complete(store: Store, folder: Path, cell: Cell, scoring: Scoring) -> bool:
     """Whether the cell is done, with scores of all images and in all ways whose weights were kept."""
-    return finished(store, folder) and not missing(store, folder) and not list(ways.to_score(folder, cell, scoring))
+    return (
+        finished(store, folder)
+        and not incomplete_sets(store, folder)
+        and not list(ways.to_score(folder, cell, scoring))
+    )
 
 
 def training_cost(folder: Path) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def training_cost(folder: Path) -> dict[str, Any]:
     return {"train_steps": last["step"], "train_seconds": last["seconds"], "peak_mib": last.get("peak_mib")}
 
 
-def scored(folder: Path, dataset: str) -> set[str]:
+def scored_images(folder: Path, dataset: str) -> set[str]:
     """The images (stems) of `dataset` that the cell's table holds."""
     path = folder / "scores.parquet"
     if not path.exists():
@@ -109,7 +113,7 @@ class Options:
 
     concurrent: cells trained at a time. scorers: processes that score meanwhile; without any, this one scores after
     training. until: seconds since the epoch at which cells stop where they stand. scoring: what the suite scores of
-    them beside their last weights.
+    them in addition to their last weights.
     """
 
     device: str
@@ -202,7 +206,7 @@ class CellAtWork:
         self.tell("stopped")
 
     def fail(self, error: BaseException) -> None:
-        """A cell that is done stays so: then what went wrong is a score beside its own."""
+        """A cell that is done stays so: then what went wrong is another score than its own."""
         refused = refuses(error)
         reason = str(error) if refused else f"{type(error).__name__}: {error}"
         reason = " ".join(reason.split())

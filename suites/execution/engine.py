@@ -102,7 +102,7 @@ def run(
     jobs: processes at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread
     them over this many GPUs. threads: per process (default: the cores divided by jobs; one at the smoke budget).
     concurrent: cells that one process trains at a time; with more than one the cells are dealt out to `jobs` processes.
-    scorers: processes beside each of them that score while it trains. seconds: time after which all cells stop at a
+    scorers: processes for each of them that score while it trains. seconds: time after which all cells stop at a
     checkpoint; the same call continues. warm: processes that compile the GPU's kernels before anything trains.
     init: file of the weights that the suite's cells start from, if they do; the store keeps a copy.
     deterministic: the same bits on one machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see
@@ -350,7 +350,7 @@ class _Engine:
             except StoreError:
                 stored = {}
             if stored.get("state") == "done" and finished(self.store, folder):
-                return reason  # of a score beside its own
+                return reason  # of another score than its own
             where = {name: stored[name] for name in ("step", "loss") if name in stored}
             self.store.write_status(folder, "failed", reason=reason, **where, stderr=tail)
         return reason

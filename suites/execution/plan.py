@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from results.store import Store, StoreError
 from suites.evaluation import ways
-from suites.execution.cell import missing, scored, training_cost
+from suites.execution.cell import incomplete_sets, scored_images, training_cost
 from suites.spec import Cell, Scoring, SpecError, Suite
 
 
@@ -51,7 +51,7 @@ def stands(store: Store, folder: Path) -> dict[str, Any]:
 
 def unscored(store: Store, folder: Path) -> str | None:
     """What a finished cell has not scored, in words."""
-    short = missing(store, folder)
+    short = incomplete_sets(store, folder)
     parts = [f"{scored} of {count} images of {name}" for name, (scored, count) in short.items()]
     return f"scored on {', '.join(parts)}" if parts else None
 
@@ -59,7 +59,7 @@ def unscored(store: Store, folder: Path) -> str | None:
 def not_kept(cell: Cell, store: Store, scoring: Scoring) -> str | None:
     """What can never be scored of a finished cell: it was trained when nobody asked for these weights."""
     folder = store.cell_folder(cell.config())
-    asked = {way.weights for way in ways.missing(folder, cell, scoring)}
+    asked = {way.weights for way in ways.unscored(folder, cell, scoring)}
     lost = sorted(name for name in asked if not ways.weights_path(folder, name).exists())
     return f"trained without keeping the weights {', '.join(lost)}, which are not scored" if lost else None
 
@@ -75,8 +75,8 @@ def _more_to_score(cell: Cell, store: Store, data: Path | None) -> bool:
     from suites.data import DataError, find
 
     folder = store.cell_folder(cell.config())
-    for name in missing(store, folder):
+    for name in incomplete_sets(store, folder):
         with suppress(DataError):
-            if find(name, data).files.keys() - scored(folder, name):
+            if find(name, data).files.keys() - scored_images(folder, name):
                 return True
     return False

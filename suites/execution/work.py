@@ -15,7 +15,7 @@ from suites import environment
 from suites.data import find_all, load_training
 from suites.evaluation import ways
 from suites.evaluation.ways import Way
-from suites.execution.cell import CellAtWork, Environment, Options, missing, set_aside_unreadable, training_cost
+from suites.execution.cell import CellAtWork, Environment, Options, incomplete_sets, set_aside_unreadable, training_cost
 from suites.execution.scoring_pool import ScoringPool
 from suites.spec import Cell
 from suites.training import averaging, trainer
@@ -44,7 +44,7 @@ class _Work:
         self.cells = {each.cell.name: each for each in cells}
         self.options, self.scoring, self.pool = options, options.scoring, pool
         self.until = time.monotonic() + options.until - time.time()
-        self.failed: dict[tuple[str, Way], BaseException] = {}  # scores beside the cells' own
+        self.failed: dict[tuple[str, Way], BaseException] = {}  # all but the cells' own scores
         device = torch.device(options.device)
         facts = environment.describe(device, resolve(options.backend, device))
         facts |= {"deterministic": options.deterministic, "command": options.command, "started": records.now()}
@@ -54,7 +54,7 @@ class _Work:
         for each in cells:
             network = ways.scored_network(each.cell, options.backend)
             self.noisy[each.cell.name] = ways.draws_noise(network, each.cell)
-            if not each.finished or missing(each.store, each.folder):
+            if not each.finished or incomplete_sets(each.store, each.folder):
                 set_aside_unreadable(each.folder / "scores.parquet", records.read_frame)
                 self.environments[each.cell.name] = Environment(each.folder, facts)
 
@@ -121,7 +121,9 @@ class _Work:
         """What could be scored now and has not failed."""
         if each.status is not None:
             return []
-        due = not each.finished or (bool(missing(each.store, each.folder)) and each.cell.name in self.environments)
+        due = not each.finished or (
+            bool(incomplete_sets(each.store, each.folder)) and each.cell.name in self.environments
+        )
         found = ways.to_score(each.folder, each.cell, self.scoring, due, self.noisy[each.cell.name])
         return [way for way in found if (each.cell.name, way) not in self.failed]
 

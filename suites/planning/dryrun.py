@@ -1,5 +1,6 @@
 """What `run --dry-run` prints: the state of every cell, the schedules, the cost of the rest, the detectable effects."""
 
+import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,6 @@ from suites.progress import counted
 from suites.spec import Cell, Family, Initial, Suite
 
 ALPHA, POWER = 0.05, 0.8
-WIDTH = 100
 
 
 def check_and_describe(
@@ -56,10 +56,11 @@ def _cells(planned: Sequence[engine.Planned], store: Store) -> list[str]:
 
 
 def _wrapped(line: str) -> list[str]:
-    """The line wrapped at WIDTH columns, its second and further lines indented."""
+    """The line wrapped at the terminal's width (whole where there is none), its second and further lines indented."""
+    width = shutil.get_terminal_size((0, 0)).columns
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     whole = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
-    return [line] if len(line) <= WIDTH else textwrap.wrap(line, WIDTH, subsequent_indent=indent, **whole)
+    return textwrap.wrap(line, width, subsequent_indent=indent, **whole) if 0 < width < len(line) else [line]
 
 
 def _schedules(cells: Sequence[Cell]) -> list[str]:

@@ -63,7 +63,7 @@ def test_a_set_that_fails_half_way_keeps_what_was_scored(command: Command, tmp_p
         os.kill(os.getpid(), number)
         time.sleep(10)  # never so long: the signal is answered first
 
-    monkeypatch.setattr(filing, "scored", interrupted)
+    monkeypatch.setattr(filing, "score_images", interrupted)
     status, out, _ = command(*score[:-1], tmp_path / "other")
     assert status == 130 and "  baby " in out
     assert len(list(tmp_path.glob("other/evaluations/*/scores.parquet"))) == 1

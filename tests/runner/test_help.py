@@ -60,6 +60,8 @@ def test_help_and_list_do_not_wait_for_torch() -> None:
         _, out, loaded = _processor_seconds(*arguments)
         assert out and not loaded & {"torch", "pandas", "scipy"}
         assert arguments == ["list"] or "numpy" not in loaded
+    _, _, loaded = _processor_seconds("evaluate", "mambairv3", "--task", "sr-x2", "--sets", "Set5")
+    assert "torch" not in loaded
 
 
 def test_shell_completion_knows_commands_options_and_suites() -> None:

@@ -23,6 +23,7 @@ def test_unknown_names_are_refused_with_the_known_ones(command: Command, tmp_pat
     refused(command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set6", "--data", data), "Set6", "Set5")
     refused(command("tables", "table99"), "table99", "table3")
     refused(command("frobnicate"), "frobnicate")
+    refused(command("restore", "a.png", "b.png", "--model", "mambairv3", "--weights", "w.pth"), "mambairv3")
     refused(command("verify", "0123"), "0123")
 
 
@@ -45,6 +46,12 @@ def test_option_values_that_do_not_exist_are_refused(command: Command, tiny_weig
         refused(command("run", "smoke", "--set", change, "--dry-run"), change.split("=")[0])
     refused(command("tables", "table3", "--format", "docx"), "docx", "tex")
     refused(command("evaluate", "mambairv2-tiny", "--task", "sr-x2", "--sets", "embedded"), "--weights")
+
+
+def test_a_network_without_a_router_refuses_to_route(command: Command, tiny_weights: Path) -> None:
+    score = ["evaluate", "mambair-light", "--task", "sr-x2", "--sets", "embedded", "--weights", tiny_weights]
+    refused(command(*score, "--routing", "argmax", "--samples", "2"), "mambair-light", "leave out --routing, --samples")
+    refused(command(*score, "--seed", "3"), "no router and no prompts: leave out --seed")
 
 
 def test_values_that_make_no_sense_are_said_as_they_are(command: Command, tmp_path: Path, tiny_weights: Path) -> None:

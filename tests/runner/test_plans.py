@@ -87,8 +87,16 @@ def test_dry_run_plans_for_another_machine(command: Command, tmp_path: Path) -> 
     prose = " ".join(out.split())
     assert "cannot run here: tf32x3 is a precision of Triton kernels" in prose and "(--set precision=NAME)" in prose
     assert "cannot run here: BSD100, BSDS500-test, BSDS500-train, Set14, T91, Urban12: no folder of datasets" in prose
-    assert max(map(len, out.splitlines())) <= 100
     refused(command("run", "smoke", "--dry-run", "--backend", "no-such"), "no-such")
+
+
+def test_a_dry_run_is_as_wide_as_the_terminal(command: Command, tmp_path: Path, monkeypatch) -> None:
+    plan = "run", "pilot", "--dry-run", "--results", tmp_path / "store", "--device", "cpu"
+    whole = command(*plan)[1]  # into a pipe
+    monkeypatch.setenv("COLUMNS", "70")
+    wrapped = command(*plan)[1]
+    assert max(map(len, whole.splitlines())) > 100 and whole.split() == wrapped.split()
+    assert all(len(line) <= 70 for line in wrapped.splitlines() if len(line.split()) > 1)
 
 
 def test_doctor_names_every_backend(command: Command) -> None:

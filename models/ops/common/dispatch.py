@@ -76,7 +76,7 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     With kernels and in the precision of now, wherever gradients are taken. That stops at the last of them, so a matrix
     product at the end is not repeated: what is left is norms, activations and depthwise convolutions, which cost little
-    beside their memory.
+    next to their memory.
     """
     if torch.is_grad_enabled() and uses_kernels(x):
         again = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), _AsNow())}

@@ -52,7 +52,7 @@ def precision(name: str, device: torch.device | str) -> Iterator[None]:
 
 
 class Settings:
-    """What `precision` sets beside autocast, within a `with`, as often as it is entered. `Settings.now()`: as it is."""
+    """What `precision` sets besides autocast within a `with`, as often as it is entered. `Settings.now()`: as it is."""
 
     def __init__(self, matmul: str, convolutions: bool, products: str) -> None:
         self.wanted = matmul, convolutions, products

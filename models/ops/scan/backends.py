@@ -26,7 +26,7 @@ class Backend(Protocol):
     DEVICES: tuple[str, ...] | None
     """Types of devices that it runs on; None: any."""
     TYPES: tuple[torch.dtype, ...]
-    """Types beside that of the state that it reads."""
+    """Types other than that of the state that it reads."""
 
     def unavailable(self) -> str | None:
         """Why it cannot run on this machine, in one line, or None."""

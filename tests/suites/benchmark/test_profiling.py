@@ -243,9 +243,12 @@ def test_a_size_that_fits_in_no_memory_costs_no_other_size(monkeypatch, tmp_path
     monkeypatch.setattr(sys, "argv", ["runner.py", *asked, "--device", "cpu", "--json", str(file)])
     assert runner.main() == 0
     large, good = json.loads(file.read_text())["rows"]
-    assert (large["height"], large["status"], large["median_ms"]) == (1_000_000, "oom", None) and large["reason"]
+    assert (large["height"], large["status"], large["median_ms"]) == (1_000_000, "oom", None)
+    assert large["reason"].endswith(" GiB more did not fit into the memory; try smaller --sizes or a smaller --batch")
     assert (good["height"], good["status"]) == (16, "ok") and good["median_ms"] > 0
     assert "1000000x1000000" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["runner.py", *asked[:4], "1000000x1000000", "--device", "cpu"])
+    assert runner.main() == 1  # nothing was timed
 
 
 def test_a_network_that_fits_on_no_gpu_is_a_row(monkeypatch):

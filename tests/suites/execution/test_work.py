@@ -1,4 +1,4 @@
-"""Failed scores beside a cell's own are told with the way, and with where they were raised."""
+"""Failed scores other than a cell's own are told with the way, and with where they were raised."""
 
 import math
 import traceback
