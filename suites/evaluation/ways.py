@@ -62,7 +62,7 @@ def scores_path(folder: Path, cell: Cell, way: Way) -> Path:
     return folder / f"scores-{way.weights}-{way.seed}.parquet"
 
 
-def unscored(folder: Path, cell: Cell, scoring: Scoring) -> list[Way]:
+def unscored_ways(folder: Path, cell: Cell, scoring: Scoring) -> list[Way]:
     """The ways, apart from the cell's own, in which it is not scored yet."""
     return [way for way in ways(cell, scoring)[1:] if not scores_path(folder, cell, way).exists()]
 
@@ -99,7 +99,7 @@ def to_score(folder: Path, cell: Cell, scoring: Scoring, own_too: bool = False, 
 
     A network that draws no noise (not `noisy`) is scored once, by the protocol's seed, which counts for every seed.
     """
-    wanted = [*([own(cell)] if own_too else []), *unscored(folder, cell, scoring)]
+    wanted = [*([own(cell)] if own_too else []), *unscored_ways(folder, cell, scoring)]
     if not noisy:
         wanted = list(dict.fromkeys(way._replace(seed=cell.protocol.seed) for way in wanted))
     return [way for way in wanted if weights_path(folder, way.weights).exists()]

@@ -25,7 +25,7 @@ from suites import environment
 from suites.execution import worker
 from suites.execution.cell import UNWRITABLE, finished
 from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
-from suites.execution.plan import Planned, not_kept, plan, stands, unfinished, unscored
+from suites.execution.plan import Planned, not_kept, plan, stands, unfinished, unscored_images
 from suites.interruption import interruptible
 from suites.progress import Display, duration
 from suites.spec import Cell, Scoring, Suite
@@ -318,7 +318,7 @@ class _Engine:
         name, folder, end = cell.name, self.folders[cell.name], item.ends.get(cell.name, {"event": ""})
         if end["event"] == "done" and finished(self.store, folder):
             self.outcome.done.append(name)
-            if partial := unscored(self.store, folder) or not_kept(cell, self.store, self.scoring):
+            if partial := unscored_images(self.store, folder) or not_kept(cell, self.store, self.scoring):
                 self.outcome.partial[name] = partial
             display.end(cell, f"done, {partial}," if partial else "done", done=True, final=True)
         elif end["event"] == "busy":

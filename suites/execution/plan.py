@@ -34,7 +34,7 @@ def _look(cell: Cell, store: Store) -> Planned:
     folder = store.cell_folder(cell.config())
     try:
         status = stands(store, folder)
-        reason = unscored(store, folder) if status["state"] == "done" else status.get("reason")
+        reason = unscored_images(store, folder) if status["state"] == "done" else status.get("reason")
         return Planned(cell, status["state"], reason)
     except StoreError as error:
         return Planned(cell, "failed", str(error))
@@ -49,7 +49,7 @@ def stands(store: Store, folder: Path) -> dict[str, Any]:
     return status
 
 
-def unscored(store: Store, folder: Path) -> str | None:
+def unscored_images(store: Store, folder: Path) -> str | None:
     """What a finished cell has not scored, in words."""
     short = incomplete_sets(store, folder)
     parts = [f"{scored} of {count} images of {name}" for name, (scored, count) in short.items()]
@@ -59,7 +59,7 @@ def unscored(store: Store, folder: Path) -> str | None:
 def not_kept(cell: Cell, store: Store, scoring: Scoring) -> str | None:
     """What can never be scored of a finished cell: it was trained when nobody asked for these weights."""
     folder = store.cell_folder(cell.config())
-    asked = {way.weights for way in ways.unscored(folder, cell, scoring)}
+    asked = {way.weights for way in ways.unscored_ways(folder, cell, scoring)}
     lost = sorted(name for name in asked if not ways.weights_path(folder, name).exists())
     return f"trained without keeping the weights {', '.join(lost)}, which are not scored" if lost else None
 

@@ -114,7 +114,7 @@ def test_training_logs_of_finished_cells_are_committed(store, committed):
     store.open_cell(config("off", 0))
     for folder in (done, other):
         (folder / "train.jsonl").write_text(text)
-    assert any("training logs of 1 cells" in line for line in export.export(store, "h200/a", "the command"))
+    assert any("training logs of 1 cell" in line for line in export.export(store, "h200/a", "the command"))
     found = pd.read_csv(committed / "h200" / "a.training.csv.xz")
     assert set(found.pop("hash")) == {done.name}
     pd.testing.assert_frame_equal(found, pd.DataFrame(lines), rtol=1e-6)

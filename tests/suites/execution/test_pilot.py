@@ -114,7 +114,7 @@ def test_tables_scatter_import_and_export_know_them(finished, tmp_path, monkeypa
     assert [one.dataset for one in scatter.measured(evidence)] == ["Little"]
     assert {"attention + ASE + SGN", "plain scan"} <= set(index.table("smoke", evidence)["method"])
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
-    assert len(export.export(store, "here/pilot", "command")) == 2
+    assert len(export.export(store, "here/pilot", "command")) == 3
     frame = pd.read_csv(tmp_path / "measured" / "here" / "pilot.csv.xz")
     assert list(frame.columns) == list(export.COLUMNS)
     images = len(pd.read_parquet(store.cell_folders()[0] / "scores.parquet"))
