@@ -39,11 +39,12 @@ BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
 def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
     """The rows of the table: PSNR and its difference, a row per network, intervention and set."""
     for row in compare(evidence.analyses).to_dict("records"):
-        origin = f"weights {row['weights'][:8]}" + (f" ({row['file']})" if row["file"] else "")
+        weights = f"weights {row['weights'][:8]}"
+        origin = f"{weights} ({row['file']})" if row["file"] else weights
         made = {"kind": NAME, "metric": "psnr", "budget": "", "size": "", "method": row["intervention"]}
         made |= {name: row[name] for name in ("model", "task", "dataset", "p", "verdict")}
         made |= {"overrides": overrides_text(own_arguments(row["overrides"]))}
-        made |= {"study": row["question"], "setting": origin, "measured": row["psnr"]}
+        made |= {"study": row["question"], "setting": weights, "measured": row["psnr"]}
         if row["low"] is not None:
             interval = Interval(row["difference"], row["low"], row["high"], row["images"], row["images"] - 1)
             made |= interval_fields(interval, "psnr", "image")

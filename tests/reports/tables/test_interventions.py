@@ -40,7 +40,8 @@ BASE = 30 + np.arange(10.0).reshape(5, 2)  # [images, seeds]
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
+def store(tmp_path, monkeypatch) -> Store:
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")  # nothing is committed there
     made = Store(tmp_path / "store")
     ask(made, "unchanged", "unchanged", BASE)
     noise = np.array([-2, -1, 0, 1, 2])[:, None] * 1e-3
