@@ -379,9 +379,9 @@ def _changes(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
     notes.append(
         "Differences in dB with their 95 % interval over pictures, at the seeds that both have; verdicts after Holm's "
-        f"correction for a question and a set. '{verdicts.NO_EFFECT}': the interval lies within that, shown as =."
+        f"correction for a question and a set. = is '{verdicts.NO_EFFECT}', no word is '{verdicts.INCONCLUSIVE}'."
     )
-    for question, own in part[part["study"] != "unchanged"].groupby("study", sort=True):
+    for question, own in part[part["study"] != "unchanged"].groupby("study", sort=False):
         block = Block(f"{part['model'].iloc[0]}, {task}, {origin}: {question}", ("change", *sets), notes=notes)
         block.rows.append([Cell("unchanged"), *(Cell(number(base.get(name), "psnr")) for name in sets)])
         for name, cells in own.groupby("method", sort=False):
@@ -394,8 +394,10 @@ def _changes(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
 def _judged(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    verdict = "=" if row["verdict"] == verdicts.NO_EFFECT else row["verdict"]
-    return f"{_change(row)} {verdict}" if row["difference"] is not None else verdict
+    if row["difference"] is None:
+        return row["verdict"]
+    marks = {verdicts.NO_EFFECT: "=", verdicts.INCONCLUSIVE: ""}
+    return f"{_change(row)} {marks.get(row['verdict'], row['verdict'])}".rstrip()
 
 
 def _starred(row: dict[str, Any]) -> str:

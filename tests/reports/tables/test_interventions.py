@@ -54,7 +54,7 @@ def store(tmp_path, monkeypatch) -> Store:
 
 
 def test_differences_are_paired_by_image_and_seed(store):
-    found = compare(load(store.root)[0]).set_index("intervention")
+    found = compare(load(store.root, measured=store.root)[0]).set_index("intervention")
     assert list(found["verdict"][["unchanged", "prompts/zero", "prompts/mean"]]) == [
         "base",
         "costs",
@@ -121,7 +121,7 @@ def test_what_is_exported_is_read_as_it_was(store, tmp_path, monkeypatch):
     assert len(lines) == 1 and (tmp_path / "measured" / "here" / "x2.analyses.json").exists()
     records, problems = load(tmp_path / "empty")
     assert not problems
-    pd.testing.assert_frame_equal(compare(records), compare(load(store.root)[0]), rtol=1e-6)
+    pd.testing.assert_frame_equal(compare(records), compare(load(store.root, measured=store.root)[0]), rtol=1e-6)
 
 
 def test_what_does_not_say_how_it_was_measured_is_not_committed(tmp_path, monkeypatch):

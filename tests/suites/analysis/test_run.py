@@ -50,7 +50,7 @@ def ask(made, where, **more):
 
 def test_rows_and_arrays_are_filed_with_what_they_were_measured_on(where):
     answers = ask(partial(make, []), where, seeds=(0, 3))
-    (record,), problems = stored.load(where["store"].root)
+    (record,), problems = stored.load(where["store"].root, measured=where["data"])
     assert not problems and record.complete and answers.new == 4
     assert record.rows[["image", "seed", "height"]].to_numpy().tolist() == [
         ["a", 0, 8],
@@ -74,7 +74,7 @@ def test_what_is_stored_is_not_asked_again_and_new_seeds_are(where):
 def test_what_draws_nothing_is_asked_once(where):
     calls = []
     ask(partial(make, calls, draws=False), where, seeds=(0, 1, 2))
-    (record,), _ = stored.load(where["store"].root)
+    (record,), _ = stored.load(where["store"].root, measured=where["data"])
     assert calls == [("a", (None,)), ("b", (None,))] and record.rows["seed"].isna().all()
 
 
