@@ -382,7 +382,8 @@ def _changes(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
         f"correction for a question and a set. = is '{verdicts.NO_EFFECT}', no word is '{verdicts.INCONCLUSIVE}'."
     )
     for question, own in part[part["study"] != "unchanged"].groupby("study", sort=False):
-        block = Block(f"{part['model'].iloc[0]}, {task}, {origin}: {question}", ("change", *sets), notes=notes)
+        heading = f"{part['model'].iloc[0]}, {task}, {origin.partition(' (')[0]}: {question}"  # notes name the file
+        block = Block(heading, ("change", *sets), notes=notes)
         block.rows.append([Cell("unchanged"), *(Cell(number(base.get(name), "psnr")) for name in sets)])
         for name, cells in own.groupby("method", sort=False):
             by_set = {row["dataset"]: row for row in cells.to_dict("records")}
