@@ -51,6 +51,16 @@ def complexity(path: Path = COMPLEXITY) -> pd.DataFrame:
     return frame
 
 
+def counted_by(path: Path = COMPLEXITY) -> dict[str, Any]:
+    """By which command, of which commit, where and when the counts of `complexity` were made: a row's worth of it."""
+    told = records.read_json(path.with_name("environment.json"))
+    return {
+        **{name: told[name] for name in ("command", "commit", "device")},
+        "finished": told["date"],
+        "committed": True,
+    }
+
+
 def parameters(path: Path) -> int:
     """Number of parameters in a safetensors file, read from its head: every floating tensor, index buffers left out.
 

@@ -24,6 +24,7 @@ from reports.pages import assets, performance, pictures
 from reports.pages.claims import Judged
 from reports.pages.report import TEMPLATES, Contents
 from reports.tables import index
+from reports.tables import render as render_tables
 from reports.tables.blocks import Block, Cell, blocks
 from results import measured
 from results.evidence import Evidence
@@ -94,7 +95,7 @@ def render(contents: Contents) -> str:
         undefined=jinja2.StrictUndefined,
         autoescape=True,
     )
-    environment.filters |= {"prose": prose, "minus": minus, "lines": _lines, "json": _json}
+    environment.filters |= {"prose": prose, "minus": render_tables.minus, "lines": _lines, "json": _json}
     context = {
         "contents": contents,
         "groups": [
@@ -114,7 +115,7 @@ def render(contents: Contents) -> str:
             for one in (*contents.claims, *contents.beside)
             if one.headline
         ],
-        "sections": [section for section in sections if section["parts"]],
+        "sections": [section for section in sections if section["parts"] or section["absent"]],
         "own": [_table(name, title, [block], sources) for name, title, block in _own(contents) if block],
         "machines": _table("machines", "Machines", [_machines(contents.evidence)], sources),
         "sliders": sliders,
@@ -161,7 +162,9 @@ def _sections(contents: Contents, sources: _Sources, specs: dict[str, Any]) -> I
             parts.append(_table(name, index.caption(name), list(blocks(contents.frames[name])), sources))
         if section.id == "cost":
             parts += _costs(sources)
-        yield {"id": section.id, "title": section.title, "intro": section.intro, "parts": parts}
+        shown = [part for part in parts if "missing" not in part]
+        told = {"id": section.id, "title": section.title, "intro": section.intro}
+        yield told | {"parts": shown, "absent": [part for part in parts if "missing" in part]}
 
 
 def _placed(frames: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
@@ -344,11 +347,6 @@ def prose(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
     )
-
-
-def minus(text: str) -> str:
-    """The sign of negative numbers as it is typeset."""
-    return re.sub(r"(?<![\w.+-])-(?=\d)", "\u2212", text)
 
 
 def _lines(notes: Iterable[str]) -> list[str]:

@@ -34,14 +34,15 @@ def rows(frame: pd.DataFrame, evidence: Evidence, elsewhere: Collection[str] = (
 
     A cell that several weights were scored for has several rows. elsewhere: models that other tables are about.
     """
-    counts, found = measured.complexity(), _Found(evidence)
+    counts, found, counter = measured.complexity(), _Found(evidence), measured.counted_by()
+    counted = f"{machine_text([counter])}; {made_by([counter])}"
     for cell in frame.to_dict("records"):
         row = {name: value for name, value in cell.items() if name in COLUMNS}
         row |= {"kind": "paper", "published": cell["value"], "budget": "", "study": "", "setting": ""}
         if not cell["model"]:
             yield row | {"verdict": "published only"}
         elif cell["metric"] in ("params", "macs"):
-            yield row | _count(cell, counts)
+            yield row | _count(cell, counts) | {"made_by": counted}
         else:
             for scores in found.scores(cell):
                 yield row | _compare(cell, scores)

@@ -14,10 +14,11 @@ from reports.tables.rows import TableError
 
 WIDTH = 100
 
+_MINUS = re.compile(r"(?<![\w.+-])-(?=\d)")
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"†": r"$^\dagger$", "‡": r"$^\ddagger$", "±": r"$\pm$"},
+    **{"†": r"$^\dagger$", "‡": r"$^\ddagger$", "±": r"$\pm$", "\u2212": "$-$"},
 }
 _MARKDOWN_MARK = {"": "{}", "best": "**{}**", "second": "_{}_"}
 _LATEX_MARK = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
@@ -110,15 +111,21 @@ def latex(frame: pd.DataFrame, caption: str, fit: bool = False) -> str:
 def _latex_table(block: Block, title: str, fit: bool) -> str:
     body = [" & ".join(_LATEX_MARK[cell.mark].format(escape(cell.text)) for cell in row) + r" \\" for row in block.rows]
     columns = "".join("l" if i in block.left else "r" for i in range(len(block.header)))
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(title)}}}"]
+    lines = [r"\begin{table}[!htbp]" if fit else r"\begin{table}", r"\centering", rf"\caption{{{escape(title)}}}"]
     lines += [r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}"] if fit else []
     lines += [rf"\begin{{tabular}}{{{columns}}}"]
     lines += [r"\toprule", " & ".join(map(escape, block.header)) + r" \\", r"\midrule", *body, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}", *([r"\end{adjustbox}"] if fit else []), r"\end{table}"])
 
 
+def minus(text: str) -> str:
+    """The sign of negative numbers as it is typeset."""
+    return _MINUS.sub("\u2212", text)
+
+
 def escape(text: str) -> str:
     """Any text as LaTeX shows it."""
+    text = minus(text)
     return "".join(_LATEX.get(character, character) for character in text)
 
 

@@ -1,6 +1,7 @@
 """The report is a pure function of the store, and leaves nothing out."""
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -79,3 +80,16 @@ def test_a_report_that_cannot_be_written_is_one_line(store):
     (store.root / "report.md").mkdir(parents=True)
     with pytest.raises(StoreError, match="cannot write"):
         report.write(store, "md")
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="pdflatex is not installed: apt install texlive-latex-extra"
+)
+def test_latex_compiles_whatever_names_are_in_it(store, make, tmp_path):
+    filled(store, make)
+    make.evaluate(store, 38.2, weights="f" * 64, file=r"100%_\input{x}^2 & #1 ~ <b>$")
+    path = report.write(store, "tex")
+    line = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}", path]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "report.pdf").stat().st_size > 10_000, done.stdout[-2000:]
+    assert "Overfull" not in (tmp_path / "report.log").read_text()

@@ -176,5 +176,5 @@ def test_four_sets_fit_in_a_terminal_and_all_formats(store, make):
     assert "mean of 8, tiles: single samples 33.100 dB (Set5, Set14, BSD100, Urban100)" in " ".join(scores.notes)
     assert max(map(len, render.render(table, "md", "").splitlines())) <= 100
     latex = render.render(table, "tex", "")
-    assert r"argmax, whole image & -0.100 $\pm$0.000 *" in latex and latex.count(r"\toprule") == 2
+    assert r"argmax, whole image & $-$0.100 $\pm$0.000 *" in latex and latex.count(r"\toprule") == 2
     assert render.render(table, "csv", "").count("\n") == 1 + 3 * 4 * 2
