@@ -22,6 +22,7 @@ from reports.tables import index, sensitivity
 from reports.tables.blocks import Cell, detectable, measured_source, number, published_source
 from results import measured, published
 from results.evidence import Evidence
+from results.sets import FULL_SETS
 
 FILE = "claims.yml"
 HOLDS, FAILS, OPEN, ABSENT = "holds", "fails", "open", "absent"  # how a verdict is shown
@@ -183,30 +184,40 @@ def ablation(claim: Claim, frames: Frames) -> Judged:
     full = [row for row in rows if row["budget"] == "paper"]
     if not rows:
         return _judged(claim, frames, said, [], f"{NOT_RUN}: no such pair is trained", ABSENT, TRAINED)
-    found = []
-    for row in full or rows:
-        text = f"{row['dataset']} {number(row['difference'], 'psnr', signed=True)} {row['interval'] or ''}".strip()
-        found.append(Cell(f"{row['method']}, {text}", source=measured_source(row)))
-    found = _listed(found)
+    shown = _telling(full or rows)
+    found = _listed(
+        Cell(
+            f"{row['method']} {number(row['difference'], 'psnr', signed=True)} {row['interval'] or ''}".strip(),
+            source=source,
+        )
+        for row in shown
+        for source in [measured_source(row)]
+    )
+    found.append(Cell(f" on {shown[0]['dataset']}"))
+    sure = [row for row in full or rows if row["low"] is not None]
+    if sure:
+        found.append(Cell(f"; {sum(map(_equivalent, sure))} of {len(sure)} on all sets are within ±{EQUIVALENCE} dB"))
     known = [row["mde"] for row in full or rows if row["mde"] is not None]
     if known:
         found.append(Cell(f"; these seeds would find a difference of {detectable(max(known))} dB at the worst"))
     claim = claim | {"tables": [*claim["tables"], *dict.fromkeys(row["budget"] for row in full or rows)]}
     if not full:
-        budgets = ", ".join(dict.fromkeys(row["budget"] for row in rows))
+        budgets = " and ".join(dict.fromkeys(row["budget"] for row in rows))
+        seen = " and ".join(dict.fromkeys(row["budget"] for row in rows if row["mde"] is not None))
         key = Cell(f"±{detectable(max(known))} dB", source=measured_source(rows[0])) if known else None
         words = Counter(row["verdict"] for row in rows)
         told = ", ".join(f"{count} {word}" for word, count in words.items())
+        told += f", {single} of them of single seeds" if (single := len(rows) - len(sure)) else ""
         return _judged(
             claim,
             frames,
             said,
             found,
-            f"open: only the {budgets} budget has run ({told})",
+            f"open: only at the budget {budgets} ({told})",
             OPEN,
             TRAINED,
             key,
-            budgets=budgets,
+            budgets=seen,
         )
     wrong = sum(row["verdict"] in (verdicts.CONTRADICTS, verdicts.DIFFERS) for row in full)
     sure = sum(row["verdict"] in (verdicts.CONFIRMS, verdicts.WORSE) for row in full)
@@ -230,9 +241,7 @@ def protocol(claim: Claim, frames: Frames) -> Judged:
     found.append(
         Cell(f" on {worst['dataset']} {worst['task'].removeprefix('sr-')}; {len(apart)} of {len(rows)} sets differ")
     )
-    inside = all(row["low"] is not None and abs(row["low"]) <= EQUIVALENCE >= abs(row["high"]) for row in rows)
-    identical = all(row["verdict"] == sensitivity.IDENTICAL or row["low"] is not None for row in rows)
-    if inside and identical:
+    if all(map(_equivalent, rows)):
         return _judged(claim, frames, [], found, f"equivalent: all within ±{EQUIVALENCE} dB", HOLDS, GIVEN)
     if apart:
         key = Cell(f"{number(worst['difference'], 'psnr', signed=True)} dB", source=measured_source(worst))
@@ -286,6 +295,24 @@ def _pair(claim: Claim, frames: Frames, metric: str, dataset: str | None = None)
         if (row["task"], row["metric"]) == (claim["task"], metric) and dataset in (None, row["dataset"])
     }
     return [found[claim["ours"]], found[claim["theirs"]]]
+
+
+def _telling(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the last of their budgets on the set with the most pictures: a claim has no room for all.
+
+    Those with an interval, where there are any: a single seed tells nothing.
+    """
+    rows = [row for row in rows if row["low"] is not None] or rows
+    budget = max((row["budget"] for row in rows), key=index.BUDGETS.index)
+    last = [row for row in rows if row["budget"] == budget]
+    dataset = max((row["dataset"] for row in last), key=lambda name: FULL_SETS.get(name, 0))
+    found = {row["overrides"]: row for row in reversed(last) if row["dataset"] == dataset}
+    return list(reversed(found.values()))
+
+
+def _equivalent(row: dict[str, Any]) -> bool:
+    """Whether the 95 % interval of a difference lies within EQUIVALENCE."""
+    return row["low"] is not None and row["low"] >= -EQUIVALENCE and row["high"] <= EQUIVALENCE
 
 
 def _published_steps(claim: Claim, frames: Frames) -> list[tuple[str, str]]:

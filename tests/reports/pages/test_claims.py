@@ -43,7 +43,7 @@ def test_what_is_committed_is_judged_as_the_findings_say(clone):
     assert report.text_of(judged(clone, "fewer").said).startswith("9.3 % fewer")
     assert judged(clone, "lead-hat").level == judged(clone, "jpeg-denoising").level == claims.ABSENT
     components = judged(clone, "components")
-    assert components.level == claims.OPEN and "only the reduced budget has run" in components.verdict
+    assert components.level == claims.OPEN and "only at the budget reduced" in components.verdict
     routing = judged(clone, "routing")
     assert (routing.level, routing.key.text) == (claims.FAILS, "-0.270 dB")
     assert judged(clone, "order").verdict == "equivalent: all within ±0.02 dB"
@@ -70,7 +70,7 @@ def test_only_the_papers_budget_decides_an_ablation(store, make):
             make.train(store, make.cell("base", seed, budget, "mambairv2-light"), 30.0 + seed / 10)
             make.train(store, make.cell("sgn-off", seed, budget, "mambairv2-light", sgn="off"), 29.0 + seed / 9.9)
     found = judged(Evidence(store), "components")
-    assert found.level == claims.OPEN and "only the smoke budget has run (1 worse)" in found.verdict
+    assert found.level == claims.OPEN and "only at the budget smoke (1 worse)" in found.verdict
     for seed in (0, 1, 2):
         make.train(store, make.cell("base", seed, Budget("paper", 250_000), "mambairv2-light"), 30.0 + seed / 10)
         variant = make.cell("sgn-off", seed, Budget("paper", 250_000), "mambairv2-light", sgn="off")
