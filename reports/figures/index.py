@@ -84,7 +84,7 @@ FIGURES = {
     ),
     "prompts": Figure(
         "How large prompts are, how many classes are used, and whether these group anything, layer by layer",
-        lambda path, evidence: prompts.draw(of(evidence, "prompts"), path),
+        lambda path, evidence: prompts.draw(of(evidence, "prompts", SHOWN), path),
     ),
     "memory": Figure("How far back the scan looks: states that begin anew", interventions.draw_memory),
 }
