@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reports.pages import pictures
-from results import crops
+from results import crops, measured
 from results.evidence import Evidence
 from results.store import Store
 from suites.data.resize import imresize
@@ -52,18 +52,19 @@ def test_views_are_cut_from_one_place():
     assert set(views) == {"degraded", "restored", "truth"} and views["degraded"].shape == (120, 120)
 
 
-def test_what_is_stored_comes_back_with_its_facts(tmp_path):
+def test_what_is_stored_comes_back_with_its_facts(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "nothing committed")
     store, folder = Store(tmp_path), tmp_path / "evaluations" / ("0" * 16)
     kept = cutting.Kept(SR)
     truth = np.zeros((40, 40, 3), np.uint8)
     kept.keep("cat", np.zeros((20, 20, 3), np.float32), np.full((40, 40, 3), 3 / 255), truth, 28.5)
     kept.file(folder, {name: FACTS[name] for name in crops.FACTS if name not in ("image", "psnr", "window", "date")})
-    (found,) = crops.load(store, tmp_path / "nothing committed")
+    (found,) = crops.load(store)
     assert found.facts["image"] == "cat" and found.facts["window"] == [0, 0, 40, 40] and not found.committed
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.views["truth"]))), truth)
-    (slider,) = pictures.load(Evidence(store, tmp_path / "nothing committed"))
+    (slider,) = pictures.load(Evidence(store))
     assert [view["label"] for view in slider["views"]] == ["low resolution", "bicubic", "restored", "truth", "error"]
     error = Image.open(io.BytesIO(pictures.error_map(found.views["restored"], found.views["truth"])))
     assert np.array_equal(np.unique(np.asarray(error)), [3 * pictures.GAIN])
     (folder / "crops" / "cat" / "truth.png").unlink()
-    assert crops.load(store, tmp_path / "nothing committed") == []
+    assert crops.load(store) == []
