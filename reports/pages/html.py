@@ -32,6 +32,7 @@ from results.records import StoreError
 
 RUN = "python runner.py"
 _DATED = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+HEAVY = 200_000  # bytes of a figure as SVG
 LONG = 40  # characters: such a cell may break its lines
 
 
@@ -199,14 +200,19 @@ def _figure(name: str, evidence: Evidence, sources: _Sources, specs: dict[str, A
 
 
 def _picture(draw: Callable[[Path], None]) -> str:
-    """A figure that draws a file, as SVG in a data URI: an image runs no script and loads nothing."""
+    """A figure that draws a file, in a data URI: an image runs no script and loads nothing. SVG, or PNG where that is
+    HEAVY."""
     import matplotlib
 
     with tempfile.TemporaryDirectory() as folder, matplotlib.rc_context({"svg.hashsalt": "report"}):
         path = Path(folder) / "figure.svg"
         draw(path)
-        drawn = _DATED.sub("", path.read_text())  # the same store, the same bytes
-    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}"
+        drawn, kind = _DATED.sub("", path.read_text()).encode(), "svg+xml"  # the same store, the same bytes
+        if len(drawn) > HEAVY:
+            path = path.with_suffix(".png")
+            draw(path)
+            drawn, kind = path.read_bytes(), "png"
+    return f"data:image/{kind};base64,{base64.b64encode(drawn).decode()}"
 
 
 def _costs(sources: _Sources) -> Iterator[dict[str, Any]]:
