@@ -11,12 +11,12 @@ from pathlib import Path
 
 import typer
 
+import analyse
 from suites import commandline as cli
-from suites.analysis import commands as analysing
 from suites.commandline import ended, err, out, show
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=cli.CONTEXT, help=__doc__)
-app.add_typer(analysing.app, name="analyse", help="What trained weights use: one thing changed, or a mechanism shown.")
+app.add_typer(analyse.app, name="analyse", help="What trained weights use: one thing changed, or a mechanism shown.")
 main = partial(cli.main, app)
 
 

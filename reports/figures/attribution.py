@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from reports.figures import style
-from reports.tables.mechanisms import network_name
+from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
 WINDOWS = 4  # whose maps are drawn; the indices are of all

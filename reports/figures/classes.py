@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from reports.figures import style
-from reports.tables.mechanisms import network_name
+from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
 SHOWN = 4  # layers, from the first to the last

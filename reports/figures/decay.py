@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.figures import style
 from reports.statistics.intervals import mean_interval
-from reports.tables.mechanisms import network_name
+from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
 ORDERS = {"network": "sorted by class", "raster": "same inputs in raster order"}

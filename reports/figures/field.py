@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from reports.figures import style
-from reports.tables.fields import mean_field, shown, within
-from reports.tables.mechanisms import network_name
+from reports.tables.analyses.fields import mean_field, shown, within
+from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
 

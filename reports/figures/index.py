@@ -8,7 +8,7 @@ from pathlib import Path
 from reports.charts import cost, forest, protocol, scores, way
 from reports.charts.chart import Chart, save
 from reports.figures import attribution, classes, curve, decay, field, interventions, prompts, redundancy, sequences
-from reports.tables.mechanisms import network_name
+from reports.tables.analyses.mechanisms import network_name
 from results import measured
 from results.analyses import Record
 from results.evidence import Evidence

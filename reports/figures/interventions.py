@@ -1,8 +1,8 @@
 """What trained weights use, as figures: every change, every layer, and how far back the scan looks.
 
 All show the difference in PSNR from the unchanged network with its 95 % interval over the pictures of a set
-(`reports.tables.interventions`). The band is +-0.01 dB, within which a change is without effect; beyond it the scale is
-logarithmic. A panel per network, a colour per set.
+(`reports.tables.analyses.interventions`). The band is +-0.01 dB, within which a change is without effect; beyond it the
+scale is logarithmic. A panel per network, a colour per set.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from reports.statistics.verdicts import MARGIN
-from reports.tables.interventions import UNCHANGED, compare
+from reports.tables.analyses.interventions import UNCHANGED, compare
 from results.evidence import Evidence
 from results.records import StoreError
 

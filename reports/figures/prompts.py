@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.figures import style
-from reports.tables.mechanisms import network_name
+from reports.tables.analyses.mechanisms import network_name
 from reports.tables.rows import units
 from results.analyses import Record
 

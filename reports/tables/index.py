@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.tables import interventions, paper, prompt_quality, sensitivity, steps, trained
+from reports.tables import paper, sensitivity, steps, trained
+from reports.tables.analyses import interventions, prompt_quality
 from reports.tables.rows import COLUMNS, TableError
 from results import published
 from results.evidence import Evidence

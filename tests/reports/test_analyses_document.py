@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports.tables import mechanisms
+from reports.tables.analyses import mechanisms
 from results.analyses import committed
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "analyses.md").read_text()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reports.figures import attribution, decay, field, redundancy
-from reports.tables import fields
+from reports.tables.analyses import fields
 
 
 @pytest.mark.parametrize("module", [decay, redundancy], ids=lambda module: module.__name__.split(".")[-1])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.tables import classes, prompt_quality
+from reports.tables.analyses import classes, prompt_quality
 from results.analyses import folder
 from results.evidence import Evidence
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from reports.statistics.intervals import mean_interval
-from reports.tables.mechanisms import network_name
+from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
 FIRMNESS = ("changed", "changed_at_random", "likeliest", "adjacent", "adjacent_at_random")

@@ -1,6 +1,6 @@
 """`runner.py analyse NAME MODEL ...`: a command per analysis, all with the same way to say network, sets and store.
 
-`runner.py --help` loads this module: nothing heavy is imported before a command runs.
+`runner.py --help` loads this module, as it does runner.py: nothing heavy is imported before a command runs.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def interventions(
     where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
     where |= {"device": device, "backend": backend, "data": data, "results": results}
     answers = ask(make, model, task, weights, sets, seeds, **where)
-    from reports.tables import interventions as table
+    from reports.tables.analyses import interventions as table
     found = table.compare(answers.records)
     show(table.lines(found))
     return finish(answers, json, table.to_json(found, answers.records))
@@ -72,7 +72,7 @@ def prompts(
 
 
 def mechanism(name: str, doc: str) -> None:
-    """Adds the command of an analysis that `reports.tables.mechanisms` sums up."""
+    """Adds the command of an analysis that `reports.tables.analyses.mechanisms` sums up."""
 
     @app.command(name, help=doc)
     def command(
@@ -95,7 +95,7 @@ def mechanism(name: str, doc: str) -> None:
         where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
         where |= {"device": device, "backend": backend, "data": data, "results": results}
         answers = ask(make, model, task, weights, sets, seeds, **where)
-        from reports.tables import mechanisms
+        from reports.tables.analyses import mechanisms
         show(mechanisms.lines(name, answers.records))
         return finish(answers, json, mechanisms.to_json(name, answers.records))
 
@@ -117,7 +117,7 @@ def one_of(weights: Path | None, untrained: bool) -> None:
 
 def summarise(answers: Any, json: Path | None) -> int:
     """Shows what `sgn` or `prompts` found, and `finish`es."""
-    from reports.tables import classes as table
+    from reports.tables.analyses import classes as table
 
     show(table.lines(answers.records))
     return finish(answers, json, table.to_json(answers.records))

@@ -8,7 +8,7 @@ from reports.figures import interventions as figures
 from reports.statistics.intervals import Interval
 from reports.statistics.verdicts import of_change
 from reports.tables import index, render
-from reports.tables.interventions import compare, differences, to_json
+from reports.tables.analyses.interventions import compare, differences, to_json
 from results import export as exporting
 from results import measured
 from results.analyses import folder, load

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from reports.statistics.intervals import mean_interval
-from reports.tables import fields
+from reports.tables.analyses import fields
 from results.analyses import Record
 from results.published import official_weights
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from reports.tables import fields, mechanisms
+from reports.tables.analyses import fields, mechanisms
 from suites.analysis import erf
 
 
