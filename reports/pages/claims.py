@@ -19,6 +19,7 @@ from reports.statistics import verdicts
 from reports.statistics.intervals import LEVEL
 from reports.statistics.verdicts import EQUIVALENCE
 from reports.tables import index, sensitivity
+from reports.tables.analyses import interventions
 from reports.tables.blocks import Cell, detectable, measured_source, number, published_source
 from results import measured, published
 from results.evidence import Evidence
@@ -251,6 +252,28 @@ def protocol(claim: Claim, frames: Frames) -> Judged:
     return _judged(claim, frames, [], found, "inconclusive", OPEN, GIVEN)
 
 
+def intervention(claim: Claim, frames: Frames) -> Judged:
+    """Given weights after `changes` that take away what the claim is about: it holds where a set loses by that."""
+    frame = frames.get(interventions.NAME, pd.DataFrame(columns=["method"]))
+    rows = [row for row in frame.to_dict("records") if row["method"] in claim["changes"]]
+    rows = [row for row in rows if row["difference"] is not None and row["low"] is not None]
+    if not rows:
+        return _judged(claim, frames, [], [], NOT_RUN, ABSENT, GIVEN)
+    found = _listed(
+        Cell(f"{number(row['difference'], 'psnr', signed=True)} dB {row['interval']}", source=measured_source(row))
+        for row in rows
+    )
+    places = [f"{row['dataset']} {row['task'].removeprefix('sr-')}" for row in rows]
+    found = [Cell(f"{claim['without']}: "), *found, Cell(f" on {', '.join(places)}")]
+    words = Counter(row["verdict"] for row in rows)
+    told = ", ".join(f"{word} on {count} of {len(rows)} sets" for word, count in words.items())
+    if words[verdicts.COSTS]:
+        return _judged(claim, frames, [], found, f"used: {told}", HOLDS, GIVEN)
+    if words[verdicts.INCONCLUSIVE]:
+        return _judged(claim, frames, [], found, f"open: {told}", OPEN, GIVEN)
+    return _judged(claim, frames, [], found, f"not used: {told}", FAILS, GIVEN)
+
+
 def _listed(cells: Iterable[Cell]) -> list[Cell]:
     """The pieces with "; " between them."""
     pieces = [piece for cell in cells for piece in (Cell("; "), cell)]
@@ -283,7 +306,7 @@ def speed(claim: Claim, frames: Frames) -> Judged:
 
 RULES: dict[str, Callable[[Claim, Frames], Judged]] = {
     **{"reproduced": reproduced, "lead": lead, "fewer": fewer, "ablation": ablation, "protocol": protocol},
-    "speed": speed,
+    **{"intervention": intervention, "speed": speed},
 }
 
 

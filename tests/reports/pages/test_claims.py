@@ -1,9 +1,11 @@
 """Claims are judged by what is stored and committed: as docs/findings.md says, and each rule on made-up scores."""
 
+import pandas as pd
 import pytest
 
 from reports.pages import claims, report
 from reports.tables import index
+from reports.tables.rows import COLUMNS
 from results import published
 from results.evidence import Evidence
 from results.store import Store
@@ -77,3 +79,22 @@ def test_only_the_papers_budget_decides_an_ablation(store, make):
         make.train(store, variant, 29.0 + seed / 9.9)
     found = judged(Evidence(store), "components")
     assert (found.level, found.verdict) == (claims.HOLDS, "confirmed in 1, contradicted in 0 of 1")
+
+
+def test_what_weights_do_without_is_not_used(store, monkeypatch):
+    def rows(*told):
+        keys = ("dataset", "difference", "low", "high", "verdict")
+        common = dict.fromkeys(COLUMNS) | {"method": "prompts/zero", "task": "sr-x2", "metric": "psnr", "interval": "I"}
+        common |= {"evidence": "weights 0 on a machine", "protocol": "official"}
+        frame = pd.DataFrame([common | dict(zip(keys, each, strict=True)) for each in told])
+        monkeypatch.setattr(claims.index, "tables", lambda _: {"interventions": frame})
+        return judged(Evidence(store), "prompts-used")
+
+    none = ("Set14", 0.001, -0.004, 0.006, "no effect within 0.01 dB")
+    found = rows(none)
+    assert (found.level, found.verdict) == (claims.FAILS, "not used: no effect within 0.01 dB on 1 of 1 sets")
+    assert report.text_of(found.found) == "official weights with all prompts zero: +0.001 dB I on Set14 x2"
+    assert rows(none, ("Set5", -0.004, -0.012, 0.004, "inconclusive")).level == claims.OPEN
+    found = rows(none, ("Set5", -0.4, -0.5, -0.3, "costs"))
+    assert (found.level, found.tables) == (claims.HOLDS, ["interventions"])
+    assert rows(("Set5", None, None, None, "3 of 5 images")).level == claims.ABSENT
