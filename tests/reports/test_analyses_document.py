@@ -1,14 +1,16 @@
-"""docs/analyses.md says what the committed records say."""
+"""docs/analyses.md and docs/classes.md say what the committed records say."""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from reports.tables.analyses import mechanisms
+from reports.statistics.intervals import mean_interval
+from reports.tables.analyses import classes, mechanisms
 from results.analyses import committed
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "analyses.md").read_text()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT, CLASSES = ((DOCS / name).read_text() for name in ("analyses.md", "classes.md"))
 
 
 def summed(name: str) -> pd.DataFrame:
@@ -43,3 +45,35 @@ def test_the_table_of_squares():
             for number, row in enumerate(rows.itertuples())
         ]
         assert f"side {' | '.join(cells)} |" in TEXT
+
+
+def test_the_part_of_the_output_that_is_the_states():
+    """RMS of s over RMS of y, from what s(1) is of each."""
+    (record,) = (one for one in committed.load()[0] if one.key["analysis"] == "decay" and one.key["dataset"] == "Set14")
+    rows = record.rows[(record.rows["order"] == "network") & (record.rows["steps"] == 1)]
+    part = rows["of_output"] / rows["of_state"]
+    found, layers = mean_interval(part.groupby(rows["image"]).mean().tolist()), part.groupby(rows["layer"]).mean()
+    told = f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}], mean over layers; "
+    assert told + f"{layers.min():.2f} to {layers.max():.2f} by layer" in TEXT.replace("\n  ", " ")
+
+
+@pytest.mark.parametrize(
+    ("label", "analysis", "chosen", "digits"),
+    [
+        ("pixels that change class in another draw", "sgn-classes", {"quantity": "changed"}, 3),
+        ("pixels in the class that they have without noise", "sgn-classes", {"quantity": "likeliest"}, 3),
+        ("classes in use, exp(entropy), of 64", "prompts", {"quantity": "effective", "routing": "gumbel"}, 2),
+        ("mutual information with SLIC", "prompts", {"quantity": "nmi_slic", "routing": "gumbel"}, 3),
+        ("the same in raster order", "sgn-order", {"order": "raster", "scope": "tile", "steps": 1}, 3),
+    ],
+)
+def test_rows_of_classes(label, analysis, chosen, digits):
+    own = [one for one in committed.load()[0] if one.key["analysis"] == analysis and one.key["dataset"] == "Set5"]
+    rows = pd.DataFrame(classes.SUMMARIES[analysis](own)).set_index("network")
+    for name, value in chosen.items():
+        rows = rows[rows[name] == value]
+    cells = [
+        f"{row['mean']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+        for row in (rows.loc["official x2"], rows.loc["official x4"])
+    ]
+    assert f"| {label} | {' | '.join(cells)} |" in CLASSES
