@@ -137,6 +137,25 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    a: cli.Compared, b: cli.Compared, sets: cli.ComparedSets = None, task: cli.ComparedTask = None,
+    device: cli.Device = None, json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+) -> None:
+    """Weights A against weights B, paired by image: differences, intervals, verdicts, and a sentence."""
+    from reports.tables import compare as comparing
+    from results.evidence import Evidence
+    from suites.evaluation import lookup
+    from suites.progress import ScoreBar
+    store, names = cli.store(results), sets.split(",") if sets else []
+    with ScoreBar(err) as progress:
+        how = {"device": device, "data": data, "progress": progress}
+        sides = [lookup.named(text, store, task, names, **how) for text in (a, b)]
+    found = comparing.compare(Evidence(store), *sides, sets=names, task=task)
+    show(found.lines())
+    cli.save(json, found.to_json())
+
+
+@app.command()
 def complexity(
     model: cli.Variant = None, task: cli.OptionalTask = None, output: cli.OutputSize = "720x1280",
     count_all: cli.CountAll = False, json: cli.Json = None,

@@ -34,6 +34,7 @@ KEPT = {
     "pilot": "finished cells and scores are stored, and the same command continues the others",
     "curve": "finished cells and scores are stored, and the same command continues the others",
     "analyse": "what was measured so far is stored, and the same command goes on",
+    "compare": "every image scored before that is stored, and the same command scores the others",
     "sweep": "the points scored so far are stored, and the same command scores the others",
     "evaluate": "every image scored before that is stored, and the same command scores the others",
     "restore": "the pictures listed above are written, and the same command goes on with the others of a folder",
@@ -50,6 +51,7 @@ DOING = {
     "tables": "reading what is stored",
     "report": "reading what is stored",
     "evaluate": "loading the network",
+    "compare": "reading what is stored",
     "restore": "loading the network",
     "analyse": "loading the network",
     "complexity": "counting",
@@ -129,6 +131,14 @@ SaveImages = Annotated[Path | None, Option(help="folder for the restored images"
 Source = Annotated[Path, Argument(metavar="INPUT", help="a picture, or a folder of pictures")]
 Target = Annotated[Path, Argument(metavar="OUTPUT", help="a picture (.png), or a folder")]
 Model = Annotated[str | None, Option(help="a catalogue model; not needed with --network")]
+
+# compare
+COMPARED_HELP = (
+    "weights as tables name them ('mambairv2-light 0123abcd'), or 'MODEL FILE', scored where they are not yet"
+)
+Compared = Annotated[str, Argument(help=COMPARED_HELP)]
+ComparedSets = Annotated[str | None, Option("--sets", help="Set5,Set14,...; all that both were scored on")]
+ComparedTask = Annotated[str | None, Option("--task", help="sr-x2, ...; the only one that both were scored on")]
 
 # sweep
 ScaledWeights = Annotated[list[str], Argument(metavar="SCALE=WEIGHTS...", help="such as 2=mambairv2_lightSR_x2.pth")]

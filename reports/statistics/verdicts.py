@@ -14,7 +14,7 @@ REPRODUCED, CONFIRMS, CONTRADICTS, DIFFERS = "reproduced", "confirms", "contradi
 INCONCLUSIVE, BETTER, WORSE, BASE = "inconclusive", "better", "worse", "base"
 COSTS, GAINS, NO_BASE = "costs", "gains", "no base"
 MARGIN = 0.01  # dB: a change of trained weights that is worth less is without effect
-NO_EFFECT = f"no effect within {MARGIN} dB"
+NO_EFFECT, EQUIVALENT = f"no effect within {MARGIN} dB", f"equivalent within {MARGIN} dB"
 NO_COUNTERPART = "no published counterpart"
 AGREE, DISAGREE = "counts agree", "counts differ"  # of two counts of ours: nothing published is reproduced by them
 
@@ -61,3 +61,12 @@ def of_change(interval: Interval, p: float | None) -> str:
     if p is not None and p < 1 - LEVEL:
         return GAINS if interval.mean > 0 else COSTS
     return INCONCLUSIVE
+
+
+def of_pair(interval: Interval, p: float | None) -> str:
+    """Weights against other weights on the same images: the rule of `of_change`, said of two networks. p: of no
+    difference; nothing is corrected for the number of sets.
+
+    equivalent within 0.01 dB, better, worse or inconclusive.
+    """
+    return {NO_EFFECT: EQUIVALENT, GAINS: BETTER, COSTS: WORSE}.get(of_change(interval, p), INCONCLUSIVE)

@@ -34,8 +34,8 @@ def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) 
     status, out, _ = command("--help")
     names = [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()]
     assert status == 0
-    expected = "list run pilot curve sweep tables evaluate complexity profile breakdown restore export import verify"
-    expected += " figures report data doctor analyse"
+    expected = "list run pilot curve sweep tables evaluate compare complexity profile breakdown restore export import"
+    expected += " verify figures report data doctor analyse"
     assert sorted(names) == sorted(expected.split())
     assert command()[:2] == (0, out) and command("-h")[:2] == (0, out)  # nothing asked for: the help, and no error
 
@@ -69,7 +69,7 @@ def test_shell_completion_knows_commands_options_and_suites() -> None:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
         return _processor_seconds(**{"_RUNNER.PY_COMPLETE": "complete_bash", **words})[1].split()
 
-    assert complete("runner.py com") == ["complexity"]
+    assert complete("runner.py compl") == ["complexity"]
     assert "--dry-run" in complete("runner.py run --d")
     assert complete("runner.py run abl") == ["ablations"]
     assert complete("runner.py evaluate x --task jpeg-1") == ["jpeg-10"]

@@ -1,0 +1,45 @@
+"""`runner.py compare` of two files of weights, scored on the way, called as a user would."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from suites.evaluation import scoring
+from tests.runner.helpers import Command, photo, refused
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def files(tmp_path: Path, tiny_weights: Path) -> list[Path]:
+    for name, side in (("a", 20), ("b", 24)):
+        photo(tmp_path / "data" / "Two" / f"{name}.png", side)
+    other = models.build("mambairv2-tiny")
+    models.initialise(other, 1)
+    torch.save({"params": other.state_dict()}, tmp_path / "other.pth")
+    return [tiny_weights, tmp_path / "other.pth"]
+
+
+def test_files_are_scored_once_and_compared(command: Command, files, tmp_path: Path, monkeypatch) -> None:
+    where = ["--results", tmp_path / "store", "--data", tmp_path / "data", "--device", "cpu"]
+    named, target = [f"mambairv2-tiny {file}" for file in files], tmp_path / "compared.json"
+    asked = ["--sets", "Two", "--task", "sr-x2", "--json", target]
+    refused(command("compare", *files, *asked, *where), "no scores yet on Two", "name its network")
+    status, out, _ = command("compare", *named, *asked, *where)
+    assert status == 0
+    made = json.loads(target.read_text())
+    digests = [models.weights_hash(file) for file in files]
+    assert [made[side]["weights"] for side in "ab"] == digests
+    row, images = made["rows"][0], made["images"]
+    assert row["images"] == 2 and row["difference"] == pytest.approx(sum(one["difference"] for one in images) / 2)
+    assert row["low"] < row["difference"] < row["high"]
+    assert out.strip().splitlines()[-1] == made["sentence"] and f"(weights {digests[0][:8]}) against" in out
+    monkeypatch.setattr(scoring, "score", None)  # nothing is scored again
+    assert command("compare", *files, *where)[:2] == command("compare", *(d[:8] for d in digests), *where)[:2]
+
+
+def test_mistakes_are_one_line(command: Command, tmp_path: Path) -> None:
+    refused(command("compare", "none.pth", "other", "--results", tmp_path / "store"), "'none.pth' is no file")
