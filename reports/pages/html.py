@@ -22,7 +22,7 @@ from reports.charts import chart as charts
 from reports.figures import index as figures
 from reports.pages import assets, performance, pictures
 from reports.pages.claims import Judged
-from reports.pages.report import TEMPLATES, Contents
+from reports.pages.contents import Contents
 from reports.tables import index
 from reports.tables import render as render_tables
 from reports.tables.blocks import Block, Cell, blocks
@@ -30,6 +30,7 @@ from results import measured
 from results.evidence import Evidence
 from results.records import StoreError
 
+TEMPLATES = Path(__file__).parent / "templates"
 RUN = "python runner.py"
 _DATED = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 HEAVY = 200_000  # bytes of a figure as SVG

@@ -3,23 +3,19 @@
 A pure function of them: the same store, the same bytes. It runs no network and loads nothing.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
 
-from reports.pages import claims
 from reports.pages.claims import Judged
+from reports.pages.contents import Contents, gather
 from reports.tables import index, render
-from reports.tables.blocks import Block, Cell, number
-from reports.tables.rows import TableError, machine_text, made_by, protocol_text
+from reports.tables.blocks import Cell
+from reports.tables.rows import TableError
 from results import records
-from results.evidence import Evidence
-from results.store import Store, StoreError
+from results.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -34,47 +30,6 @@ def write(store: Store, form: str = "html") -> Path:
     path = store.root / f"report.{form}"
     records.write_bytes(path, FORMS[form](gather(store)).encode())
     return path
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What the report shows, whatever its form. origin: in a sentence, which of it is the store's and which committed.
-
-    claims: of the paper; beside: what it leaves unsaid. frames: every table. protocols, machines: short names of those
-    in `cells` and `evaluations`, the blocks of the store.
-    """
-
-    evidence: Evidence
-    origin: str
-    claims: list[Judged]
-    beside: list[Judged]
-    frames: dict[str, pd.DataFrame]
-    states: str
-    cells: Block | None
-    evaluations: Block | None
-    failures: list[str]
-    protocols: list[tuple[str, str]] = field(default_factory=list)
-    machines: list[tuple[str, str]] = field(default_factory=list)
-
-
-def gather(store: Store) -> Contents:
-    """Everything that is stored and committed, judged."""
-    evidence, cells, evaluations = Evidence(store), store.cells(), store.evaluations()
-    protocols, machines = _Numbered("P"), _Numbered("M")
-    told = claims.load()
-    return Contents(
-        evidence=evidence,
-        origin=_origin(evidence, cells, evaluations),
-        claims=claims.judge(evidence, told["claims"]),
-        beside=claims.judge(evidence, told["beside"]),
-        frames=index.tables(evidence),
-        states=", ".join(f"{n} {state}" for state, n in sorted(Counter(cells["state"].fillna("damaged")).items())),
-        cells=_cell_block(cells, store, protocols, machines) if len(cells) else None,
-        evaluations=_evaluation_block(evaluations, store, protocols, machines) if len(evaluations) else None,
-        failures=_failures(cells, evidence),
-        protocols=protocols.items(),
-        machines=machines.items(),
-    )
 
 
 def markdown(contents: Contents) -> str:
@@ -132,89 +87,7 @@ def _template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def _origin(evidence: Evidence, cells: pd.DataFrame, evaluations: pd.DataFrame) -> str:
-    both = (evidence.cells, evidence.evaluations)
-    committed = [int(frame["committed"].astype(bool).sum()) for frame in both]
-    shown = f"{committed[1]} records of scores and {committed[0]} trained cells committed with this project"
-    if not len(cells) and not len(evaluations):
-        return f"The store is empty: all that is shown are {shown}. `python runner.py run smoke` fills it."
-    own = f"{len(evaluations)} records of scores and {len(cells)} cells of this store"
-    return f"Shown are {own}, and beside them {shown}; every number says which of the two it is."
-
-
-class _Numbered:
-    """Texts, each with a short name in the order of their first use."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix, self._names = prefix, {}
-
-    def name(self, text: str) -> str:
-        return self._names.setdefault(text, f"{self._prefix}{len(self._names) + 1}")
-
-    def items(self) -> list[tuple[str, str]]:
-        return [(name, text) for text, name in self._names.items()]
-
-
 def _scored_tasks(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of those tasks for which a score was measured."""
     scored = frame["measured"].notna() & frame["metric"].isin(("psnr", "ssim"))
     return frame[frame["task"].isin(frame[scored]["task"])]
-
-
-def _cell_block(cells: pd.DataFrame, store: Store, protocols: _Numbered, machines: _Numbered) -> Block:
-    header = ("cell", "hash", "state", "budget", "iterations", "training", "protocol", "machine")
-    rows = []
-    for row in cells.sort_values(["task", "variant", "seed", "hash"], na_position="last").to_dict("records"):
-        seconds = row["train_seconds"]
-        texts = (row["name"] or "?", row["hash"], row["state"] or "damaged", row["budget"] or "")
-        texts += (str(row["iterations"] or ""), f"{seconds:.0f} s" if seconds else "")
-        texts += (protocols.name(protocol_text(row["protocol"])) if row["protocol"] else "",)
-        rows.append([*map(Cell, texts), Cell(_machine(store.root / row["hash"], machines))])
-    return Block("", header, rows, left=(0, 1, 2, 3, 6, 7))
-
-
-def _evaluation_block(evaluations: pd.DataFrame, store: Store, protocols: _Numbered, machines: _Numbered) -> Block:
-    header = ("model", "weights", "task", "dataset", "images", "PSNR", "SSIM", "protocol", "machine")
-    rows = []
-    good = evaluations[evaluations["problem"].isna()]
-    good = good.assign(seed=[protocol["seed"] for protocol in good["protocol"]])
-    for row in good.sort_values(["model", "task", "dataset", "weights", "seed", "hash"]).to_dict("records"):
-        folder = store.root / "evaluations" / row["hash"]
-        texts = (row["model"], row["weights"][:8], row["task"], row["dataset"], row["coverage"] or "0 images")
-        source = f"{machine_text([row])}; {made_by([row])}; {protocol_text(row['protocol'])}"
-        scores = [Cell(number(row[name], name), source=source) for name in ("psnr", "ssim")]
-        names = (protocols.name(protocol_text(row["protocol"])), _machine(folder, machines))
-        rows.append([*map(Cell, texts), *scores, *map(Cell, names)])
-    return Block("", header, rows, left=(0, 1, 2, 3, 7, 8))
-
-
-def _machine(folder: Path, machines: _Numbered) -> str:
-    """Names of the machines that filled a cell or record; empty when that was not stored, or cannot be read."""
-    try:
-        stored = records.read_json(folder / "environment.json")
-    except StoreError:
-        return ""
-    environments = [stored] if "device" in stored else list(stored.values())  # a cell has one, a record one per merge
-    return ", ".join(dict.fromkeys(machines.name(_environment_text(one)) for one in environments))
-
-
-def _environment_text(environment: Mapping[str, Any]) -> str:
-    parts = [f"{environment.get('device')}, backend {environment.get('backend')}"]
-    parts += [f"{environment.get('threads')} threads", str(environment.get("system"))]
-    parts += [f"Python {environment.get('python')}"]
-    parts += [f"{name} {version}" for name, version in (environment.get("versions") or {}).items() if version]
-    return ", ".join([*parts, f"commit {environment.get('commit') or 'unknown'}"])
-
-
-def _failures(cells: pd.DataFrame, evidence: Evidence) -> list[str]:
-    failed = [
-        f"cell {_named(row)}: {row['reason'] or 'failed'}"
-        for row in cells.to_dict("records")
-        if row["state"] == "failed"
-    ]
-    return [" ".join(line.split()) for line in [*failed, *index.problems(evidence)]]
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    """A cell by its name and hash; by its hash alone when its configuration cannot be read."""
-    return f"{row['name']} ({row['hash']})" if row["name"] else row["hash"]
