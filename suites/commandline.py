@@ -50,6 +50,7 @@ DOING = {
     "run": "checking the cells",
     "tables": "reading what is stored",
     "report": "reading what is stored",
+    "figures": "reading what is stored",
     "evaluate": "loading the network",
     "compare": "reading what is stored",
     "restore": "loading the network",

@@ -145,7 +145,7 @@ def add(
         known, environments = {}, {}
         if path.exists():
             old = _read_rows(path)
-            _check_pixels(old, rows, folder)
+            check_pixels(old, rows, folder)
             new = rows.merge(old[UNIT].drop_duplicates(), on=UNIT, how="left", indicator=True)["_merge"] == "left_only"
             rows = pd.concat([old, rows[new.to_numpy()]], ignore_index=True)
             environments = records.read_json(folder / "environment.json")
@@ -165,11 +165,15 @@ def typed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.astype(odd).reset_index(drop=True) if odd else rows.reset_index(drop=True)
 
 
-def _check_pixels(old: pd.DataFrame, new: pd.DataFrame, folder: Path) -> None:
+def check_pixels(old: pd.DataFrame, new: pd.DataFrame, folder: Path) -> None:
+    """Raises StoreError where an image that both frames (image, pixels) have is another picture in each."""
     both = new[["image", "pixels"]].merge(old[["image", "pixels"]].drop_duplicates(), on="image")
     odd = sorted(set(both[both["pixels_x"] != both["pixels_y"]]["image"]))
     if odd:
-        raise StoreError(f"{folder}: {', '.join(odd[:3])} is another picture here. Nothing was changed.")
+        names = f"{', '.join(odd[:3])}{', ...' if odd[3:] else ''}"
+        raise StoreError(
+            f"{folder}: {names} is another picture here. Nothing was changed; --results names another store"
+        )
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

@@ -103,8 +103,9 @@ def run(
     filer = Filer(store.root, key, machine, analyses, {dataset.name: len(dataset) for dataset in datasets})
     items: list[Item] = []
     for dataset in datasets:
-        answers.notes += nonstandard(dataset, _pixels(dataset, images))
-        own, before = _missing(filer, dataset, images, tuple(seeds))
+        asked = _pixels(dataset, images)
+        answers.notes += nonstandard(dataset, asked)
+        own, before = _missing(filer, dataset, asked, tuple(seeds))
         items, answers.stored = items + own, answers.stored + before
     total = Counter[str]()
     for item in items:
@@ -176,18 +177,21 @@ class Filer:
 
 
 def _pixels(dataset: Dataset, images: str | None) -> pd.DataFrame:
-    """image and pixels of what is asked for, as `nonstandard` wants it."""
+    """image and pixels of what is asked for, in the order of the set."""
     return pd.DataFrame([(one.stem, one.sha256) for one in dataset.images(images)], columns=["image", "pixels"])
 
 
-def _missing(filer: Filer, dataset: Dataset, images: str | None, seeds: tuple[int, ...]) -> tuple[list[Item], int]:
-    """What is not stored yet, image by image, and how many units are."""
+def _missing(filer: Filer, dataset: Dataset, asked: pd.DataFrame, seeds: tuple[int, ...]) -> tuple[list[Item], int]:
+    """What is not stored yet of `asked` (`_pixels`), image by image, and how many units are. Raises StoreError where
+    another picture of the same name is stored."""
     held = []
     for number in range(len(filer.analyses)):
-        units = folder.measured_units(filer.place(number, dataset.name))
+        place = filer.place(number, dataset.name)
+        units = folder.measured_units(place)
+        folder.check_pixels(units, asked, place)
         held.append({(row.image, None if pd.isna(row.seed) else int(row.seed)) for row in units.itertuples()})
     items, before = [], 0
-    for stem in dataset.stems(images):
+    for stem in asked["image"]:
         wanted = []
         for number, analysis in enumerate(filer.analyses):
             own = seeds if analysis.draws else (None,)

@@ -86,11 +86,14 @@ def test_stopped_half_way_it_keeps_what_it_has_and_goes_on(where):
     assert calls == [("a", (0,)), ("b", (0,)), ("b", (0,))]
 
 
-def test_another_picture_of_the_same_name_is_no_part_of_a_record(where):
+@pytest.mark.parametrize("seeds", [(0,), (1,)])  # what was measured of the other picture, and what was not
+def test_another_picture_of_the_same_name_is_refused_before_anything_is_measured(where, seeds):
+    calls = []
     ask(partial(make, []), where, images="a")
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(where["data"] / "Two" / "a.png")
     with pytest.raises(stored.folder.StoreError, match="a is another picture here"):
-        ask(partial(make, []), where, seeds=(1,))
+        ask(partial(make, calls), where, seeds=seeds)
+    assert calls == []
 
 
 def test_several_processes_find_what_one_finds(where, tmp_path):
