@@ -1,6 +1,7 @@
 """Local attribution maps of the same windows for several networks, and their diffusion indices."""
 
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -56,14 +57,15 @@ def draw(records: list[Record], path: Path) -> None:
                 axis.add_patch(Rectangle(corner, size / scale, size / scale, fill=False, color="white", linewidth=1))
                 axis.set(xticks=(), yticks=())
                 axis.set_title(f"{image}: DI {found.loc[image, network]:.1f}", fontsize=8)
-            axes[0].set_ylabel(network, fontsize=8)
+            axes[0].set_ylabel("\n".join(wrap(network.replace("_", " "), 18)), fontsize=8)
         above.colorbar(shown, ax=grid, label="(map / its maximum)^0.5", shrink=0.6)
         axis = below.subplots()
         for name, colour, marker in zip(networks, style.COLOURS, "osD^v<>", strict=False):
             told = f"{name}: {found[name].mean():.1f}"
-            axis.plot(found.index, found[name], marker, color=colour, markersize=4, label=told)
+            axis.plot(found.index, found[name], marker, color=colour, markersize=6, fillstyle="none", label=told)
         axis.set(ylabel="diffusion index, 0 to 100", ylim=(0, None))
         axis.tick_params(axis="x", rotation=45, labelsize=8)
         axis.grid(alpha=0.3, linewidth=0.5)
-        axis.legend(frameon=False, title=f"mean of {len(found)} windows", ncols=len(networks), title_fontsize=8)
+        title = f"mean of {len(found)} windows"
+        below.legend(loc="outside upper center", frameon=False, title=title, ncols=2, title_fontsize=8)
         figure.savefig(path, dpi=200)

@@ -77,3 +77,15 @@ def test_rows_of_classes(label, analysis, chosen, digits):
         for row in (rows.loc["official x2"], rows.loc["official x4"])
     ]
     assert f"| {label} | {' | '.join(cells)} |" in CLASSES
+
+
+def test_the_table_of_windows():
+    """The official weights, whose SHA-256 begins with 2609912b, and the others."""
+    found = [one for one in committed.load()[0] if one.key["analysis"] == "lam"]
+    own, other = (
+        one.rows.set_index("image") for one in sorted(found, key=lambda one: one.key["weights"][:8] != "2609912b")
+    )
+    for image in own.index:
+        cells = [f"{rows.loc[image, 'di']:.1f}" for rows in (own, other)]
+        cells += [f"{rows.loc[image, 'reach90']:.0f}" for rows in (own, other)]
+        assert f"| {image} | {' | '.join(cells)} |" in TEXT

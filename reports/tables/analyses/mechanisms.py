@@ -24,7 +24,8 @@ def network_name(record: Record) -> str:
     if record.key["weights"] in official_weights():
         return f"official {scale}"
     files = sorted({str(machine["file"]) for machine in record.environments.values() if machine.get("file")})
-    return f"{files[0].rsplit('.', 1)[0] if files else 'untrained'} {scale}"
+    name = files[0].rsplit(".", 1)[0] if files else "untrained"
+    return name if name.endswith(scale) else f"{name} {scale}"
 
 
 def lam(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
