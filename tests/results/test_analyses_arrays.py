@@ -1,4 +1,4 @@
-"""Arrays of analyses that are committed: which are, how exactly, and that a damaged file is said."""
+"""Analyses that are committed: which of two files, which arrays, how exactly, and that a damaged file is said."""
 
 import numpy as np
 import pandas as pd
@@ -7,6 +7,8 @@ import pytest
 from results.analyses import committed, folder
 from results.records import PROTOCOL_KEYS, StoreError
 
+OWN = {"model": "m", "overrides": {}, "weights": "w", "task": "sr-x2", "dataset": "Set5"}
+OWN["protocol"] = dict.fromkeys(PROTOCOL_KEYS)
 MACHINE = {"command": "analyse", "started": "now", "commit": "0", "device": "cpu"}
 
 
@@ -16,17 +18,9 @@ def stored(tmp_path):
     values = np.random.default_rng(0).lognormal(-8, 4, (30, 40)).astype(np.float32)
     arrays = {"one": {"map/0": values, "window": np.array([3, 4, 16, 2])}}
     for name in ("lam", "sgn"):
-        own = {
-            "model": "m",
-            "overrides": {},
-            "weights": "w",
-            "task": "sr-x2",
-            "dataset": "Set5",
-            "protocol": dict.fromkeys(PROTOCOL_KEYS),
-        }
         rows = pd.DataFrame({"image": ["one"], "pixels": ["p"], "seed": [0], "di": [1.5]})
         about = {"expected": 5, "question": "?", "columns": {"di": "index"}}
-        folder.add(tmp_path / "store", folder.key(name, {}, **own), rows, MACHINE, arrays=arrays, **about)
+        folder.add(tmp_path / "store", folder.key(name, {}, **OWN), rows, MACHINE, arrays=arrays, **about)
     return tmp_path / "store", arrays["one"]
 
 
@@ -65,3 +59,17 @@ def test_a_damaged_file_of_arrays_is_said(stored, tmp_path):
     folder.read_archive.cache_clear()
     with pytest.raises(StoreError, match="cannot be read as compressed safetensors"):
         found["lam"].arrays("one")
+
+
+def test_what_is_compared_is_of_one_machine_where_two_have_it(tmp_path):
+    """`off` draws nothing, so every machine has one row of it; what it is compared with has three seeds on b alone."""
+    for machine, seeds in (("a", [0]), ("b", [0, 1, 2]), ("c", [0])):
+        for name, drawn in (("unchanged", seeds), ("off", [None])):
+            rows = pd.DataFrame({"image": "one", "pixels": "p", "seed": drawn, "psnr": 30.0})
+            about = {"expected": 1, "question": "?", "columns": {"psnr": "dB"}}
+            folder.add(tmp_path / machine, folder.key(name, {}, **OWN), rows, {**MACHINE, "device": machine}, **about)
+        (tmp_path / "measured" / machine).mkdir(parents=True)
+        committed.export(tmp_path / machine, tmp_path / "measured" / machine / "all", {})
+    found, problems = committed.load(tmp_path / "measured")
+    assert not problems and {one.key["analysis"]: len(one.rows) for one in found} == {"unchanged": 3, "off": 1}
+    assert {machine["device"] for one in found for machine in one.environments.values()} == {"b"}
