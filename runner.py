@@ -108,7 +108,8 @@ def tables(
 
 @app.command()
 def evaluate(
-    model: str, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None, network: cli.Network = None,
+    model: str, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None,
+    network: cli.OwnNetwork = None, arguments: cli.Arguments = None,
     images: cli.Images = None, tiles: cli.Tiles = None, routing: cli.Routing = None, samples: cli.Samples = None,
     prompt_order: cli.PromptOrder = None, lr: cli.LrRoute = None, seed: cli.NoiseSeed = None,
     precision: cli.Precision = None, device: cli.Device = None, backend: cli.Backend = "auto",
@@ -117,13 +118,15 @@ def evaluate(
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
     cli.check_model(model, network)
+    from suites import network_file
     from suites.evaluation import scoring
     from suites.progress import ScoreBar
     from suites.spec import Task
     parsed = Task.parse(task)
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, "routing": routing}
     protocol = scoring.protocol_for(model, parsed, **choices, prompt_order=prompt_order, lr_route=lr)
-    files = {"weights": weights, "network": network, "data": data, "images": images, "save": save_images}
+    files = {"weights": weights, "network": network_file.given(network, arguments), "data": data}
+    files |= {"images": images, "save": save_images}
     where = {"backend": backend, "device": cli.device(device), "store": cli.store(results)}
     how = {**where, "again": again, "as_official": as_official}
     with ScoreBar(err) as progress:
@@ -198,19 +201,21 @@ def breakdown(file: cli.JsonTarget, only: cli.OnlyNames = None, calls: cli.Calls
 
 @app.command()
 def restore(
-    source: cli.Source, target: cli.Target, weights: cli.Weights, model: cli.Model = None, network: cli.Network = None,
+    source: cli.Source, target: cli.Target, weights: cli.Weights, model: cli.Model = None,
+    network: cli.OwnNetwork = None, arguments: cli.Arguments = None,
     task: cli.TaskName = "sr-x2", tiles: cli.Tiles = None, routing: cli.Routing = None, samples: cli.Samples = None,
     seed: cli.NoiseSeed = None, precision: cli.Precision = None, overwrite: cli.MayReplace = False,
     device: cli.Device = None, backend: cli.Backend = "auto",
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
     cli.check_model(model, network)
+    from suites import network_file
     from suites.evaluation import restoration, scoring
     from suites.progress import TileBar
     from suites.spec import Task
     choices = {"tiling": tiles, "routing": routing, "samples": samples, "seed": seed, "precision": precision}
     protocol = scoring.protocol_for(model or "", Task.parse(task), **choices)
-    where = {"device": cli.device(device), "backend": backend, "network": network}
+    where = {"device": cli.device(device), "backend": backend, "network": network_file.given(network, arguments)}
     with TileBar(err) as bar:
         how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
         return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **how) > 0)

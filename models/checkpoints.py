@@ -109,7 +109,9 @@ def load_weights(model: nn.Module, weights: Path | str | Mapping[str, Tensor]) -
         )
     if DERIVED in own and DERIVED in state and not torch.equal(state[DERIVED].cpu(), own[DERIVED].cpu()):
         raise ModelError(f"{source}: {DERIVED} is not what a window of this size has; the file is damaged")
-    foreign = [name for name in own if name in state and not state[name].is_floating_point() and name != DERIVED]
+    foreign = [
+        name for name in own if name in state and own[name].is_floating_point() > state[name].is_floating_point()
+    ]
     if foreign:
         raise ModelError(f"{source}: {len(foreign)} tensors are not floating point ({_some(foreign)})")
     model.load_state_dict(state | ({DERIVED: own[DERIVED]} if DERIVED in own else {}))

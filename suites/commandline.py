@@ -95,6 +95,10 @@ Routing = Annotated[str | None, Option(help="gumbel (as the official code) or ar
 Samples = Annotated[int | None, Option(help="samples of the routing noise to average over; 1")]
 NoiseSeed = Annotated[int | None, Option("--seed", help="of the routing noise; 0")]
 Network = Annotated[Path | None, Option(help="official option file whose network_g to build")]
+OwnNetwork = Annotated[
+    Path | None, Option("--network", help="FILE.py:Class, a network of yours (FILE is run); or an official option file")
+]
+Arguments = Annotated[list[str] | None, Option("--set", help="KEY=VALUE, an argument of --network FILE.py:Class")]
 Json = Annotated[Path | None, Option("--json", help="also write the result to this file")]
 MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exist")]
 

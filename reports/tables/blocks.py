@@ -232,7 +232,9 @@ def _other_weights(heading: str, part: pd.DataFrame) -> Block:
         block.notes.append(_sentence(f"{text} ({', '.join(rows['dataset'].unique())})"))
     block.notes += [_sentence(text) for text in dict.fromkeys(part["note"]) if text]
     block.notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
-    block.notes.append("Compared with nothing published. If they are the authors': `runner.py evaluate --as-official`.")
+    official = " If they are the authors': `runner.py evaluate --as-official`."
+    own = ", source " in part["setting"].iloc[0]  # a user's network
+    block.notes.append(f"Compared with nothing published.{'' if own else official}")
     return block
 
 

@@ -110,7 +110,7 @@ def find(evidence: Evidence, text: str) -> Side:
 
     Raises TableError when no scored weights fit all words, or several do.
     """
-    words = [word for word in text.replace(",", " ").split() if word != "weights"]
+    words = [word.removeprefix("source=") for word in text.replace(",", " ").split() if word != "weights"]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in evidence.evaluations.to_dict("records"):
         if row["labels"] == "learned":
@@ -125,8 +125,12 @@ def find(evidence: Evidence, text: str) -> Side:
 
 
 def _fits(entries: list[dict[str, Any]], word: str) -> bool:
-    of_hash = len(word) >= SHORTEST and entries[0]["weights"].startswith(word)
-    return of_hash or word == entries[0]["model"] or any(word == entry["file"] for entry in entries)
+    hashes = entries[0]["weights"], entries[0]["overrides"].get("source", "")
+    return (
+        (len(word) >= SHORTEST and any(each.startswith(word) for each in hashes))
+        or word == entries[0]["model"]
+        or any(word == entry["file"] for entry in entries)
+    )
 
 
 def compare(evidence: Evidence, a: str, b: str, *, sets: Sequence[str] = (), task: str | None = None) -> Comparison:

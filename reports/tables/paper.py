@@ -19,7 +19,16 @@ import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import draw_interval, mean_interval
-from reports.tables.rows import COLUMNS, interval_fields, machine_text, made_by, overrides_text, protocol_text, units
+from reports.tables.rows import (
+    COLUMNS,
+    interval_fields,
+    is_own,
+    machine_text,
+    made_by,
+    overrides_text,
+    protocol_text,
+    units,
+)
 from reports.tables.steps import network_key, own_arguments
 from results import measured, published
 from results.evidence import Evidence
@@ -77,7 +86,8 @@ def _other(entry: dict[str, Any], dataset: str, metric: str, scores: "Scores", b
         "budget": "",
         "study": "",
     }
-    row |= {"setting": f"weights {entry['weights'][:8]}", "dataset": dataset, "size": "", "metric": metric}
+    source = f", source {entry['overrides']['source'][:8]}" if is_own(entry["overrides"]) else ""
+    row |= {"setting": f"weights {entry['weights'][:8]}{source}", "dataset": dataset, "size": "", "metric": metric}
     row |= {"published": "", "protocol": scores.protocol, "verdict": OTHER_WEIGHTS}
     row["note"] = f"trained here at the {budget} budget" if budget else ""
     values = list((scores.psnr if metric == "psnr" else scores.ssim).values())
@@ -152,6 +162,8 @@ class _Found:
 
     def may_be_compared(self, entry: dict[str, Any]) -> bool:
         """Whether a record's weights are published ones, or were trained here at the paper's budget."""
+        if is_own(entry["overrides"]):
+            return False  # whatever its weights are, what it computes is its own
         budget = self.trained_as.get(entry["weights"])
         if budget is not None:
             return budget == "paper"  # whatever the user said: a smaller budget is never held against the paper

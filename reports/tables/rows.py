@@ -67,7 +67,16 @@ def protocol_text(protocol: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in protocol.items() if value is not None)
 
 
+def is_own(overrides: Mapping[str, Any]) -> bool:
+    """Whether they are of a class in a user's file, which no published number is of."""
+    return "source" in overrides
+
+
 def overrides_text(overrides: Mapping[str, Any]) -> str:
-    """Arguments of a network as the published tables write them: `ase=off scans=2`."""
+    """Arguments of a network as the published tables write them: `ase=off scans=2`; of a user's network the class, what
+    it was built with and the start of the hash of its source."""
+    if is_own(overrides):
+        named = f"class={overrides['class']} source={overrides['source'][:8]}"
+        return f"{named} {overrides_text(overrides['arguments'])}".strip()
     values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in sorted(overrides.items())}
     return " ".join(f"{name}={value}" for name, value in values.items())

@@ -17,6 +17,7 @@ from suites.data.pictures import SUFFIXES, load_picture
 from suites.evaluation import tiling
 from suites.evaluation.evaluate import EvaluationError, restore_picture, save_picture
 from suites.evaluation.scoring import load_model
+from suites.network_file import NetworkFile
 from suites.spec import Protocol, SpecError, Task
 
 Progress = Callable[[str, int, int], None]  # (picture, tiles done, tiles in all; a tile counts once per sample)
@@ -48,7 +49,7 @@ def restore(
     weights: Path,
     protocol: Protocol,
     *,
-    network: Path | None = None,
+    network: Path | NetworkFile | None = None,
     overwrite: bool = False,
     device: str = "cpu",
     backend: str = "auto",
@@ -59,10 +60,10 @@ def restore(
 
     Returns how many failed; a line about each picture goes to `say`. See `plan` for what is written where, and
     `restore_picture` for gray pictures and alpha. A colour profile is attached to the restored picture as it is.
-    model: of the catalogue, built for `task`; or `network`, an official option file. overwrite: replace outputs that
-    exist. Everything that can be known before computing is checked first: raises DataError when there is nothing to
-    restore, a picture would be replaced or the output cannot be written, SpecError without a network, ModelError for
-    weights that do not fit.
+    model: of the catalogue, built for `task`; or `network`, an official option file or a class in a user's file.
+    overwrite: replace outputs that exist. Everything that can be known before computing is checked first: raises
+    DataError when there is nothing to restore, a picture would be replaced or the output cannot be written, SpecError
+    without a network, ModelError for weights that do not fit.
     """
     todo = plan(source, target, overwrite)
     if network is None and model is None:

@@ -20,6 +20,7 @@ from suites.data import Dataset, find_all
 from suites.evaluation.crops import Kept, may_be_kept
 from suites.evaluation.evaluate import frame_of
 from suites.evaluation.filing import NOWHERE, record_target, score_set
+from suites.network_file import NetworkFile, check_own_name
 from suites.spec import BASELINES, Protocol, SpecError, Task
 
 
@@ -89,21 +90,23 @@ def load_model(
     weights: Path | None,
     protocol: Protocol,
     *,
-    network: Path | None = None,
+    network: Path | NetworkFile | None = None,
     overrides: Mapping[str, Any] | None = None,
     backend: str = "auto",
     device: str = "cpu",
 ) -> tuple[nn.Module, Protocol]:
     """A network with weights, on `device`, set to the protocol; and the protocol, less what the network does not have.
 
-    name: of the catalogue, built for `task` with `overrides`; with `network`, an official option file, that network is
-    built instead. MambaIR has no routing and no prompts, so its protocol has none. Raises SpecError without weights
-    and for a protocol that routes or prompts otherwise than officially where nothing does, ModelError for weights or
-    options that do not fit.
+    name: of the catalogue, built for `task` with `overrides`; with `network`, an official option file or a class in a
+    user's file, that network is built instead. Where nothing routes or prompts (MambaIR), the protocol has neither.
+    Raises SpecError without weights and for a protocol that routes or prompts otherwise than officially where nothing
+    does, ModelError for weights or options that do not fit.
     """
     if weights is None:
         raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
-    if network is not None:
+    if isinstance(network, NetworkFile):
+        model = network.build()
+    elif network is not None:
         try:
             model = models.from_official(read_network(network), backend=backend)
         except TypeError as error:
@@ -180,7 +183,7 @@ def score(
     protocol: Protocol,
     *,
     weights: Path | None = None,
-    network: Path | None = None,
+    network: Path | NetworkFile | None = None,
     data: Path | None = None,
     images: str | None = None,
     save: Path | None = None,
@@ -209,14 +212,20 @@ def score(
     for dataset in datasets:
         dataset.stems(images)  # a glob that fits nothing is said before the first image
     key: dict[str, Any] = {"model": name, "weights": "none"}
+    own = isinstance(network, NetworkFile)
+    if own:
+        check_own_name(name)
+        if as_official:
+            raise SpecError(f"{network.name} is a network of yours: leave out --as-official")
     if name in BASELINES:
         if weights or network or as_official:
             raise SpecError(f"{name} is no network: leave out --weights, --network and --as-official")
         model, used = name, "none"
     else:
         model, protocol = load_model(name, task, weights, protocol, network=network, backend=backend, device=device)
-        used = resolve(backend, torch.device(device))
-        overrides = {"network_g": read_network(network)} if network else task.network
+        used = "none" if own else resolve(backend, torch.device(device))
+        overrides = {"network_g": read_network(network)} if network and not own else task.network
+        overrides = network.key() if own else overrides
         key |= {"weights": models.weights_hash(model), "overrides": overrides}
     key |= {"task": task.name, "protocol": protocol.to_dict()}
     measured_on = environment.describe(device, used) | {"command": environment.command()}

@@ -215,3 +215,13 @@ def test_missing_files_and_folders_are_the_systems_errors(tmp_path):
         read_state(tmp_path / "nowhere.pth")
     with pytest.raises(IsADirectoryError):
         read_state(tmp_path)
+
+
+def test_counters_of_batch_norms_are_read_and_floating_tensors_must_stay_so(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+    network(torch.rand(1, 3, 4, 4))
+    other = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+    models.load_weights(other, network.state_dict())
+    assert other[1].num_batches_tracked == 1 and torch.equal(other[1].running_mean, network[1].running_mean)
+    with pytest.raises(models.ModelError, match="not floating point"):
+        models.load_weights(other, {**network.state_dict(), "0.bias": torch.ones(3, dtype=torch.int64)})

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import models
+from results import measured
 from suites.evaluation import scoring
 from tests.runner.helpers import Command, photo, refused
 
@@ -14,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def files(tmp_path: Path, tiny_weights: Path) -> list[Path]:
+def files(tmp_path: Path, tiny_weights: Path, monkeypatch) -> list[Path]:
+    (tmp_path / "measured").mkdir()
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")  # nothing is committed there
     for name, side in (("a", 20), ("b", 24)):
         photo(tmp_path / "data" / "Two" / f"{name}.png", side)
     other = models.build("mambairv2-tiny")

@@ -1,0 +1,91 @@
+"""A network that is a class in a user's Python file: `--network path/to/file.py:Class`, arguments by `--set`.
+
+Building it runs the file, so only what was typed on the command line becomes a `NetworkFile`; records hold the hash of
+the source, never its text or where it lies.
+"""
+
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from results.published import parse_overrides
+from suites.spec import BASELINES, SpecError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_NAMED = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)")
+FAMILY = "mambair"  # names of the catalogue start with it
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """The class `name` in the file `path`: any nn.Module, [B, C, H, W] in 0..1 -> [B, C, sH, sW]. What else it can do
+    it declares as other networks do (`models.capabilities`). arguments: keywords that it is built with."""
+
+    path: Path
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> "nn.Module":
+        """Runs the file and builds the network. Raises SpecError, with what went wrong, for what is no network."""
+        from torch import nn
+
+        label = f"{self.path}:{self.name}"
+        try:
+            source = self.path.read_bytes()
+            spec = importlib.util.spec_from_file_location(f"network_of_{self.path.stem}", self.path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses look there for the module of their class
+            exec(compile(source, str(self.path), "exec"), module.__dict__)
+            network = getattr(module, self.name)(**self.arguments)
+        except Exception as error:  # whatever a user's code raises
+            raise SpecError(f"{label} cannot be built: {type(error).__name__}: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise SpecError(f"{label} makes a {type(network).__name__}, not a torch.nn.Module")
+        return network
+
+    def key(self) -> dict[str, Any]:
+        """What stands for it in the key of a record, in the place of a catalogue network's arguments.
+
+        source: SHA-256 of the file alone; what it imports is not in it. Raises SpecError when it cannot be read.
+        """
+        try:
+            source = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise SpecError(f"{self.path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+        return {"class": self.name, "source": source, "arguments": dict(self.arguments)}
+
+
+def given(network: Path | None, changes: Sequence[str] | None = None) -> "Path | NetworkFile | None":
+    """What `--network` names: a `NetworkFile` for file.py:Class, an option file as it is. changes: those of `--set`.
+
+    Raises SpecError for a Python file without a class, for `--set` without one, and for what is not KEY=VALUE.
+    """
+    match = _NAMED.fullmatch(str(network)) if network is not None else None
+    if match is None:
+        if network is not None and network.suffix == ".py":
+            raise SpecError(f"--network {network}: name the class in it, {network}:Class")
+        if changes:
+            raise SpecError(
+                f"--set {changes[0]}: it is for the arguments of --network FILE.py:Class, which is not there"
+            )
+        return network
+    arguments = {}
+    for change in changes or ():
+        key, equals, value = change.partition("=")
+        if not (equals and key.isidentifier()):
+            raise SpecError(f"--set {change}: write KEY=VALUE, an argument of {match['name']}")
+        arguments |= parse_overrides(change) if len(change.split()) == 1 else {key: value}
+    return NetworkFile(Path(match["path"]), match["name"], arguments)
+
+
+def check_own_name(name: str) -> None:
+    """Raises SpecError for a name by which tables would take a user's network for one of the catalogue."""
+    if name.startswith(FAMILY) or name in BASELINES:
+        raise SpecError(f"{name!r} names a network of the catalogue or a baseline: call yours by a name of its own")

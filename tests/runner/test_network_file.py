@@ -1,0 +1,106 @@
+"""A user's own class through `evaluate`, `tables`, `compare` and `restore`, called as a user would."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from results import archive, measured
+from results.store import Store
+from tests.edsr import EDSR
+from tests.runner.helpers import Command, data_set, photo, refused
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SOURCE = Path(__file__).resolve().parents[1] / "edsr.py"
+
+
+@pytest.fixture
+def where(tmp_path: Path, monkeypatch) -> list:
+    """A store, sets, and weights `a.pth` and `b.pth` of an EDSR with four channels."""
+    (tmp_path / "measured").mkdir()
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")  # nothing is committed there
+    data_set(tmp_path / "data")
+    for name, side in (("a", 20), ("b", 24), ("c", 28)):
+        photo(tmp_path / "data" / "Three" / f"{name}.png", side)
+        torch.manual_seed(side)
+        torch.save(EDSR(dim=4).state_dict(), tmp_path / f"{name}.pth")
+    return ["--data", tmp_path / "data", "--results", tmp_path / "store", "--device", "cpu"]
+
+
+def score(name: str, weights: str, *more: str | Path, network: str | Path = f"{SOURCE}:EDSR", sets="Three") -> list:
+    own = ["--network", network, "--weights", weights, "--task", "sr-x2", "--sets", sets]
+    return ["evaluate", name, *own, *more]
+
+
+def test_a_class_in_a_file_is_scored_stored_and_compared(command: Command, where, tmp_path: Path) -> None:
+    target = tmp_path / "own.json"
+    status, out, _ = command(*score("mine", "a.pth", "--set", "dim=4", "--json", target), *where)
+    assert status == 0 and "Three" in out and "3 images" in out
+    told = json.loads(target.read_text())
+    assert told["rows"][0]["protocol"]["routing"] is None and told["environment"]["backend"] == "none"
+    record = Store(tmp_path / "store").evaluations().iloc[0]
+    source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    assert record["overrides"] == {"class": "EDSR", "source": source, "arguments": {"dim": 4}}
+    assert record["weights"] == models.weights_hash(Path("a.pth"))
+    assert command(*score("mine", "b.pth", "--set", "dim=4"), *where)[0] == 0
+    status, out, _ = command("compare", "a.pth", "b.pth", "--json", target, *where)
+    row, images = json.loads(target.read_text())["rows"][0], told["images"]
+    assert status == 0 and row["a"] == pytest.approx(sum(image["psnr"] for image in images) / 3)
+    assert out.strip().splitlines()[-1].startswith(f"mine class=EDSR source={source[:8]} dim=4 (weights ")
+
+
+def test_other_code_with_the_same_weights_is_another_network(command: Command, where, tmp_path: Path) -> None:
+    (tmp_path / "idea.py").write_text(SOURCE.read_text().replace("self.tail(x + skip)", "self.tail(x)"))
+    assert command(*score("mine", "a.pth", "--set", "dim=4"), *where)[0] == 0
+    idea = score("mine", "a.pth", "--set", "dim=4", network="idea.py:EDSR")
+    assert command(*idea, *where)[0] == 0
+    sources = [hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in (Path("idea.py"), SOURCE)]
+    refused(command("compare", "mine", "a.pth", *where), "fits several", *sources)
+    status, out, _ = command("compare", *sources, *where)
+    assert status == 0 and f"source={sources[0]}" in out.splitlines()[0] and "where they differ most" in out
+
+
+def test_it_stands_in_a_section_of_its_own_in_tables(command: Command, where, tmp_path: Path) -> None:
+    assert "mine" not in (before := command("tables", "table3", "--results", tmp_path / "store")[1])
+    assert command(*score("mine", "a.pth", "--set", "dim=4", sets="Set5"), *where)[0] == 0
+    after = command("tables", "table3", "--results", tmp_path / "store")[1]
+    own = after.index("### a.pth, mine, sr-x2: weights ")
+    section = after[own:].partition("\n### ")[0]
+    assert ", source " in section and "--as-official" not in section
+    rest = [line for line in after.splitlines() if line not in section.splitlines()]
+    assert rest == [line for line in before.splitlines() if line not in section.splitlines()] and len(rest) > 10
+
+
+def test_code_runs_only_when_it_is_named(command: Command, where, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(f"open('ran', 'a').write('x')\n{SOURCE.read_text()}")
+    assert command(*score("mine", "a.pth", "--set", "dim=4", network="loud.py:EDSR"), *where)[0] == 0
+    ran = Path("ran").read_text()
+    archive.import_into(Store(tmp_path / "other"), tmp_path / "store")
+    assert command("tables", "table3", "--results", tmp_path / "other")[0] == 0
+    assert Path("ran").read_text() == ran == "x"
+    assert not any("loud" in path.read_text() for path in (tmp_path / "store").rglob("record.json"))
+
+
+def test_own_pictures_are_restored(command: Command, where, tmp_path: Path) -> None:
+    own = ["--network", f"{SOURCE}:EDSR", "--set", "dim=4", "--weights", "a.pth", "--device", "cpu"]
+    status, out, _ = command("restore", tmp_path / "data" / "Three" / "a.png", tmp_path / "large.png", *own)
+    assert status == 0 and "40x40" in out
+
+
+def test_mistakes_are_one_line(command: Command, where, tmp_path: Path) -> None:
+    refused(command(*score("mine", "a.pth", network=SOURCE), *where), "name the class", "edsr.py:Class")
+    refused(command(*score("mine", "a.pth", network=f"{SOURCE}:Other"), *where), "AttributeError", "Other")
+    refused(command(*score("mine", "a.pth", "--set", "width=4"), *where), "TypeError", "width")
+    refused(command(*score("mine", "a.pth", "--set", "dim"), *where), "KEY=VALUE")
+    refused(command(*score("mine", "a.pth", network="none.py:EDSR"), *where), "none.py", "FileNotFoundError")
+    refused(command(*score("mine", "a.pth", network=f"{SOURCE}:Tensor"), *where), "not a torch.nn.Module")
+    refused(command(*score("mine", "a.pth"), *where), "a.pth", "of another shape")  # dim is 8 there
+    refused(command(*score("mine", "a.pth", "--set", "dim=4", "--routing", "argmax"), *where), "no router")
+    refused(command(*score("mine", "a.pth", "--set", "scale=4", "--set", "dim=4"), *where), "of another shape")
+    refused(command(*score("mambairv2-light", "a.pth", "--set", "dim=4"), *where), "a name of its own")
+    refused(command(*score("mine", "a.pth", "--set", "dim=4", "--as-official"), *where), "--as-official")
+    plain = ["evaluate", "mambairv2-tiny", "--weights", "a.pth", "--task", "sr-x2", "--sets", "Three"]
+    refused(command(*plain, "--set", "scans=4", *where), "--set scans=4", "FILE.py:Class")
