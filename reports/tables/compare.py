@@ -105,15 +105,15 @@ class Comparison:
         return [one for one in self.images if one["dataset"] == dataset][:SHOWN]
 
 
-def find(evidence: Evidence, text: str) -> Side:
+def find(evidence: Evidence, text: str, task: str | None = None) -> Side:
     """The weights that `text` names: a model, a file's name, the start of a hash, or several of these, as in tables.
 
-    Raises TableError when no scored weights fit all words, or several do.
+    task: only what was scored on it. Raises TableError when no scored weights fit all words, or several do.
     """
     words = [word.removeprefix("source=") for word in text.replace(",", " ").split() if word != "weights"]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in evidence.evaluations.to_dict("records"):
-        if row["labels"] == "learned":
+        if row["labels"] == "learned" and row["task"] == (task or row["task"]):
             groups.setdefault((network_key(row["model"], row["overrides"]), row["weights"]), []).append(row)
     fits = [Side(own) for own in groups.values() if words and all(_fits(own, word) for word in words)]
     if len(fits) == 1:
@@ -139,7 +139,7 @@ def compare(evidence: Evidence, a: str, b: str, *, sets: Sequence[str] = (), tas
     Raises TableError for names that `find` refuses, for twice the same weights, where the task or the protocol is not
     decided by what both have, and where pictures of one name are not the same pixels.
     """
-    ours, base = find(evidence, a), find(evidence, b)
+    ours, base = find(evidence, a, task), find(evidence, b, task)
     if ours == base:
         raise TableError(f"A and B are both {ours.label}: its protocols are compared by `tables sensitivity`")
     task = _task(ours, base, task)

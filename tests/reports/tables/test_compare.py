@@ -122,10 +122,12 @@ def test_the_only_common_protocol_stands_in_for_the_official_one(store, make):
         compare(Evidence(store), "aaaa", "bbbb")
 
 
-def test_a_name_must_fit_one(both):
+def test_a_name_must_fit_one(both, make):
     assert find(Evidence(both), "a.pth").label == "mambairv2-light (weights aaaaaaaa)"
     with pytest.raises(TableError, match=r"fits several .*aaaaaaaa.*bbbbbbbb"):
         find(Evidence(both), "mambairv2-light")
-    for name in ("cccc", "aaa", ""):
+    make.evaluate(both, 30.0, weights="c" * 64, task="sr-x4")
+    assert find(Evidence(both), "mambairv2-light", "sr-x4").label == "mambairv2-light (weights cccccccc)"
+    for name in ("dddd", "aaa", ""):
         with pytest.raises(TableError, match="no scored weights"):
             find(Evidence(both), name)
