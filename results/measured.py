@@ -12,8 +12,8 @@
     goals.json                       our goals, and for every machine on which the official implementation was measured
                                      its figures, the rates that floors follow from, and their sources
 
-Records, configurations and hashes are the store's; weights are left out, and training logs
-(<name>.training.csv.xz) are not read. `results.export` writes these files.
+Records, configurations and hashes are the store's; weights are left out. Training logs (<name>.training.csv.xz) are
+read by the chart of losses alone. `results.export` writes these files.
 """
 
 import io

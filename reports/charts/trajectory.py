@@ -1,6 +1,6 @@
-"""Scores of trained cells on their way: of their weights at other iterations than the last, where those were scored.
+"""Trained cells on their way: scores of their weights at other iterations than the last, and logged losses.
 
-A store keeps them beside a cell's own scores (`results.export.score_files`), what is committed in
+A store keeps those scores beside a cell's own scores (`results.export.score_files`), what is committed in
 `<machine>/<name>.csv.xz`. Averages of weights belong to no iteration and are left out.
 """
 
@@ -33,17 +33,31 @@ def load(evidence: Evidence, committed: Path | None = None) -> pd.DataFrame:
     return means[several].reset_index(drop=True)
 
 
-def losses(evidence: Evidence, points: int = 200) -> pd.DataFrame:
-    """A row per cell of the store and logged step (LOSSES), at most about `points` of them a cell, evenly chosen."""
-    rows = []
+def losses(evidence: Evidence, committed: Path | None = None, points: int = 200) -> pd.DataFrame:
+    """A row per cell and logged step (LOSSES), at most about `points` of them a cell, evenly chosen.
+
+    What is committed (`<machine>/<name>.training.csv.xz`) counts for cells that the store lacks.
+    """
+    found = [log[log["loss"].notna()] for log in (*_stored_logs(evidence), *_committed_logs(evidence, committed))]
+    thinned = [log.iloc[:: max(1, len(log) // points)][list(LOSSES)] for log in found if len(log)]
+    return pd.concat(thinned, ignore_index=True) if thinned else pd.DataFrame(columns=list(LOSSES))
+
+
+def _stored_logs(evidence: Evidence) -> Iterator[pd.DataFrame]:
     for name in evidence.cells["hash"][~evidence.cells["committed"].astype(bool)]:
         try:
             lines = (evidence.store.root / name / "train.jsonl").read_text().splitlines()
         except OSError:
             continue  # not started yet
-        logged = [entry for entry in map(json.loads, lines) if "loss" in entry]
-        rows += [{"hash": name, **entry} for entry in logged[:: max(1, len(logged) // points)]]
-    return pd.DataFrame(rows, columns=list(LOSSES))
+        yield pd.DataFrame(map(json.loads, lines)).assign(hash=name).reindex(columns=list(LOSSES))
+
+
+def _committed_logs(evidence: Evidence, folder: Path | None) -> Iterator[pd.DataFrame]:
+    names = evidence.cells["hash"][evidence.cells["committed"].astype(bool)]
+    for path in sorted((measured.FOLDER if folder is None else folder).glob("*/*.training.csv.xz")):
+        rows = pd.read_csv(path, usecols=list(LOSSES), dtype={"hash": str})
+        for _, log in rows[rows["hash"].isin(names)].groupby("hash", sort=False):
+            yield log
 
 
 def _stored(evidence: Evidence) -> Iterator[pd.DataFrame]:

@@ -73,12 +73,12 @@ def differences(evidence: Evidence) -> pd.DataFrame:
 
 
 def losses(evidence: Evidence) -> Chart:
-    """A line per cell of the store. Raises NothingToDraw where no training is logged."""
+    """A line per cell. Raises NothingToDraw where no training is logged."""
     import altair as alt
 
     logged = trajectory.losses(evidence)
     if logged.empty:
-        raise NothingToDraw("no training is logged in the store (what is committed has no logs): runner.py run SUITE")
+        raise NothingToDraw("no training is logged in the store or committed: runner.py run SUITE")
     data = logged.merge(evidence.cells[["hash", "variant", "task", "seed", "budget"]], on="hash")
     data["panel"] = data["task"] + ", " + data["budget"] + " budget"
     data["cell"] = data["variant"] + ", seed " + data["seed"].astype(str)
@@ -98,5 +98,5 @@ def losses(evidence: Evidence) -> Chart:
     )
     last = data.sort_values("step").groupby(["panel", "cell"], as_index=False).last()
     table = last[["panel", "cell", "step", "loss"]].rename(columns={"step": "last step logged", "loss": "its loss"})
-    text = f"Losses of {last['cell'].nunique()} cells of this store, to step {int(data['step'].max()):,}."
+    text = f"Losses of {last['cell'].nunique()} cells, to step {int(data['step'].max()):,}."
     return Chart(drawn, text, table)

@@ -1,11 +1,14 @@
 """Figures by name, in every format."""
 
+import re
+
 import pytest
 
 import runner
 from reports.figures import index
 from results.evidence import Evidence
 from results.store import Store
+from suites import commandline
 
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 
@@ -21,6 +24,11 @@ def test_what_there_is_not_is_named(tmp_path):
         index.draw("curves", tmp_path, "png", None)
     with pytest.raises(index.FigureError, match="'gif': choose from png, pdf, svg"):
         index.draw("curve", tmp_path, "gif", None)
+
+
+def test_help_names_every_figure():
+    words = re.findall(r"[a-z-]+", commandline.FIGURE.replace("(training)", "").replace("of analyses", ""))
+    assert sorted(words) == sorted(index.FIGURES)
 
 
 def test_the_command_says_what_it_wrote(tmp_path, monkeypatch, capsys):
