@@ -16,14 +16,16 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 COLUMNS = 3  # of small multiples, where the page is wide
 PANEL = 215  # pixels of the width of one of them
 
-# Told apart by readers of every colour vision (Okabe and Ito's blue, vermilion, green and purple, toned to the paper).
+# Told apart by readers of every colour vision (Okabe and Ito's, toned to the paper).
 LIGHT = {
     **{"ink": "#1c2024", "soft": "#5b636b", "line": "#d9dcdf", "faint": "#eef0f1", "paper": "#ffffff"},
     **{"ours": "#1f5f99", "published": "#77808a", "apart": "#c2541b", "third": "#1b7f68", "fourth": "#8b5a9f"},
+    "fifth": "#8f6f00",
 }
 DARK = {
     **{"ink": "#e6e8ea", "soft": "#a2abb3", "line": "#3a4046", "faint": "#24292e", "paper": "#16191c"},
     **{"ours": "#6fb1ea", "published": "#9aa3ac", "apart": "#f0935f", "third": "#57c2a6", "fourth": "#c39bd6"},
+    "fifth": "#d8b74e",
 }
 
 
@@ -73,7 +75,7 @@ def theme(palette: dict[str, str]) -> dict[str, Any]:
         "header": {"labelColor": palette["ink"], "labelFontSize": 12.5, "labelFontWeight": 600, "title": None},
         "text": {"color": soft, "fontSize": 12},
         "point": {"size": 60, "filled": True, "opacity": 1},
-        "range": {"category": [palette[name] for name in ("ours", "apart", "third", "fourth", "published")]},
+        "range": {"category": [palette[name] for name in ("ours", "apart", "third", "fourth", "published", "fifth")]},
         "style": {
             "ours": {"color": ours},
             "published": {"color": palette["apart"]},
