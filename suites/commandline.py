@@ -98,6 +98,7 @@ Network = Annotated[Path | None, Option(help="official option file whose network
 OwnNetwork = Annotated[
     Path | None, Option("--network", help="FILE.py:Class, a network of yours (FILE is run); or an official option file")
 ]
+ClassFile = Annotated[Path | None, Option("--network", help="FILE.py:Class, a network of yours; FILE is run")]
 Arguments = Annotated[list[str] | None, Option("--set", help="KEY=VALUE, an argument of --network FILE.py:Class")]
 Json = Annotated[Path | None, Option("--json", help="also write the result to this file")]
 MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exist")]

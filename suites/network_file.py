@@ -85,6 +85,16 @@ def given(network: Path | None, changes: Sequence[str] | None = None) -> "Path |
     return NetworkFile(Path(match["path"]), match["name"], arguments)
 
 
+def only_class(network: Path | None, changes: Sequence[str] | None = None) -> NetworkFile | None:
+    """As `given`, where an option file says nothing: raises SpecError for one."""
+    found = given(network, changes)
+    if isinstance(found, Path):
+        raise SpecError(
+            f"--network {network}: here it takes FILE.py:Class only; name a catalogue network with overrides"
+        )
+    return found
+
+
 def check_own_name(name: str) -> None:
     """Raises SpecError for a name by which tables would take a user's network for one of the catalogue."""
     if name.startswith(FAMILY) or name in BASELINES:

@@ -34,10 +34,12 @@ from models.mambairv2 import AttentiveStateSpace
 from results import measured, published, records
 from suites import environment
 from suites.benchmark.plans import parse_size, parse_variant
+from suites.network_file import NetworkFile
 from suites.spec import SpecError, Task
 
 TOLERANCE = 1e-4  # relative: within it the two counters agree
 UNIT = 4  # side of the small image that is traced, where the network has no windows
+OWN_UNIT = 64  # and of a user's network, whose windows are its own business: a multiple of the usual ones
 SCAN = "mambair_bench::attentive_scan"
 NOT_MULTIPLY_ADDS = ("layer_norm", "adaptive_avg_pool2d", SCAN)  # also in fvcore's total
 
@@ -65,8 +67,12 @@ COMPONENTS = (
 REST = "convolution"
 
 
-def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **overrides: Any) -> dict[str, Any]:
-    """Counts of the catalogue model `name`, changed by `overrides`, when it makes an image of `output` (height, width).
+def complexity(
+    name: str, task: Task, output: tuple[int, int] = (720, 1280), own: NetworkFile | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """Counts of the catalogue model `name`, changed by `overrides`, when it makes an image of `output` (height, width);
+    with `own` of that network, which is only called so. Its components are its own parts, and `source` is the hash of
+    its file.
 
     The input is output // scale, which the network pads to a multiple of its window (MambaIR does not pad).
     Integers: params, macs_paper, macs, scan_flops (by the operator's own formula: 7 per state update, 6 per channel and
@@ -79,17 +85,19 @@ def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **o
     height, width = (side // task.scale for side in output)
     if height < 1 or width < 1:
         raise SpecError(f"an output of {output[0]}x{output[1]} has no input pixel at {task.name}")
-    network = _build(name, {**task.network, **overrides})
+    network = own.build().eval().requires_grad_(False) if own else _build(name, {**task.network, **overrides})
+    part, unit = (_child, OWN_UNIT) if own else (component, UNIT)
     window = models.capabilities_of(network).multiple
     padded = tuple(-(-side // window) * window for side in (height, width))
 
-    paper, by_fvcore, traced = _fvcore(network, task.channels, window if window > 1 else UNIT, prod(padded))
-    macs, scan_flops, by_component = _flop_counter_mode(network, task.channels, height, width, prod(padded))
-    params = _parameters(network)
+    paper, by_fvcore, traced = _fvcore(network, task.channels, window if window > 1 else unit, prod(padded))
+    macs, scan_flops, by_component = _flop_counter_mode(network, task.channels, height, width, prod(padded), part)
+    params = _parameters(network, part)
     difference = abs(by_fvcore - macs) / macs
     return {
         "model": name,
-        "overrides": overrides,
+        "overrides": dict(own.arguments) if own else overrides,
+        **({"source": own.key()["source"]} if own else {}),
         "task": task.name,
         "output": list(output),
         "input": [height, width],
@@ -100,7 +108,7 @@ def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **o
         "scan_flops": scan_flops,
         "breakdown": {
             component: {"macs": by_component.get(component, 0), "params": params.get(component, 0)}
-            for component in dict.fromkeys((*[label for label, _ in COMPONENTS], REST))
+            for component in dict.fromkeys((*[label for label, _ in COMPONENTS], REST, *params, *by_component))
             if component in params or component in by_component
         },
         "counters": {
@@ -116,14 +124,19 @@ def complexity(name: str, task: Task, output: tuple[int, int] = (720, 1280), **o
     }
 
 
-def of_variant(variant: str | None, task: str | None, output: str) -> dict[str, Any]:
-    """`complexity` of what was typed: "mambairv2-light scans=2", a task (sr-x2 for None), "HEIGHTxWIDTH".
+def of_variant(variant: str | None, task: str | None, output: str, own: NetworkFile | None = None) -> dict[str, Any]:
+    """`complexity` of what was typed: "mambairv2-light scans=2" or a network `own`, a task (sr-x2 for None),
+    "HEIGHTxWIDTH".
 
-    Raises SpecError without a network, and as `parse_variant`, `Task.parse` and `parse_size`.
+    Raises SpecError without a network or for two of them, and as `parse_variant`, `Task.parse` and `parse_size`.
     """
-    if variant is None:
-        raise SpecError("no network was named: give one that `list` names, or --all")
     parsed = Task.parse(task or "sr-x2")
+    if own is not None:
+        if variant is not None:
+            raise SpecError(f"two networks were named: leave out {variant}, or --network")
+        return complexity(own.name, parsed, parse_size(output, "the restored image"), own)
+    if variant is None:
+        raise SpecError("no network was named: give one that `list` names, --network FILE.py:Class, or --all")
     name, overrides = parse_variant(variant, parsed)
     return complexity(name, parsed, parse_size(output, "the restored image"), **overrides)
 
@@ -204,9 +217,12 @@ def _scan_by_the_paper(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
 
 
 def _flop_counter_mode(
-    network: nn.Module, channels: int, height: int, width: int, pixels: int
+    network: nn.Module, channels: int, height: int, width: int, pixels: int, part: Callable[[str], str]
 ) -> tuple[int, int, dict[str, int]]:
-    """(multiply-adds, FLOPs of the scan, multiply-adds by component) of one image of height x width."""
+    """(multiply-adds, FLOPs of the scan, multiply-adds by component) of one image of height x width.
+
+    part: the component of a module's name.
+    """
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
         network(torch.empty(1, channels, height, width))
@@ -222,9 +238,9 @@ def _flop_counter_mode(
     for name, count in by_module.items():
         prompt = _prompt_flops(network.get_submodule(name), pixels)
         flops["prompt"] += prompt
-        flops[component(name)] += count - prompt
+        flops[part(name)] += count - prompt
         if (parent := _parent(name, by_module)) is not None:
-            flops[component(parent)] -= count
+            flops[part(parent)] -= count
     macs = {label: count // 2 for label, count in flops.items() if count}
     return sum(macs.values()), scan_flops, macs
 
@@ -251,11 +267,16 @@ def _prompt_flops(module: nn.Module, pixels: int) -> int:
     return 2 * classes * dim * (pixels + (rank if factored else 0))
 
 
-def _parameters(network: nn.Module) -> dict[str, int]:
+def _parameters(network: nn.Module, part: Callable[[str], str]) -> dict[str, int]:
     counts: dict[str, int] = defaultdict(int)
     for name, parameter in network.named_parameters():
-        counts[component(name)] += parameter.numel()
+        counts[part(name)] += parameter.numel()
     return dict(counts)
+
+
+def _child(name: str) -> str:
+    """The part of a user's network that a module or parameter is in."""
+    return name.partition(".")[0] or "the network itself"
 
 
 def component(name: str) -> str:

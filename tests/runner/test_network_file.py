@@ -90,6 +90,23 @@ def test_own_pictures_are_restored(command: Command, where, tmp_path: Path) -> N
     assert status == 0 and "40x40" in out
 
 
+def test_its_parameters_and_multiply_adds_are_counted(command: Command, tmp_path: Path) -> None:
+    target = tmp_path / "cost.json"
+    own = ["complexity", "--network", f"{SOURCE}:EDSR", "--set", "dim=4", "--json", target]
+    status, out, _ = command(*own, "--task", "sr-x2", "--output", "128x256")
+    made, pixels = json.loads(target.read_text()), 64 * 128
+    weights = {"head": 9 * 3 * 4, "body": 4 * 9 * 4 * 4, "tail": 9 * 4 * 12}  # of 3x3 convolutions, by hand
+    biases = {"head": 4, "body": 4 * 4, "tail": 12}
+    assert made["breakdown"] == {
+        name: {"macs": weights[name] * pixels, "params": weights[name] + biases[name]} for name in weights
+    }
+    assert made["macs"] == made["macs_paper"] == sum(weights.values()) * pixels and made["counters"]["agree"]
+    assert status == 0 and "EDSR dim=4, sr-x2, output 128x256" in out
+    assert made["source"] == hashlib.sha256(SOURCE.read_bytes()).hexdigest() and made["scan_flops"] == 0
+    refused(command(*own, "mambairv2-light"), "two networks")
+    refused(command("complexity", "--network", tmp_path / "own.yml"), "FILE.py:Class only")
+
+
 def test_mistakes_are_one_line(command: Command, where, tmp_path: Path) -> None:
     refused(command(*score("mine", "a.pth", network=SOURCE), *where), "name the class", "edsr.py:Class")
     refused(command(*score("mine", "a.pth", network=f"{SOURCE}:Other"), *where), "AttributeError", "Other")
