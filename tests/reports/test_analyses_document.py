@@ -89,3 +89,15 @@ def test_the_table_of_windows():
         cells = [f"{rows.loc[image, 'di']:.1f}" for rows in (own, other)]
         cells += [f"{rows.loc[image, 'reach90']:.0f}" for rows in (own, other)]
         assert f"| {image} | {' | '.join(cells)} |" in TEXT
+
+
+@pytest.mark.parametrize("steps", [1, 16])
+def test_classes_without_noise_against_raster_order(steps):
+    own = [one for one in committed.load()[0] if one.key["analysis"] == "sgn-order"]
+    for record in own:
+        if mechanisms.network_name(record) not in ("official x2", "official x4"):
+            continue
+        rows = record.rows[(record.rows["scope"] == "tile") & (record.rows["steps"] == steps)]
+        images = rows.groupby(["order", "image"])["similarity"].mean()
+        found = mean_interval((images["likeliest"] - images["raster"]).tolist())
+        assert f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" in CLASSES
