@@ -42,7 +42,7 @@ def draw_changes(path: Path, evidence: Evidence) -> None:
 
 def draw_layers(path: Path, evidence: Evidence) -> None:
     """Which layer needs what: a row of panels per network, a panel per part that is off."""
-    found = _found(evidence, lambda frame: frame["question"].str.startswith("layers"))
+    found = _found(evidence, lambda frame: frame["question"].str.startswith("layers"), "layer-*")
     parts = list(dict.fromkeys(found["question"]))
     networks = dict(list(found.groupby("network", sort=False)))
     figure, axes = _figure(len(networks), len(parts), width=1 + 2.6 * len(parts), height=0.8 + 2.3 * len(networks))
@@ -64,7 +64,9 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
 def draw_memory(path: Path, evidence: Evidence) -> None:
     """How far back the scan looks: its state begins anew every k steps, in sorted and in raster order."""
     found = _found(
-        evidence, lambda frame: frame["question"].str.startswith("memory") | (frame["intervention"] == "order/raster")
+        evidence,
+        lambda frame: frame["question"].str.startswith("memory") | (frame["intervention"] == "order/raster"),
+        only="memory/*",
     )
     networks = dict(list(found.groupby("network", sort=False)))
     figure, axes = _figure(2, len(networks), width=1 + 3.2 * len(networks), height=5.4)
@@ -92,13 +94,15 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
 _STEPS = (1, 4, 16, 64, 256, 1024, 4096)
 
 
-def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:
-    """Rows of `compare` with an interval, and `network`. Raises StoreError where there are none."""
+def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series], only: str = "*") -> pd.DataFrame:
+    """Rows of `compare` with an interval, and `network`. Raises StoreError where there are none, with how `only` makes
+    them."""
     frame = compare(evidence.analyses)
     frame = frame[frame["low"].notna() & (frame["intervention"] != UNCHANGED)]
     frame = frame[chosen(frame)] if len(frame) else frame
     if frame.empty:
-        raise StoreError("no whole set with such changes is stored or committed: runner.py analyse interventions")
+        needed = f"runner.py analyse interventions ... --only '{only}'"
+        raise StoreError(f"no whole set with such changes is stored or committed: {needed}")
     names = [f"{one['model']}, {one['task']}\n{one['file'] or one['weights'][:8]}" for one in frame.to_dict("records")]
     return frame.assign(network=names)
 

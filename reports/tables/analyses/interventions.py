@@ -30,7 +30,7 @@ CAPTION = (
 NEEDS = "no trained network was changed (runner.py analyse interventions)"
 COLUMNS = (
     *("model", "overrides", "weights", "file", "task", "protocol", "intervention", "question", "text", "dataset"),
-    *("psnr", "difference", "low", "high", "p", "verdict", "images", "expected", "seeds", "device", "commit"),
+    *("psnr", "difference", "low", "high", "p", "verdict", "images", "expected", "seeds", "machines"),
 )
 QUESTIONS = ("prompts", "routing", "order", "scan", "memory", "memory in raster order", "parts")  # as tables show them
 BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
@@ -50,7 +50,7 @@ def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
             made |= interval_fields(interval, "psnr", "image")
         seeds = f"Gumbel seeds {', '.join(map(str, row['seeds']))}" if row["seeds"] else "no noise"
         made |= {"note": row["text"], "protocol": _protocol(row)}
-        yield made | {"evidence": f"{origin}, {seeds}; {machine_text([row])}"}
+        yield made | {"evidence": f"{origin}, {seeds}; {row['machines']}"}
 
 
 def known(evidence: Evidence) -> bool:
@@ -66,8 +66,8 @@ def compare(records: Sequence[Record]) -> pd.DataFrame:
     """A row per network, intervention and set, with COLUMNS; the unchanged network first.
 
     psnr: mean over pictures and seeds, dB; difference, low, high: from the unchanged network with its 95 % interval,
-    dB; p: Holm's, of no difference; images of expected; seeds: those that are compared. What has no number is None, and
-    the verdict says why.
+    dB; p: Holm's, of no difference; images of expected; seeds: those that are compared; machines: of both sides of the
+    difference. What has no number is None, and the verdict says why.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -103,6 +103,8 @@ def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         own, interval = scores[name], intervals.get(name)
         row = dict.fromkeys(COLUMNS) | _about(record)
         row |= {"images": len(own), "expected": record.expected, "seeds": _seeds(own, base)}
+        compared = [record] if interval is None else [record, names[UNCHANGED]]
+        row["machines"] = machine_text([_last(one) for one in compared])
         whole = record.complete and own.notna().all(axis=None)
         row["psnr"] = float(own.mean(axis=1).mean()) if whole else None
         if interval is not None:
@@ -125,10 +127,15 @@ def _place(record: Record) -> tuple[Any, ...]:
 
 
 def _about(record: Record) -> dict[str, Any]:
-    last = list(record.environments.values())[-1]
-    row = {name: record.key[name] for name in BY} | {"text": record.question, "file": last.get("file")}
+    row = {name: record.key[name] for name in BY} | {"text": record.question, "file": _last(record).get("file")}
     row |= {name: record.key["parameters"][name] for name in ("intervention", "question")}
-    return row | {name: last.get(name) for name in ("device", "commit")}
+    return row
+
+
+def _last(record: Record) -> dict[str, Any]:
+    """The environment that measured the last of its rows."""
+    found = list(record.environments.values())[-1]
+    return found | {name: found.get(name) for name in ("device", "commit")}
 
 
 def _scores(records: Mapping[str, Record]) -> dict[str, pd.DataFrame]:

@@ -127,6 +127,8 @@ def analyses(network: nn.Module, only: str | None = None, file: Path | None = No
 
 def own(file: Path) -> list[Intervention]:
     """INTERVENTIONS of a user's Python file. Raises SpecError when it cannot be run or has none."""
+    if not file.is_file():
+        raise SpecError(f"--interventions {file}: no such file")
     spec = importlib.util.spec_from_file_location(f"interventions_{file.stem}", file)
     try:
         if spec is None:

@@ -286,6 +286,8 @@ def test_a_file_of_ones_own_adds_interventions(network, tmp_path: Path):
     file.write_text("INTERVENTIONS = 1")
     with pytest.raises(SpecError, match=r"mine\.py"):
         module.analyses(network, None, file)
+    with pytest.raises(SpecError, match="no such file"):
+        module.analyses(network, None, file.with_name("none.py"))
 
 
 def test_networks_have_those_interventions_that_make_sense(network):

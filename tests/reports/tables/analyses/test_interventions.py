@@ -72,6 +72,13 @@ def test_differences_are_paired_by_image_and_seed(store):
     assert raster["verdict"] == "3 of 5 images" and raster["psnr"] is None and raster["difference"] is None
 
 
+def test_a_difference_between_two_machines_names_both(store):
+    ask(store, "prompts/times-10", "prompts", BASE - 0.1, device="another GPU", commit="b" * 40)
+    found = compare(load(store.root)[0]).set_index("intervention")["machines"]
+    assert found["prompts/zero"] == found["unchanged"] and " and " not in found["prompts/zero"]
+    assert found["prompts/times-10"] == f"another GPU, commit bbbbbbbb and {found['unchanged']}"
+
+
 def test_a_seed_that_one_lacks_is_no_pair():
     base = pd.DataFrame({0: [1.0, 2.0], 1: [5.0, 7.0]}, index=["a", "b"])
     assert list(differences(pd.DataFrame({1: [6.0, 7.0], 2: [0.0, 0.0]}, index=["a", "b"]), base)) == [1.0, 0.0]
