@@ -30,7 +30,12 @@ class NetworkFile:
 
     path: Path
     name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """The class and its arguments: "EDSR dim=8"."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
 
     def build(self) -> "nn.Module":
         """Runs the file and builds the network. Raises SpecError, with what went wrong, for what is no network."""

@@ -18,6 +18,7 @@ from models.ops.scan import BackendError
 from results.published import parse_overrides
 from suites.benchmark.model import LIMITS, BenchmarkModel, agreement
 from suites.benchmark.timing import StopWatch, quantiles, ratio
+from suites.network_file import NetworkFile
 from suites.spec import Task
 
 WARM = 2  # calls between the first one and the timed ones; the last of them tells how long a call takes
@@ -36,12 +37,14 @@ def too_large(text: str) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is compared at a point. variant: a catalogue model, overrides after it: "mambairv2-light scans=4"."""
+    """What is compared at a point. variant: a catalogue model, overrides after it: "mambairv2-light scans=4"; or what
+    `own`, a user's network, is called."""
 
     variant: str
     precision: str
     backend: str
     launch: str = "eager"  # or "compiled", "graph" (suites.benchmark.launch_modes)
+    own: NetworkFile | None = None
 
     @property
     def model(self) -> str:
@@ -49,7 +52,7 @@ class Candidate:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        return parse_overrides(self.variant.partition(" ")[2])
+        return dict(self.own.arguments) if self.own else parse_overrides(self.variant.partition(" ")[2])
 
     @property
     def how(self) -> tuple[str, str, str]:
@@ -153,7 +156,8 @@ class Comparison:
             plan, point = self.plan, self.point
             overrides = {**candidate.overrides, "routing": plan.routing}
             where = (point.mode, point.size, point.batch, plan.device)
-            self.models[candidate.variant] = BenchmarkModel(candidate.model, overrides, plan.task, *where)
+            made = BenchmarkModel(candidate.model, overrides, plan.task, *where, candidate.own)
+            self.models[candidate.variant] = made
         return self.models[candidate.variant]
 
     def refer(self, entry: Entry, model: BenchmarkModel) -> bool:
@@ -239,6 +243,7 @@ class Comparison:
         timed = entry.status == "ok"
         blank = dict.fromkeys(("median_ms", "p10_ms", "p90_ms"))
         row = {"model": candidate.model, "overrides": candidate.overrides, "task": task.name}
+        row |= {"source": candidate.own.key()["source"]} if candidate.own else {}
         row |= {"height": point.size[0], "width": point.size[1], "batch": point.batch, "mode": point.mode}
         row |= {"precision": candidate.precision, "backend": candidate.backend, "launch": candidate.launch}
         row |= {"routing": self.plan.routing, **(quantiles(entry.times) if timed else blank)}

@@ -23,6 +23,7 @@ from models.ops.common.dispatch import without_kernels
 from models.ops.noise import PhiloxGumbel, noise_key
 from suites.benchmark.launch_modes import MeasuredGraph
 from suites.data.pool import Batch
+from suites.network_file import NetworkFile
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training.step import optimise
 
@@ -62,9 +63,11 @@ LIMITS = {
 class BenchmarkModel:
     """A catalogue model with an input of one size and batch, in one mode, on one device.
 
-    name, overrides: as in `models.build`. mode: "inference" (no gradients, evaluation mode) or "training" (steps of
-    suites.training.step.optimise at learning rate 0: they cost as much as any other and leave the weights unchanged).
-    size: (height, width) of the network's input. Raises ModelError or TypeError as `models.build` does.
+    name, overrides: as in `models.build`; own: the network in its place, with its own initial values.
+    mode: "inference" (no gradients, evaluation mode) or "training" (steps of suites.training.step.optimise at learning
+    rate 0: they cost as much as any other and leave the weights unchanged).
+    size: (height, width) of the network's input. Raises ModelError or TypeError as `models.build` does, SpecError as
+    `NetworkFile.build`.
     """
 
     def __init__(
@@ -76,10 +79,16 @@ class BenchmarkModel:
         size: tuple[int, int],
         batch: int,
         device: torch.device,
+        own: NetworkFile | None = None,
     ) -> None:
-        self.mode, self.device = mode, device
-        self.network = models.build(name, **{**task.network, **overrides})
-        scale_init(self.network)
+        self.mode, self.device, self.own = mode, device, own
+        if own is None:
+            self.network = models.build(name, **{**task.network, **overrides})
+            scale_init(self.network)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # the reference may be another instance of it
+                self.network = own.build()
         self.network.to(device).train(mode == "training")
         draw = torch.Generator().manual_seed(0)
         shapes = [(batch, task.channels, *size), (batch, task.channels, *(side * task.scale for side in size))]
@@ -114,7 +123,8 @@ class BenchmarkModel:
         launch: "eager", "compiled" (models.compilation) or "graph": recorded by the first call, replayed by all others.
         parts: how many equal parts of the batch are taken one after the other; the result is the same, the memory less.
         """
-        self.network.backend = backend
+        if self.own is None:
+            self.network.backend = backend
         if self.can.compiles:
             self.network.compiled = launch == "compiled"
         elif launch == "compiled":
@@ -141,7 +151,8 @@ class BenchmarkModel:
         return torch.cat(outputs) if parts > 1 else outputs[0]
 
     def restored(self, batch: Batch) -> Tensor:
-        self.network.noise = PhiloxGumbel(batch.keys)
+        if self.can.routed:
+            self.network.noise = PhiloxGumbel(batch.keys)
         return self.network(batch.lq) if batch.labels is None else self.network(batch.lq, batch.labels)
 
     def result(self, precision: str, backend: str, launch: str, given: bool = False, parts: int = 1) -> list[Tensor]:

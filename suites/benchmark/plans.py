@@ -11,15 +11,17 @@ from models.ops import scan
 from results.published import parse_overrides
 from suites.benchmark.comparison import Candidate, Plan, Point
 from suites.benchmark.launch_modes import LAUNCH_MODES
+from suites.network_file import NetworkFile
 from suites.spec import PRECISIONS, ROUTINGS, SpecError, Task, check_choice
 
 MODES = ("inference", "training")
 
 
 def plan(
-    variants: str,
+    variants: str | None,
     task: Task,
     *,
+    own: NetworkFile | None = None,
     sizes: str = "64x64",
     modes: str = "inference",
     batches: str = "1",
@@ -32,11 +34,12 @@ def plan(
 ) -> Plan:
     """Every combination of the comma-separated choices, as typed. The first candidate is the one ratios refer to.
 
+    variants: of the catalogue; own: a user's network, which comes after them and has no scan backend to choose.
     backends: names, "auto" (the one that networks choose here), "all" (every one that can run here). launches: of
     LAUNCH_MODES. Raises SpecError or ModelError for what does not exist; what cannot run here is found by running it.
     """
     torch_device = torch.device(device)
-    for mode in (names := _split("--mode", modes)):
+    for mode in (ways := _split("--mode", modes)):
         check_choice("mode", mode, MODES)
     for precision in (kinds := _split("--precision", precisions)):
         check_choice("precision", precision, PRECISIONS)
@@ -48,13 +51,16 @@ def plan(
     if not all(batch.isdecimal() and int(batch) for batch in _split("--batch", batches)):
         raise SpecError(f"--batch is {batches!r}: give whole numbers of at least 1, for example 1,8")
     chosen = _backends(_split("--backends", backends), torch_device)
+    names = _variants(variants, task) if variants is not None else []
     candidates = [
         Candidate(variant, precision, backend, launch)
-        for variant, precision, backend, launch in itertools.product(_variants(variants, task), kinds, chosen, launched)
+        for variant, precision, backend, launch in itertools.product(names, kinds, chosen, launched)
     ]
+    if own is not None:
+        candidates += [Candidate(own.label, *how, own) for how in itertools.product(kinds, ("none",), launched)]
     shapes = [parse_size(size, "the network's input") for size in _split("--sizes", sizes)]
     numbers = [int(batch) for batch in _split("--batch", batches)]
-    points = [Point(mode, shape, number) for mode in names for number in numbers for shape in shapes]
+    points = [Point(mode, shape, number) for mode in ways for number in numbers for shape in shapes]
     unique = tuple(dict.fromkeys(candidates)), tuple(dict.fromkeys(points))
     return Plan(*unique, task, routing, rounds, torch_device)
 

@@ -10,6 +10,7 @@ import torch
 from suites.benchmark.comparison import Candidate, Plan, Point
 from suites.benchmark.kernels import ScanCandidate, ScanCase, ScanPlan
 from suites.benchmark.plans import plan
+from suites.network_file import NetworkFile
 from suites.spec import SpecError, Task
 
 PRESETS = ("goals",)
@@ -28,20 +29,30 @@ CPU_SCANS = (ScanCase("forward+backward", 1, 48, 8, 4096), ScanCase("forward", 1
 
 
 def choose(
-    preset: str | None, models: str | None, task: str | None, *, rounds: int, device: str, **lists: str | None
+    preset: str | None,
+    models: str | None,
+    task: str | None,
+    *,
+    own: NetworkFile | None = None,
+    rounds: int,
+    device: str,
+    **lists: str | None,
 ) -> list[Plan | ScanPlan]:
     """The plans of a preset, or one plan of the lists that were typed; None stands for the default of `plan`.
 
     Raises SpecError where a preset, which fixes all lists, comes with one of them, and as `plan` does.
     """
-    typed = {name: value for name, value in {"models": models, "task": task, **lists}.items() if value is not None}
+    named = {"models": models, "task": task, "network": own, **lists}
+    typed = {name: value for name, value in named.items() if value is not None}
     if preset is not None:
         if typed:
             raise SpecError(f"--preset fixes {', '.join(typed)}: leave these out, or the preset")
         return plans(preset, device, rounds)
     chosen = {name: value for name, value in typed.items() if name in lists}
-    variants, parsed = models or "mambairv2-light", Task.parse(task or "sr-x2")
-    return [plan(variants, parsed, rounds=rounds, device=device, **chosen)]
+    parsed = Task.parse(task or "sr-x2")
+    if models is None and own is None:
+        models = "mambairv2-light"
+    return [plan(models, parsed, own=own, rounds=rounds, device=device, **chosen)]
 
 
 def plans(preset: str, device: str, rounds: int) -> list[Plan | ScanPlan]:

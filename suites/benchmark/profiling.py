@@ -141,4 +141,9 @@ def count(candidate: Candidate, task: Task, size: tuple[int, int]) -> tuple[int 
     except ImportError as error:
         return None, f"{error.name} is not installed"
     output = tuple(side * task.scale for side in size)
+    if candidate.own is not None:
+        try:
+            return cost.complexity(candidate.model, task, output, candidate.own)["macs"], None
+        except Exception as error:  # whatever a user's network does at a size that it is traced at
+            return None, f"it cannot be traced: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return cost.complexity(candidate.model, task, output, **candidate.overrides)["macs"], None

@@ -107,6 +107,22 @@ def test_its_parameters_and_multiply_adds_are_counted(command: Command, tmp_path
     refused(command("complexity", "--network", tmp_path / "own.yml"), "FILE.py:Class only")
 
 
+def test_it_is_timed_beside_networks_of_the_catalogue(command: Command, tmp_path: Path) -> None:
+    target = tmp_path / "times.json"
+    own = ["profile", "--network", f"{SOURCE}:EDSR", "--set", "dim=4", "--json", target, "--device", "cpu"]
+    asked = ["--models", "mambairv2-tiny", "--sizes", "16x24", "--rounds", "2", "--mode", "inference,training"]
+    status, out, _ = command(*own, *asked, "--precision", "fp32,bf16")
+    assert status == 0 and "EDSR dim=4" in out
+    rows = [row for row in json.loads(target.read_text())["rows"] if row["model"] == "EDSR"]
+    assert len(rows) == 4 and {row["status"] for row in rows} == {"ok"} and {row["backend"] for row in rows} == {"none"}
+    assert all(row["median_ms"] > 0 and row["ratio"] > 0 and row["overrides"] == {"dim": 4} for row in rows)
+    assert rows[0]["macs"] == (9 * 3 * 4 + 4 * 9 * 4 * 4 + 9 * 4 * 12) * 16 * 24
+    refused(command(*own, "--preset", "goals"), "leave these out")
+    status, out, _ = command(*own, "--sizes", "16x16", "--rounds", "1", "--launch", "compiled")
+    assert status == 1 and [row["model"] for row in json.loads(target.read_text())["rows"]] == ["EDSR"]
+    assert "no layers to compile" in json.loads(target.read_text())["rows"][0]["reason"]
+
+
 def test_mistakes_are_one_line(command: Command, where, tmp_path: Path) -> None:
     refused(command(*score("mine", "a.pth", network=SOURCE), *where), "name the class", "edsr.py:Class")
     refused(command(*score("mine", "a.pth", network=f"{SOURCE}:Other"), *where), "AttributeError", "Other")
