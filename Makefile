@@ -12,10 +12,10 @@ smoke: setup
 	$(BIN)/python runner.py tables smoke --results $(RESULTS)
 	$(BIN)/python runner.py report --results $(RESULTS)
 
-# Two processes of one thread each: several threads per process spin on cores that another one needs. What shares a
-# trained cell is one group (xdist_group), so that it is trained once.
+# Two processes of one thread each: several threads per process spin on cores that another one needs. A file goes to one
+# of them, so that what its tests share is made once.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every way of taking an operator, a layer, a network, each checked and then timed; BENCH=--benchmark-json=FILE to keep it.
 bench: setup

@@ -27,7 +27,6 @@ from tests.suites.conftest import SETS
 from tests.suites.execution.test_engine import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
-pytestmark = pytest.mark.xdist_group("cell")
 CHANGES = ("iterations=40", "batch=2", "patch=16", "milestones=20", "checkpoint_every=5", "tiling=16", *SETS)
 
 

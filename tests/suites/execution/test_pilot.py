@@ -28,7 +28,7 @@ from suites.training import averaging
 from tests.suites.conftest import SETS
 from tests.suites.training.helpers import train
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("pilot")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LENGTH = 20
 SCORING = Scoring(half=True, average=True, noise_seeds=(0, 1))
