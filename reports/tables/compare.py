@@ -57,7 +57,7 @@ class Comparison:
 
     rows: a dictionary per set: dataset, a, b (mean PSNR, dB), difference (a - b), low, high (95 %), p,
     verdict, images, expected, seeds. images: dataset, image, a, b, difference, the largest first within a set. What has
-    no number is None. machines: what either was measured on.
+    no number is None, and the verdict says why. machines: what either was measured on.
     """
 
     a: Side
@@ -89,8 +89,9 @@ class Comparison:
         """The result in one sentence: the sets by their verdicts."""
         parts: dict[str, list[str]] = {}
         for row in self.rows:
-            number = f" ({_interval(row)} dB)" if row["difference"] is not None else ""
-            parts.setdefault(row["verdict"], []).append(f"{row['dataset']}{number}")
+            known = row["difference"] is not None
+            verdict, why = (row["verdict"], f"{_interval(row)} dB") if known else ("not known", row["verdict"])
+            parts.setdefault(verdict, []).append(f"{row['dataset']} ({why})")
         said = "; ".join(f"{verdict} on {', '.join(own)}" for verdict, own in parts.items())
         return f"{self.a.label} against {self.b.label}, {self.task}: {said}."
 
@@ -213,7 +214,7 @@ def _of_set(
     for name, side in zip("AB", sides, strict=True):
         if not any(entry["complete"] and entry["images"] == full for entry in side):
             most = max((entry["images"] for entry in side), default=0)
-            return row | {"verdict": f"not known ({name} has {most} of {full or 'its'} images)"}, pd.DataFrame()
+            return row | {"verdict": f"{name} has {most} of {full or 'its'} images"}, pd.DataFrame()
     frames, pixels = [], {}
     for side in sides:
         whole = {entry["hash"]: entry for entry in side if entry["complete"] and entry["images"] == full}
@@ -228,14 +229,14 @@ def _of_set(
     ours, base = frames
     shared = [seed for seed in ours.columns if seed in base.columns]
     if not shared and -1 not in (*ours.columns, *base.columns):
-        return row | {"images": full, "verdict": "not known (no seed of the noise in common)"}, pd.DataFrame()
+        return row | {"images": full, "verdict": "no seed of the noise in common"}, pd.DataFrame()
     if shared:
         ours, base = ours[shared], base[shared]
     found = -differences(base, ours) if list(base.columns) == [-1] else differences(ours, base)
     frame = pd.DataFrame({"a": ours.mean(axis=1), "b": base.mean(axis=1), "difference": found})
     row |= {"images": len(frame), "seeds": sorted({int(s) for s in (*ours.columns, *base.columns) if s >= 0})}
     if len(frame) != full or frame.isna().any(axis=None):
-        return row | {"verdict": "not known (a picture was restored exactly)"}, pd.DataFrame()
+        return row | {"verdict": "a picture was restored exactly"}, pd.DataFrame()
     frame = frame.sort_values("difference", key=abs, ascending=False, kind="stable").astype(float)
     interval = mean_interval(frame["difference"].tolist())
     row |= {"a": float(frame["a"].mean()), "b": float(frame["b"].mean()), "difference": interval.mean}

@@ -135,5 +135,7 @@ def test_mistakes_are_one_line(command: Command, where, tmp_path: Path) -> None:
     refused(command(*score("mine", "a.pth", "--set", "scale=4", "--set", "dim=4"), *where), "of another shape")
     refused(command(*score("mambairv2-light", "a.pth", "--set", "dim=4"), *where), "a name of its own")
     refused(command(*score("mine", "a.pth", "--set", "dim=4", "--as-official"), *where), "--as-official")
+    asked = score("mine", "a.pth")[1:]
+    refused(command("analyse", "erf", *asked, *where), "edsr.py:EDSR", "not for this command")
     plain = ["evaluate", "mambairv2-tiny", "--weights", "a.pth", "--task", "sr-x2", "--sets", "Three"]
     refused(command(*plain, "--set", "scans=4", *where), "--set scans=4", "FILE.py:Class")

@@ -36,7 +36,7 @@ def test_differences_are_paired_by_image(both):
     assert (first["low"], first["high"]) == pytest.approx((0.5 - HALF, 0.5 + HALF), abs=1e-8)
     assert [row["verdict"] for row in found.rows[:2]] == ["better", "equivalent within 0.01 dB"]
     partial = rows["BSD100"]
-    assert partial["verdict"] == "not known (A has 7 of 100 images)" and partial["difference"] is None
+    assert partial["verdict"] == "A has 7 of 100 images" and partial["difference"] is None
     most = found.images[0]
     assert (most["dataset"], most["image"]) == ("Set5", "image004")
     assert (most["a"], most["b"], most["difference"]) == pytest.approx((39.502, 39.0, 0.502))
@@ -89,9 +89,12 @@ def test_what_cannot_be_paired_is_said(store, make):
     make.evaluate(store, 38.0, weights=BASE, seed=1)
     found = compare(Evidence(store), "aaaa", "bbbb", sets=["Set5", "Set14"])
     assert [row["verdict"] for row in found.rows] == [
-        "not known (no seed of the noise in common)",
-        "not known (A has 0 of 14 images)",
+        "no seed of the noise in common",
+        "A has 0 of 14 images",
     ]
+    assert found.sentence.endswith(
+        ": not known on Set5 (no seed of the noise in common), Set14 (A has 0 of 14 images)."
+    )
     with pytest.raises(TableError, match="no common task"):
         make.evaluate(store, 38.0, weights="c" * 64, task="sr-x3")
         compare(Evidence(store), "aaaa", "cccc")
