@@ -28,3 +28,13 @@ def test_weights_are_as_near_as_their_trainings(shared, other, cosine, distance)
     own, its = weights(shared / "weights" / OFFICIAL), weights(shared / "weights" / other)
     found = float(torch.cosine_similarity(own, its, 0)), float((own - its).norm() / own.norm())
     assert cosine[0] <= found[0] <= cosine[1] and distance[0] <= found[1] <= distance[1]
+
+
+@pytest.mark.parametrize("name", [OFFICIAL, "mambairv2_lightSR_x2.pth"])
+def test_routers_are_as_wide_as_they_began(shared, name):
+    """Matrices begin with a standard deviation of 0.02; those of attention have grown to six times that and more."""
+    state = read_state(shared / "weights" / name)
+    spread = {key: float(state[key].std()) for key in state if key.startswith("layers.") and key.endswith(".weight")}
+    routers = [value for key, value in spread.items() if ".route." in key]
+    assert len(routers) == 40 and min(routers) > 0.0186 and max(routers) < 0.0210
+    assert min(value for key, value in spread.items() if key.endswith("wqkv.weight")) > 0.12
