@@ -1,4 +1,4 @@
-"""A command line called within the test, and weights for it."""
+"""A command line called within the test, and weights and a picture for it."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 import models
 import runner
-from tests.runner.helpers import Command
+from tests.runner.helpers import Command, data_set
 
 
 @pytest.fixture
@@ -31,3 +31,12 @@ def tiny_weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
     torch.save({"params": models.build("mambairv2-tiny").state_dict()}, path)
     return path
+
+
+@pytest.fixture
+def analyse(command, tmp_path):
+    """analyse("sgn", ...) of mambairv2-tiny x2 on one picture, stored in store/ and written to found.json."""
+    data_set(tmp_path / "data", side=40)
+    what = ("mambairv2-tiny", "--task", "sr-x2", "--sets", "Set5", "--images", "baby")
+    where = ("--data", tmp_path / "data", "--results", tmp_path / "store", "--json", tmp_path / "found.json")
+    return lambda name, *options: command("analyse", name, *what, *options, *where)

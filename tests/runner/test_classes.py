@@ -6,17 +6,9 @@ from pathlib import Path
 import pytest
 
 from results.analyses import folder
-from tests.runner.helpers import data_set, refused
+from tests.runner.helpers import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-WHERE = ("mambairv2-tiny", "--task", "sr-x2", "--sets", "Set5", "--images", "baby")
-
-
-@pytest.fixture
-def analyse(command, tmp_path):
-    data_set(tmp_path / "data", side=40)
-    where = ("--data", tmp_path / "data", "--results", tmp_path / "store", "--json", tmp_path / "found.json")
-    return lambda name, *options: command("analyse", name, *WHERE, *options, *where)
 
 
 def test_sequences_are_told_and_maps_are_drawn(analyse, command, tiny_weights, tmp_path):

@@ -4,17 +4,9 @@ import json
 
 import pytest
 
-from tests.runner.helpers import data_set, refused
+from tests.runner.helpers import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-WHERE = ("mambairv2-tiny", "--task", "sr-x2", "--sets", "Set5", "--images", "baby")
-
-
-@pytest.fixture
-def analyse(command, tmp_path):
-    data_set(tmp_path / "data", side=40)
-    where = ("--data", tmp_path / "data", "--results", tmp_path / "store", "--json", tmp_path / "found.json")
-    return lambda name, *options: command("analyse", name, *WHERE, *options, *where)
 
 
 @pytest.mark.parametrize(("name", "column"), [("decay", "share"), ("redundancy", "state")])
