@@ -12,7 +12,9 @@ MAY_IMPORT = {
     "reports": {"reports", "results"},
     "suites": {"suites", "models", "results"},
 }
-SOURCES = [path.relative_to(ROOT) for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+STORES = Path("results/runs")  # of whoever measures: no part of the project
+FILES = [path.relative_to(ROOT) for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+SOURCES = [path for path in FILES if not path.is_relative_to(STORES)]
 
 
 def imported(path: Path) -> set[str]:
