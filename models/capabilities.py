@@ -16,6 +16,7 @@ class Capabilities:
     experiments: it has an attribute `experiment`, a models.Experiment or None, which replaces its classes or its order.
     classes: it is called with (image, labels), and sorts by labels int64 [B, H, W] in 0..classes-1; None: it does not.
     compiles: torch.compile makes its layers while its attribute `compiled` is set.
+    recordable: where its attribute `backend` (of the scan) means Triton kernels, a CUDA graph repeats its forward.
     stochastic_depth: it draws from PyTorch's own generator in training, so no CUDA graph can repeat a step.
     multiple: it pads height and width to multiples of this.
     upscale: height of its output over that of its input; channels: of both. None: not known before it is run.
@@ -26,6 +27,7 @@ class Capabilities:
     experiments: bool = False
     classes: int | None = None
     compiles: bool = False
+    recordable: bool = False
     stochastic_depth: bool = False
     multiple: int = 1
     upscale: int | None = None

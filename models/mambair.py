@@ -178,7 +178,10 @@ class MambaIR(nn.Module):
     def capabilities(self) -> Capabilities:
         config = self.config
         return Capabilities(
-            stochastic_depth=config.drop_path_rate > 0, upscale=config.upscale, channels=config.in_chans
+            recordable=True,
+            stochastic_depth=config.drop_path_rate > 0,
+            upscale=config.upscale,
+            channels=config.in_chans,
         )
 
     def forward(self, x: Tensor, labels: None = None) -> Tensor:

@@ -366,6 +366,7 @@ class MambaIRv2(nn.Module):
             experiments=config.routed,
             classes=config.num_tokens if config.sorted else None,
             compiles=True,
+            recordable=True,
             multiple=config.window_size,
             upscale=config.upscale,
             channels=config.in_chans,

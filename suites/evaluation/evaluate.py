@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 
 import models
 from models.ops.common.precision import precision
-from models.ops.noise import PhiloxGumbel, noise_key
+from models.ops.noise import noise_key
 from suites.data import DataError, Dataset, Picture
 from suites.data import sort_keys as labelling
 from suites.data.degradations import degrade
 from suites.data.resize import imresize
 from suites.evaluation import metrics, tiling
 from suites.evaluation.crops import Kept
+from suites.evaluation.tile_graphs import TileGraphs, forward
 from suites.spec import BASELINES, Protocol, SpecError, Task, check_choice
 
+LARGE = 2**24  # values of an input: 5.6 million pixels of colour, whose x4 result takes 1 GiB
 COLUMNS = ("dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
 
 
@@ -66,8 +69,11 @@ def score_images(
     mean PSNR of the single samples, None when one of them is identical; `seconds` is the wall time of restoring, all
     samples together. Raises SpecError, DataError, MetricError, ModelError or EvaluationError.
     """
+    graphs = None
     if isinstance(model, str):
         _check_baseline(model, task, protocol)
+    else:
+        graphs = TileGraphs(model, device)
     for picture in dataset.images(pattern):
         if skip(picture):
             continue
@@ -80,7 +86,8 @@ def score_images(
         if isinstance(model, str):
             outputs = [lq]
         else:
-            outputs = list(samples(model, lq, protocol, picture.stem, device=device, labels=labels))
+            how = {"device": device, "labels": labels, "graphs": graphs}
+            outputs = list(samples(model, lq, protocol, picture.stem, **how))
             check_size(name, outputs[0], lq, task)
         seconds = time.perf_counter() - start
         output = mean(outputs)
@@ -106,26 +113,32 @@ def samples(
     *,
     device: str | torch.device = "cpu",
     labels: str = "learned",
+    graphs: TileGraphs | None = None,
+    told: Callable[[], object] = lambda: None,
 ) -> Iterator[np.ndarray]:
     """The restored image float32 [sH, sW, C], once per sample of the routing noise, of `lq` float32 [H, W, C] in 0..1.
 
     The noise of sample k and tile t has the key noise_key(protocol.seed, k, stem, t). Without noise (other routing than
     "gumbel", or a network that takes none) all samples would be equal, so there is one. The model's own noise source
-    and mode are put back afterwards. Raises SpecError when the model routes or prompts in another way than the protocol
-    says, or has no use for labels; EvaluationError when memory runs out, or for an output that is not finite or does
-    not fit.
+    and mode are put back afterwards. graphs: of the model, for pictures that share tile sizes; told: called after every
+    tile. A device holds the picture and its result up to LARGE values of the input; of larger ones one tile. Raises
+    SpecError when the model routes or prompts in another way than the protocol says, or has no use for labels;
+    EvaluationError when memory runs out, or for an output that is not finite or does not fit.
     """
     _check_agreement(model, protocol)
     device = torch.device(device)
-    x = rearrange(torch.from_numpy(np.ascontiguousarray(lq, dtype=np.float32)), "h w c -> 1 c h w").to(device)
-    sort_key = _sort_key(model, lq, labels, device)
+    home = device if lq.size <= LARGE else torch.device("cpu")
+    x = rearrange(torch.from_numpy(np.ascontiguousarray(lq, dtype=np.float32)), "h w c -> 1 c h w").to(home)
+    sort_key = _sort_key(model, lq, labels, home)
+    run = graphs or partial(forward, model)
     sampled = protocol.routing == "gumbel" and models.capabilities_of(model).routed
     for sample in range(protocol.samples if sampled else 1):
 
         def network(part: Tensor, part_labels: Tensor | None, tile: tiling.Tile, sample: int = sample) -> Tensor:
-            if sampled:
-                model.noise = PhiloxGumbel([noise_key(protocol.seed, sample, stem, tile.index)])
-            return model(part) if part_labels is None else model(part, part_labels)
+            key = noise_key(protocol.seed, sample, stem, tile.index) if sampled else None
+            y = run(part.to(device), None if part_labels is None else part_labels.to(device), key)
+            told()
+            return y.to(home)
 
         try:
             with inference(model, device, protocol.precision):
@@ -145,20 +158,14 @@ def samples(
 
 def mean(outputs: Sequence[np.ndarray]) -> np.ndarray:
     """The mean of float32 images, taken in float64; a single one comes back as it is."""
+    if len(outputs) == 1:
+        return outputs[0]
     return np.mean(outputs, axis=0, dtype=np.float64).astype(np.float32)
 
 
-def restore(
-    model: nn.Module,
-    lq: np.ndarray,
-    protocol: Protocol,
-    stem: str,
-    *,
-    device: str | torch.device = "cpu",
-    labels: str = "learned",
-) -> np.ndarray:
-    """The mean of `samples`: float32 [sH, sW, C], neither clipped nor rounded."""
-    return mean(list(samples(model, lq, protocol, stem, device=device, labels=labels)))
+def restore(model: nn.Module, lq: np.ndarray, protocol: Protocol, stem: str, **how: Any) -> np.ndarray:
+    """The mean of `samples`, to which `how` goes: float32 [sH, sW, C], neither clipped nor rounded."""
+    return mean(list(samples(model, lq, protocol, stem, **how)))
 
 
 def restore_picture(
@@ -168,14 +175,14 @@ def restore_picture(
     protocol: Protocol,
     *,
     stem: str = "",
-    device: str | torch.device = "cpu",
+    **how: Any,
 ) -> np.ndarray:
     """A user's own picture, taken as the degraded image itself: uint8 in, uint8 of the same kind and sH x sW out.
 
     picture: gray [H, W], gray and alpha [H, W, 2], RGB [H, W, 3] or RGBA [H, W, 4]. A network of three channels gets a
     gray picture repeated, and the mean of its three channels is the gray result. Alpha never enters the network: it is
-    enlarged by bicubic interpolation and attached again. Raises DataError for colour given to a network of one channel,
-    and for anything that is not such a picture; otherwise as `samples`.
+    enlarged by bicubic interpolation and attached again. how: as for `samples`. Raises DataError for colour given to a
+    network of one channel, and for anything that is not such a picture; otherwise as `samples`.
     """
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.size == 0:
         raise DataError(f"a picture must be uint8 [H, W] or [H, W, channels], not {picture.dtype} {picture.shape}")
@@ -186,7 +193,7 @@ def restore_picture(
     if colours > task.channels:
         raise DataError(f"{task.name} restores gray pictures and this one is in colour: convert it to gray first")
     lq = np.repeat(pixels[..., :colours], task.channels // colours, axis=2).astype(np.float32) / 255
-    output = restore(model, lq, protocol, stem, device=device)  # [sH, sW, task.channels]
+    output = restore(model, lq, protocol, stem, **how)  # [sH, sW, task.channels]
     check_size(stem, output, lq, task)
     if colours < task.channels:
         output = output.mean(axis=2, keepdims=True)

@@ -57,7 +57,9 @@ def ssim(a: np.ndarray, b: np.ndarray, border: int = 0) -> float | None:
 
 def quantise(image: np.ndarray) -> np.ndarray:
     """Float 0..1 to uint8: clipped, scaled, rounded (a half to the even number, as the official code does)."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    scaled = np.clip(image, 0, 1)
+    scaled *= 255
+    return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
 def compared(image: np.ndarray, protocol: Protocol) -> np.ndarray:

@@ -3,10 +3,10 @@
 import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import nn
@@ -17,6 +17,7 @@ from suites.data.pictures import SUFFIXES, load_picture
 from suites.evaluation import tiling
 from suites.evaluation.evaluate import EvaluationError, restore_picture, save_picture
 from suites.evaluation.scoring import load_model
+from suites.evaluation.tile_graphs import TileGraphs
 from suites.network_file import NetworkFile
 from suites.spec import Protocol, SpecError, Task
 
@@ -76,11 +77,12 @@ def restore(
     for path in todo.kept:
         say(f"kept: {path} exists already (--overwrite replaces it)")
     failed = len(todo.refused)
+    how: dict[str, Any] = {"device": device, "graphs": TileGraphs(built, device)}
     for picture, restored in todo.pairs:
         try:
             pixels = load_picture(picture, alpha=True)
-            with _telling(progress, picture, pixels.shape[:2], built, protocol):
-                output = restore_picture(built, pixels, task, protocol, stem=picture.stem, device=device)
+            how["told"] = _telling(progress, picture, pixels.shape[:2], built, protocol)
+            output = restore_picture(built, pixels, task, protocol, stem=picture.stem, **how)
             save_picture(output, restored, colour_profile(picture))
         except (DataError, EvaluationError) as error:
             failed += 1
@@ -186,23 +188,17 @@ def _cannot_write(path: Path, error: OSError) -> str:
     return f"cannot write {path}: {reason}. The pictures listed above are written."
 
 
-@contextmanager
 def _telling(
     progress: Progress | None, picture: Path, size: tuple[int, int], network: nn.Module, protocol: Protocol
-) -> Iterator[None]:
-    """Within: `progress` is told before the first tile of a picture of `size` (height, width) and after every one."""
+) -> Callable[[], object]:
+    """What is called after every tile of a picture of `size` (height, width); `progress` is told before the first."""
     if progress is None:
-        yield
-        return
+        return lambda: None
     sampled = protocol.routing == "gumbel" and models.capabilities_of(network).routed
     total = len(tiling.tiles(*size, protocol.tiling)) * (protocol.samples if sampled else 1)
     done = itertools.count(1)
     progress(picture.name, 0, total)
-    hook = network.register_forward_hook(lambda *_: progress(picture.name, next(done), total))
-    try:
-        yield
-    finally:
-        hook.remove()
+    return lambda: progress(picture.name, next(done), total)
 
 
 def _size(pixels) -> str:

@@ -97,27 +97,30 @@ def parts(x: Tensor, labels: Tensor | None, tiling: Tiling) -> list[Part]:
 def join(outputs: Iterable[tuple[Tile, tuple[int, int], Tensor]], height: int, width: int) -> Tensor:
     """Puts restored tiles together: [B, C', s H, s W] of (tile, its size (h, w) as it was cut, [B, C', s h, s w]).
 
-    The tiles are those of `tiles(height, width, ...)`, in any order. Raises TilingError when an output is not a whole
-    multiple of its tile, or s changes from one tile to the next.
+    The tiles are those of `tiles(height, width, ...)`, in any order; each is copied as it comes and not kept. The image
+    is where the first tile is. Raises TilingError when an output is not a whole multiple of its tile, or s changes from
+    one tile to the next.
     """
-    outputs = list(outputs)
-    scale = outputs[0][2].shape[-2] // outputs[0][1][0]
-    padded = [max(getattr(tile, axis).keep_stop for tile, *_ in outputs) for axis in ("rows", "columns")]
-    canvas = None
+    canvas, scale = None, 0
     for tile, (high, wide), y in outputs:
-        rows, columns = tile.rows, tile.columns
+        if canvas is None:
+            scale = y.shape[-2] // high
+            canvas = y.new_empty(*y.shape[:-2], scale * height, scale * width)
         if y.shape[-2:] != (scale * high, scale * wide) or scale < 1:
             raise TilingError(f"a tile of {(high, wide)} pixels came back as {tuple(y.shape[-2:])}")
-        if canvas is None:
-            canvas = y.new_empty(*y.shape[:-2], *(scale * side for side in padded))
-        inner_rows = slice(scale * (rows.keep_start - rows.start), scale * (rows.keep_stop - rows.start))
-        inner_columns = slice(scale * (columns.keep_start - columns.start), scale * (columns.keep_stop - columns.start))
-        canvas[
-            ...,
-            scale * rows.keep_start : scale * rows.keep_stop,
-            scale * columns.keep_start : scale * columns.keep_stop,
-        ] = y[..., inner_rows, inner_columns]
-    return canvas[..., : scale * height, : scale * width]
+        rows, inner_rows = _kept(tile.rows, height, scale)
+        columns, inner_columns = _kept(tile.columns, width, scale)
+        canvas[..., rows, columns] = y[..., inner_rows, inner_columns]
+    return canvas
+
+
+def _kept(span: Span, length: int, scale: int) -> tuple[slice, slice]:
+    """Where a part's own centre lies in an output whose side is `scale` times `length`, and in the part's output."""
+    stop = min(span.keep_stop, length)  # without what was added by reflection
+    return (
+        slice(scale * span.keep_start, scale * stop),
+        slice(scale * (span.keep_start - span.start), scale * (stop - span.start)),
+    )
 
 
 def run(
@@ -126,7 +129,7 @@ def run(
     """Restores x tile by tile.
 
     network: (tile [B, C, h, w], its labels [B, h, w] or None, Tile) -> [B, C', s h, s w], s the same for every tile.
-    x: [B, C, H, W]; labels: int64 [B, H, W] or None, cut like x. Returns [B, C', s H, s W] on x's device.
+    x: [B, C, H, W]; labels: int64 [B, H, W] or None, cut like x. Returns [B, C', s H, s W], on the device of the tiles.
     Raises TilingError as `join`.
     """
     cut = parts(x, labels, tiling)

@@ -25,7 +25,7 @@ def recording(monkeypatch):
     state = SimpleNamespace(refusal=None)
 
     @contextlib.contextmanager
-    def graph(made, **how):
+    def graph(made, pool, stream, **how):
         yield
         if state.refusal:
             raise RuntimeError(state.refusal)
@@ -69,7 +69,7 @@ def test_a_training_whose_step_cannot_be_recorded_goes_on_and_says_so(recording)
 
 
 def test_memory_that_runs_out_is_not_mistaken_for_it(recording, monkeypatch):
-    def full(made, **how):
+    def full(made, *_, **how):
         raise torch.OutOfMemoryError("out of memory")
 
     step = cuda_graph.GraphedStep(lambda batch: batch)

@@ -1,0 +1,57 @@
+"""When tiles are recorded, without a GPU: a graph is stood in for by the work that it would repeat."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import models
+from suites.evaluation import tile_graphs
+
+
+class Recorded:
+    """In the place of GraphedStep: remembers how often it is called."""
+
+    def __init__(self, work, device, *, warm, pool, stream) -> None:
+        self.work, self.calls = work, 0
+
+    def __call__(self, batch):
+        self.calls += 1
+        return self.work(batch)
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    made: list[Recorded] = []
+
+    def record(*arguments, **how) -> Recorded:
+        made.append(Recorded(*arguments, **how))
+        return made[-1]
+
+    monkeypatch.setattr(tile_graphs, "GraphedStep", record)
+    monkeypatch.setattr(tile_graphs, "recordable", lambda network, device: True)
+    monkeypatch.setattr(tile_graphs.torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(tile_graphs.torch.cuda, "Stream", lambda device: None)
+    return made
+
+
+def test_a_size_is_recorded_once_it_recurs_and_every_result_is_the_network_s(recording):
+    network = models.build("mambairv2-tiny").eval()
+    graphs = tile_graphs.TileGraphs(network, "cpu")
+    sizes = [(8, 8), (8, 16), (8, 8), (8, 8), (8, 8), (8, 16)]
+    with torch.no_grad():
+        for key, size in enumerate(sizes):
+            tile = torch.rand(1, 3, *size)
+            result = graphs(tile, None, key)
+            assert torch.equal(result, tile_graphs.forward(network, tile, None, key))
+    assert list(graphs.recorded) == [(8, 8)] and recording[0].calls == 2
+
+
+def test_only_declared_networks_in_kernels_are_recorded(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(tile_graphs.scan, "resolve", lambda backend, device: "triton" if backend == "auto" else backend)
+    assert tile_graphs.recordable(models.build("mambairv2-tiny"), gpu)
+    assert not tile_graphs.recordable(models.build("mambairv2-tiny"), torch.device("cpu"))
+    assert not tile_graphs.recordable(models.build("mambairv2-tiny", backend="chunked"), gpu)
+    assert not tile_graphs.recordable(torch.nn.Identity(), gpu)
+    assert not tile_graphs.recordable(SimpleNamespace(), gpu)
