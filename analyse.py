@@ -103,6 +103,7 @@ def mechanism(name: str, doc: str) -> None:
 mechanism("lam", "Which pixels a window of the output comes from: local attribution maps and their diffusion index.")
 mechanism("erf", "How far around the centre of the output looks: effective receptive fields of two procedures.")
 mechanism("redundancy", "How alike the directions of a scan are, for networks with several.")
+mechanism("seams", "What the seams between tiles cost in dB, by overlap and distance.")
 mechanism("decay", "How much of a scan's output comes from k or more steps ago, sorted and in raster order.")
 
 

@@ -114,16 +114,17 @@ def samples(
     device: str | torch.device = "cpu",
     labels: str = "learned",
     graphs: TileGraphs | None = None,
+    overlap: int = tiling.OVERLAP,
     told: Callable[[], object] = lambda: None,
 ) -> Iterator[np.ndarray]:
     """The restored image float32 [sH, sW, C], once per sample of the routing noise, of `lq` float32 [H, W, C] in 0..1.
 
     The noise of sample k and tile t has the key noise_key(protocol.seed, k, stem, t). Without noise (other routing than
     "gumbel", or a network that takes none) all samples would be equal, so there is one. The model's own noise source
-    and mode are put back afterwards. graphs: of the model, for pictures that share tile sizes; told: called after every
-    tile. A device holds the picture and its result up to LARGE values of the input; of larger ones one tile. Raises
-    SpecError when the model routes or prompts in another way than the protocol says, or has no use for labels;
-    EvaluationError when memory runs out, or for an output that is not finite or does not fit.
+    and mode are put back afterwards. graphs: of the model, for pictures that share tile sizes; overlap: of tiles, in
+    percent; told: called after every tile. A device holds the picture and its result up to LARGE values of the input;
+    of larger ones one tile. Raises SpecError when the model routes or prompts in another way than the protocol says, or
+    has no use for labels; EvaluationError when memory runs out, or for an output that is not finite or does not fit.
     """
     _check_agreement(model, protocol)
     device = torch.device(device)
@@ -142,7 +143,7 @@ def samples(
 
         try:
             with inference(model, device, protocol.precision):
-                output = tiling.run(network, x, sort_key, protocol.tiling)
+                output = tiling.run(network, x, sort_key, protocol.tiling, overlap)
                 output = rearrange(output, "1 c h w -> h w c").float().cpu().numpy()
         except tiling.TilingError as error:
             raise EvaluationError(f"{stem}: {error}") from None

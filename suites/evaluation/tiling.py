@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 OFFICIAL = 200
+OVERLAP = 10  # percent of a part that is added at each of its inner sides
 
 Tiling = Literal["official", "none"] | int
 
@@ -41,15 +42,15 @@ class Tile:
     columns: Span
 
 
-def spans(length: int, tiling: Tiling) -> list[Span]:
+def spans(length: int, tiling: Tiling, overlap: int = OVERLAP) -> list[Span]:
     """The parts of a side of `length` pixels; the last one's `keep_stop` is the padded length.
 
-    tiling: "official", "none" (one part), or the number that stands in for 200.
+    tiling: "official", "none" (one part), or the number that stands in for 200. overlap: in percent.
     """
     limit = {"official": OFFICIAL, "none": length + 1}.get(tiling, tiling)
     n = length // limit + 1
     part = -(-length // n)
-    shave = part // 10
+    shave = part * overlap // 100
     return [
         Span(
             start=i * part - (shave if i > 0 else 0),
@@ -61,9 +62,9 @@ def spans(length: int, tiling: Tiling) -> list[Span]:
     ]
 
 
-def tiles(height: int, width: int, tiling: Tiling) -> list[Tile]:
+def tiles(height: int, width: int, tiling: Tiling, overlap: int = OVERLAP) -> list[Tile]:
     """The tiles of an LR image in raster order."""
-    rows, columns = spans(height, tiling), spans(width, tiling)
+    rows, columns = (spans(side, tiling, overlap) for side in (height, width))
     pairs = [(row, column) for row in rows for column in columns]
     return [Tile(index, row, column) for index, (row, column) in enumerate(pairs)]
 
@@ -81,9 +82,9 @@ def reflect(x: Tensor, height: int, width: int) -> Tensor:
 Part = tuple[Tile, Tensor, Tensor | None]  # a tile, its pixels [B, C, h, w] and its labels [B, h, w]
 
 
-def parts(x: Tensor, labels: Tensor | None, tiling: Tiling) -> list[Part]:
+def parts(x: Tensor, labels: Tensor | None, tiling: Tiling, overlap: int = OVERLAP) -> list[Part]:
     """The tiles of x [B, C, H, W] with their pixels, and their labels where there are some (int64 [B, H, W])."""
-    cut = tiles(*x.shape[-2:], tiling)
+    cut = tiles(*x.shape[-2:], tiling, overlap)
     padded = cut[-1].rows.keep_stop, cut[-1].columns.keep_stop
     x = reflect(x, *padded)
     labels = None if labels is None else reflect(labels, *padded)
@@ -124,7 +125,11 @@ def _kept(span: Span, length: int, scale: int) -> tuple[slice, slice]:
 
 
 def run(
-    network: Callable[[Tensor, Tensor | None, Tile], Tensor], x: Tensor, labels: Tensor | None, tiling: Tiling
+    network: Callable[[Tensor, Tensor | None, Tile], Tensor],
+    x: Tensor,
+    labels: Tensor | None,
+    tiling: Tiling,
+    overlap: int = OVERLAP,
 ) -> Tensor:
     """Restores x tile by tile.
 
@@ -132,6 +137,6 @@ def run(
     x: [B, C, H, W]; labels: int64 [B, H, W] or None, cut like x. Returns [B, C', s H, s W], on the device of the tiles.
     Raises TilingError as `join`.
     """
-    cut = parts(x, labels, tiling)
+    cut = parts(x, labels, tiling, overlap)
     outputs = ((tile, tuple(part.shape[-2:]), network(part, own, tile)) for tile, part, own in cut)
     return join(outputs, *x.shape[-2:])

@@ -7,6 +7,7 @@ first), with its 95 % interval over images: the weights are fixed, the images ar
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports.statistics.intervals import mean_interval
@@ -81,11 +82,24 @@ def redundancy(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
             yield row | {"highest layer": layers.max(), "layers": len(layers), "above 0.7": above}
 
 
+def seams(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """By network, set, band (input pixels from a seam; 0: all) and overlap: PSNR less the widest overlap's, in dB."""
+    for record in records:
+        widest = record.rows["overlap"].max()
+        errors = record.rows.groupby(["image", "band", "overlap"])["mse"].mean().unstack("overlap")
+        change = -10 * np.log10(errors.div(errors[widest], axis=0))
+        change = change.drop(columns=widest).stack().dropna()
+        for (band, overlap), images in change.groupby(["band", "overlap"]):
+            row = {"network": network_name(record), "set": record.key["dataset"], "band": band, "overlap": overlap}
+            yield row | {"against": widest, **_mean("dB", images)}
+
+
 SUMMARIES: dict[str, Callable[[Sequence[Record]], Iterator[dict[str, Any]]]] = {
     "lam": lam,
     "erf": erf,
     "decay": decay,
     "redundancy": redundancy,
+    "seams": seams,
 }
 
 
