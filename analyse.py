@@ -3,6 +3,7 @@
 `runner.py --help` loads this module, as it does runner.py: nothing heavy is imported before a command runs.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,9 @@ def interventions(
     results: cli.Results = cli.STORE,
 ) -> int:
     """What a network loses when one part of it is changed: prompts, routing, order, scan, attention, single layers."""
-    from functools import partial
-
-    from suites.analysis import interventions as module
-    make = partial(module.analyses, only=only, file=own)
-    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
+    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs, "json": json}
     where |= {"device": device, "backend": backend, "data": data, "results": results}
-    answers = ask(make, model, task, weights, sets, seeds, **where)
+    answers = ask("interventions", {"only": only, "file": own}, model, task, weights, sets, seeds, **where)
     from reports.tables.analyses import interventions as table
     found = table.compare(answers.records)
     show(table.lines(found))
@@ -46,11 +43,9 @@ def sgn(
     backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Which class pixels have, whether they keep it in another draw, and who follows whom in the sequence."""
-    from suites.analysis.classes import sgn as module
-    one_of(weights, untrained)
-    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
-    where |= {"device": device, "backend": backend, "data": data, "results": results}
-    return summarise(ask(module.analyses, model, task, weights, sets, seeds, **where), json)
+    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs, "json": json}
+    where |= {"device": device, "backend": backend, "data": data, "results": results, "untrained": untrained}
+    return summarise(ask("classes.sgn", {}, model, task, weights, sets, seeds, **where), json)
 
 
 @app.command()
@@ -62,13 +57,9 @@ def prompts(
     results: cli.Results = cli.STORE,
 ) -> int:
     """How prompts are used, what their classes group, how large they are and how much they have grown."""
-    from functools import partial
-
-    from suites.analysis.classes import prompts as module
-    one_of(weights, untrained)
-    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
-    where |= {"device": device, "backend": backend, "data": data, "results": results}
-    return summarise(ask(partial(module.analyses, human=human), model, task, weights, sets, seeds, **where), json)
+    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs, "json": json}
+    where |= {"device": device, "backend": backend, "data": data, "results": results, "untrained": untrained}
+    return summarise(ask("classes.prompts", {"human": human}, model, task, weights, sets, seeds, **where), json)
 
 
 def mechanism(name: str, doc: str) -> None:
@@ -83,18 +74,13 @@ def mechanism(name: str, doc: str) -> None:
         backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA,
         results: cli.Results = cli.STORE,
     ) -> int:
-        from functools import partial
-        from importlib import import_module
-
         from suites.spec import SpecError
-        one_of(weights, untrained)
         if only and name != "lam":
             raise SpecError(f"--only chooses interventions, under which {name} is not measured: it is for lam")
-        module = import_module(f"suites.analysis.{name}")
-        make = partial(module.analyses, only=only) if only else module.analyses
         where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
-        where |= {"device": device, "backend": backend, "data": data, "results": results}
-        answers = ask(make, model, task, weights, sets, seeds, **where)
+        where |= {"device": device, "backend": backend, "data": data, "results": results, "untrained": untrained}
+        options = {"only": only} if only else {}
+        answers = ask(name, options, model, task, weights, sets, seeds, json=json, **where)
         from reports.tables.analyses import mechanisms
         show(mechanisms.lines(name, answers.records))
         return finish(answers, json, mechanisms.to_json(name, answers.records))
@@ -108,14 +94,6 @@ mechanism("decay", "How much of a scan's output comes from k or more steps ago, 
 
 
 # fmt: on
-def one_of(weights: Path | None, untrained: bool) -> None:
-    """Raises SpecError unless either weights are given or none are asked for."""
-    from suites.spec import SpecError
-
-    if (weights is None) != untrained:
-        raise SpecError("give --weights FILE, or --untrained for the initial values of seed 0")
-
-
 def summarise(answers: Any, json: Path | None) -> int:
     """Shows what `sgn` or `prompts` found, and `finish`es."""
     from reports.tables.analyses import classes as table
@@ -125,27 +103,49 @@ def summarise(answers: Any, json: Path | None) -> int:
 
 
 def ask(
-    make: Any, model: str, task: str, weights: Path | None, sets: str, seeds: str = "0", *, results: Path,
-    device: str | None = None, tiles: str | None = None, precision: str | None = None, network: Path | None = None,
-    backend: str = "auto", images: str | None = None, data: Path | None = None, jobs: int = 1,
+    analysis: str, options: Mapping[str, Any], model: str, task: str, weights: Path | None, sets: str, seeds: str, *,
+    results: Path, untrained: bool = False, device: str | None = None, tiles: str | None = None,
+    precision: str | None = None, network: Path | None = None, backend: str = "auto", images: str | None = None,
+    data: Path | None = None, jobs: int = 1, json: Path | None = None,
 ) -> Any:  # fmt: skip
     """What every command does: `suites.analysis.run.run` of what was typed, with a bar. Returns its `Answers`.
 
-    make: (network) -> analyses; see `run`. Raises SpecError for seeds that are not whole numbers.
+    analysis: a module of `suites.analysis` whose `analyses(network, **options)` are asked. Raises SpecError for what
+    was typed wrong before PyTorch is loaded, which takes seconds.
     """
+    from suites.spec import Protocol, SpecError, Task
+
+    numbers = seed_numbers(seeds)
+    if jobs < 1:
+        raise SpecError(f"--jobs {jobs}: at least one process is needed")
+    if (weights is None) != untrained:
+        raise SpecError("give --weights FILE, or --untrained for the initial values of seed 0")
+    parsed = Task.parse(task)
+    protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
+    cli.check_writable(json)
+
+    from functools import partial
+    from importlib import import_module
+
     from suites.analysis.run import run
     from suites.analysis.spec import Subject
     from suites.progress import ScoreBar
-    from suites.spec import Protocol, SpecError, Task
 
-    if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise SpecError(f"--seeds {seeds}: give whole numbers by commas, such as 0,1,2")
-    parsed = Task.parse(task)
+    make = partial(import_module(f"suites.analysis.{analysis}").analyses, **options)
     subject = Subject(model, parsed, weights, network, backend, cli.device(device))
-    protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
-    chosen = {"seeds": [int(seed) for seed in seeds.split(",")], "images": images, "data": data, "jobs": jobs}
+    chosen = {"seeds": numbers, "images": images, "data": data, "jobs": jobs}
     with ScoreBar(err, "measurements") as bar:
         return run(make, subject, sets.split(","), protocol, store=cli.store(results), progress=bar, **chosen)
+
+
+def seed_numbers(text: str) -> list[int]:
+    """Of --seeds, each once. Raises SpecError for what is no whole number, or has more than 18 digits."""
+    from suites.spec import SpecError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) <= 18 for part in parts):
+        raise SpecError(f"--seeds {text}: give whole numbers by commas, such as 0,1,2")
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def finish(answers: Any, json: Path | None, content: dict[str, Any]) -> int:

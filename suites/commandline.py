@@ -353,6 +353,19 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield f"tables of what is stored, once it is: sensitivity, interventions, prompt-quality, {budgets}"
 
 
+def check_writable(path: Path | None) -> None:
+    """Raises SpecError for a --json FILE that `save` could not write, before anything is measured for it."""
+    from suites.spec import SpecError
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise SpecError(f"--json {path} is a folder: give a file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SpecError(f"--json {path} cannot be written: {folder} is no folder that may be written to")
+
+
 def save(path: Path | None, value: Any) -> None:
     """Writes the JSON that was asked for with --json, in one step; nothing where it was not."""
     from results import records

@@ -4,6 +4,7 @@ The scan is one operator of PyTorch (`mambair_bench::attentive_scan`), so PyTorc
 networks need no hook for it, and whatever network scans is seen.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from suites.analysis.spec import Context, Measured, Pair
+from suites.evaluation import tiling
 from suites.evaluation.evaluate import samples
 from suites.spec import SpecError
 
@@ -88,6 +90,12 @@ def scans_of(network: nn.Module) -> int:
     if getattr(network.config, "memory", None) is not None:
         raise SpecError(f"memory {network.config.memory} cuts the scan into pieces: leave it out")
     return count
+
+
+def padded(tile: tiling.Tile, multiple: int) -> tuple[int, int]:
+    """Height and width of a tile as a network scans it, padded to whole multiples."""
+    height, width = (math.ceil((span.stop - span.start) / multiple) * multiple for span in (tile.rows, tile.columns))
+    return height, width
 
 
 def draws(network: nn.Module) -> bool:

@@ -17,7 +17,6 @@ The network itself goes on as it is.
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 import models
 from models.ops.scan import Prompt, attentive_scan
 from models.ops.scan.permutation import column_major
-from suites.analysis.recording import ScanCall, draws, scans_of, taken
+from suites.analysis.recording import ScanCall, draws, padded, scans_of, taken
 from suites.analysis.spec import Analysis, Context, Measured, Pair
 from suites.evaluation import tiling
 from suites.spec import SpecError
@@ -65,8 +64,7 @@ def measure(network: nn.Module, pair: Pair, context: Context) -> Measured:
     """Compares the directions of every scan of an image, over all its tiles."""
     multiple = models.capabilities_of(network).multiple
     cut = tiling.tiles(*pair.lq.shape[:2], context.protocol.tiling)
-    spans = [(tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start) for tile in cut]
-    sizes = [tuple(math.ceil(side / multiple) * multiple for side in span) for span in spans]
+    sizes = [padded(tile, multiple) for tile in cut]
     return taken(network, pair, context, lambda: Redundancy(scans_of(network), type(network).__name__, sizes))
 
 

@@ -33,7 +33,7 @@ from suites.evaluation.scoring import nonstandard
 from suites.spec import Protocol, SpecError
 
 FILED_S = 15.0  # between two writes of what was measured
-ABREAST = 8  # analyses of one image that a process is given at a time
+TOGETHER = 8  # analyses of one image that a process is given at a time
 
 Make = Callable[[nn.Module], Sequence[Analysis]]
 Progress = Callable[[str, int, int, str], None]
@@ -199,7 +199,7 @@ def _missing(filer: Filer, dataset: Dataset, asked: pd.DataFrame, seeds: tuple[i
             before += len(own) - len(new)
             if new:
                 wanted.append((number, new))
-        parts = (tuple(wanted[i : i + ABREAST]) for i in range(0, len(wanted), ABREAST))
+        parts = (tuple(wanted[i : i + TOGETHER]) for i in range(0, len(wanted), TOGETHER))
         items += [Item(dataset.name, stem, part) for part in parts]
     return items, before
 

@@ -7,6 +7,7 @@ DIV2K/DIV2K_train_HR), `train/<Dataset>`, and stems that differ by punctuation o
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,7 @@ def find(name: str, root: Path | None) -> Dataset:
         files, _ = _match(folder, entries, name)
         return Dataset(name, files, len(entries), f"{len(files)} pictures of {_relative(folder, root)}", (), entries)
     if folder is None:
-        there = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        raise DataError(
-            f"no pictures of {name} in {root}: put them into {root / name} (there {'are' if there else 'is'} "
-            f"{', '.join(there) or 'no folder at all'})"
-        )
+        raise DataError(_missing(name, root, known_name=info is not None))
     files, others = _match(folder, entries, name)
     count = len(entries) or (info.count if info else len(files))
     return Dataset(name, files, count, _relative(folder, root), others, entries)
@@ -140,6 +137,17 @@ def listing(root: Path | None) -> list[dict[str, Any]]:
         kinds = ", ".join(info.kinds) if info else ""
         rows.append({"dataset": name, "tasks": kinds, "found": found, "of": count, "where": where})
     return rows
+
+
+def _missing(name: str, root: Path, known_name: bool) -> str:
+    """What to say of a set that is not in `root`."""
+    there = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if known_name or not there:
+        has = f"there {'are' if there else 'is'} {', '.join(there) or 'no folder at all'}"
+        return f"no pictures of {name} in {root}: put them into {root / name} ({has})"
+    near = get_close_matches(name, there, 3)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown set {name!r}: {meant}choose from {', '.join(there)}, or put its pictures into {root / name}"
 
 
 def _embedded(name: str) -> Dataset:

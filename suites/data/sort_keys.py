@@ -13,7 +13,8 @@ from skimage.segmentation import slic
 from suites.data.degradations import luma
 from suites.spec import check_choice
 
-KINDS = ("kmeans", "slic")
+KINDS = ("kmeans", "slic")  # what a variant may be trained with
+LUMA = "luma"
 
 
 def make(kind: str, lq: np.ndarray, tokens: int) -> np.ndarray:
@@ -22,13 +23,22 @@ def make(kind: str, lq: np.ndarray, tokens: int) -> np.ndarray:
     kmeans: on (R, G, B, x/W, y/H), scipy's kmeans2 with k-means++, 20 iterations, seed 0. slic: scikit-image's, asking
     for `tokens` segments of compactness 10. Both are numbered 0, 1, ... by mean luma, empty clusters dropped. Where
     SLIC makes more than `tokens` segments, those nearest in mean luma share a label. An image of fewer than `tokens`
-    pixels has a cluster for each. Raises SpecError for another kind.
+    pixels has a cluster for each. luma: classes of equally many pixels, dark first. Raises SpecError for another kind.
     """
-    check_choice("labels", kind, KINDS)
+    check_choice("labels", kind, (*KINDS, LUMA))
     height, width = lq.shape[:2]
+    if kind == LUMA:
+        return _ranked(luma(255 * np.broadcast_to(lq, (height, width, 3))), tokens)
     rgb = np.broadcast_to(np.clip(lq, 0, 1).astype(np.float64), (height, width, 3))
     clusters = {"kmeans": _kmeans, "slic": _slic}[kind](rgb, tokens)
     return _by_luma(clusters, rgb, tokens)
+
+
+def _ranked(gray: np.ndarray, tokens: int) -> np.ndarray:
+    """`tokens` classes int64 [H, W] of equally many pixels each, by value; equal ones in raster order."""
+    rank = np.empty(gray.size, dtype=np.int64)
+    rank[np.argsort(gray.ravel(), kind="stable")] = np.arange(gray.size)
+    return (rank * tokens // gray.size).reshape(gray.shape)
 
 
 def _kmeans(rgb: np.ndarray, tokens: int) -> np.ndarray:

@@ -130,7 +130,7 @@ def samples(
     device = torch.device(device)
     home = device if lq.size <= LARGE else torch.device("cpu")
     x = rearrange(torch.from_numpy(np.ascontiguousarray(lq, dtype=np.float32)), "h w c -> 1 c h w").to(home)
-    sort_key = _sort_key(model, lq, labels, home)
+    key = sort_key(model, lq, labels, home)
     run = graphs or partial(forward, model)
     sampled = protocol.routing == "gumbel" and models.capabilities_of(model).routed
     for sample in range(protocol.samples if sampled else 1):
@@ -143,7 +143,7 @@ def samples(
 
         try:
             with inference(model, device, protocol.precision):
-                output = tiling.run(network, x, sort_key, protocol.tiling, overlap)
+                output = tiling.run(network, x, key, protocol.tiling, overlap)
                 output = rearrange(output, "1 c h w -> h w c").float().cpu().numpy()
         except tiling.TilingError as error:
             raise EvaluationError(f"{stem}: {error}") from None
@@ -222,8 +222,11 @@ def save_picture(picture: np.ndarray, path: Path, colour_profile: bytes | None =
         temporary.unlink(missing_ok=True)
 
 
-def _sort_key(model: nn.Module, lq: np.ndarray, labels: str, device: torch.device) -> Tensor | None:
-    """Labels int64 [1, H, W] of the whole LR image, or None where the network sorts by its own."""
+def sort_key(model: nn.Module, lq: np.ndarray, labels: str, device: torch.device) -> Tensor | None:
+    """Labels int64 [1, H, W] of the whole LR image, or None where the network sorts by its own ("learned").
+
+    Raises SpecError for labels given to a network that does not sort by class.
+    """
     if labels == "learned":
         return None
     classes = models.capabilities_of(model).classes

@@ -39,4 +39,4 @@ def analyse(command, tmp_path):
     data_set(tmp_path / "data", side=40)
     what = ("mambairv2-tiny", "--task", "sr-x2", "--sets", "Set5", "--images", "baby")
     where = ("--data", tmp_path / "data", "--results", tmp_path / "store", "--json", tmp_path / "found.json")
-    return lambda name, *options: command("analyse", name, *what, *options, *where)
+    return lambda name, *options: command("analyse", name, *what, *where, *options)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_sequences_are_told_and_maps_are_drawn(analyse, command, tiny_weights, tmp_path):
     status, out, _ = analyse("sgn", "--weights", tiny_weights)
     assert status == 0 and "2 measurements made now" in out
-    assert "sgn-classes, tiny x2:" in out and "sgn-order, tiny x2:" in out
+    assert "sgn-classes: " in out and "sgn-order: " in out and "tiny x2; Set5; 1 image; " in out
     found = json.loads((tmp_path / "found.json").read_text())
     orders = {row["order"] for row in found["rows"] if row["analysis"] == "sgn-order"}
     assert {"network", "likeliest", "shuffled", "raster", "nearest"} <= orders and found["environment"]["commit"]
@@ -28,7 +28,7 @@ def test_sequences_are_told_and_maps_are_drawn(analyse, command, tiny_weights, t
 
 def test_prompts_of_initial_values_have_not_grown(analyse, tmp_path):
     status, out, _ = analyse("prompts", "--untrained", "--seeds", "0,1")
-    assert status == 0 and "2 measurements made now" in out and "prompts, untrained x2:" in out
+    assert status == 0 and "2 measurements made now" in out and "prompts: " in out and "untrained x2; " in out
     found = json.loads((tmp_path / "found.json").read_text())
     growth = [row["growth"] for row in found["images"] if row["routing"] == "gumbel"]
     assert len(growth) == 4 and growth == pytest.approx([1.0] * 4, abs=0.35)

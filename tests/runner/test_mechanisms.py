@@ -43,3 +43,19 @@ def test_what_cannot_be_asked_is_said(analyse, tiny_weights):
     refused(analyse("decay", "--untrained", "--weights", tiny_weights), "--weights", "--untrained")
     refused(analyse("decay", "--untrained", "--only", "prompts/*"), "--only", "lam")
     refused(analyse("lam", "--untrained", "--only", "nothing"), "nothing", "prompts/*")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("--seeds", "0,x"), "--seeds 0,x"),
+        (("--seeds", "1" * 19), "--seeds 111"),
+        (("--jobs", "0"), "--jobs 0"),
+        (("--tiles", "3"), "unknown tiling 3"),
+        (("--json", "/"), "is a folder"),
+        (("--json", "/dev/null/found.json"), "cannot be written"),
+    ],
+)
+def test_mistakes_are_said_before_weights_are_loaded(analyse, monkeypatch, typed, words):
+    monkeypatch.setattr("suites.analysis.spec.Subject.load", lambda *_: pytest.fail("weights were loaded"))
+    refused(analyse("decay", "--untrained", *typed), words)

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from reports.statistics.intervals import mean_interval
+from reports.tables.analyses import text
 from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
 FIRMNESS = ("changed", "changed_at_random", "likeliest", "adjacent", "adjacent_at_random")
 OF_THE_POOL = ("growth", "rank")  # the same whatever the image: without an interval
+DIGITS = {"distance": 1}  # behind the point, as they are printed; others have 3
 OF_PROMPTS = ("ratio", "growth", "rank", "effective", "dead", "within", "between", "silhouette")
 
 
@@ -75,8 +76,8 @@ def _dead(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _never_used(rows: pd.DataFrame) -> int:
     used, first = 0, rows.iloc[0]
-    for text in rows["used"]:
-        used |= int(text[1:], 16)
+    for bits in rows["used"]:
+        used |= int(bits[1:], 16)
     tokens = int(first["dead"]) + int(first["used"][1:], 16).bit_count()
     return tokens - used.bit_count()
 
@@ -87,10 +88,9 @@ def lines(records: Sequence[Record]) -> list[str]:
     for name, summary in SUMMARIES.items():
         own = [record for record in records if record.key["analysis"] == name and len(record.rows)]
         if own:
-            frame = pd.DataFrame(summary(own)).drop(columns="network")
-            frame = frame.astype(object).where(frame.notna(), None)
-            text = tabulate(frame, headers="keys", tablefmt="plain", floatfmt=".3f", showindex=False, missingval="")
-            found += ["", f"{name}, {network_name(own[0])}: {own[0].question}", *text.splitlines()]
+            frame = pd.DataFrame(summary(own)).rename(columns={"low": "mean low", "high": "mean high"})
+            means = [column for column in frame if f"{column} low" in frame]
+            found += text.grid(f"{name}: {own[0].question}", frame, means, DIGITS)
     return found
 
 

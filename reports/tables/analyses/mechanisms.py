@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reports.statistics.intervals import mean_interval
-from reports.tables.analyses import fields
+from reports.tables.analyses import fields, text
 from results.analyses import Record
 from results.published import official_weights
 
@@ -103,16 +103,22 @@ SUMMARIES: dict[str, Callable[[Sequence[Record]], Iterator[dict[str, Any]]]] = {
 }
 
 
+# Behind the point, as they are printed; others have 3.
+DIGITS = {"lam": dict.fromkeys(("DI", "change", "reach50", "reach90", "reach99"), 1), "erf": {"share": 2, "side": 0}}
+
+
 def summary(name: str, records: Sequence[Record]) -> pd.DataFrame:
     """A row per question of the analysis `name`. Columns `x`, `x low`, `x high`: a mean and its 95 % interval."""
     return pd.DataFrame(list(SUMMARIES[name](records)))
 
 
 def lines(name: str, records: Sequence[Record]) -> list[str]:
-    """`summary` as a Markdown table."""
+    """`summary` for a terminal."""
     found = summary(name, records)
-    shown = found.astype(object).where(found.notna(), None)
-    return [] if found.empty else [shown.to_markdown(index=False, floatfmt=".3f", missingval="")]
+    if found.empty:
+        return []
+    means = [column for column in found if f"{column} low" in found]
+    return text.grid(f"{name}: {records[0].question}", found, means, DIGITS.get(name))
 
 
 def to_json(name: str, records: Sequence[Record]) -> dict[str, Any]:

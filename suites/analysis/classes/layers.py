@@ -1,6 +1,5 @@
 """What every layer of a network does to every tile of a picture, as far as classes are concerned."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 import models
 from models.backbone import flip_pad
-from suites.analysis.recording import ScanCall, recorded
+from suites.analysis.recording import ScanCall, padded, recorded
 from suites.analysis.spec import Context, Pair
 from suites.evaluation import tiling
 from suites.evaluation.evaluate import samples
@@ -71,9 +70,7 @@ def visit(network: nn.Module, pair: Pair, context: Context, seed: int | None, to
 
     def hear(call: ScanCall) -> None:
         tile = cut[call.number // layers]
-        height, width = (
-            math.ceil((span.stop - span.start) / multiple) * multiple for span in (tile.rows, tile.columns)
-        )
+        height, width = padded(tile, multiple)
         order = None if call.order is None else call.order[0, 0]
         found = call.classes[0], order, call.u[0].float(), call.C[0, 0].float(), call.table.float()
         told(Layer(call.number % layers, tile, height, width, *found))

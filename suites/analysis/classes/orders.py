@@ -20,8 +20,9 @@ def by_key(key: Tensor) -> Tensor:
     return key.argsort(stable=True)
 
 
-def at_random(length: int, seed: int) -> Tensor:
-    return torch.randperm(length, generator=torch.Generator().manual_seed(seed))
+def at_random(length: int, tile: int, number: int = 0) -> Tensor:
+    """A permutation int64 [length] of its own for every tile and number, both below 2^20."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed((number << 20) + tile))
 
 
 def by_nearest(rows: Tensor) -> Tensor:

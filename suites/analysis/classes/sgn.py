@@ -106,7 +106,8 @@ def order(network: nn.Module, pair: Pair, context: Context) -> Measured:
 
         def add(layer: Layer, sums: "_Sums" = sums) -> None:
             own = fixed[layer.tile.index]
-            shuffled = layer.classes[own["random"].roll(layer.number)]  # another permutation in every layer
+            other = orders.at_random(len(layer.classes), layer.tile.index, layer.number + 1)  # than that of `random`
+            shuffled = layer.classes[other.to(layer.classes.device)]
             known = {"network": _order(layer), "shuffled": orders.by_key(shuffled), **own}
             sums.add(layer, known)
             if layer.tile.index == 0:

@@ -25,10 +25,8 @@ from torch import Tensor, nn
 import models
 from models.ops.noise import PhiloxGumbel, noise_key
 from suites.analysis.spec import Analysis, Context, Measured, Pair
-from suites.data import sort_keys
-from suites.data.degradations import luma
 from suites.evaluation import metrics, tiling
-from suites.evaluation.evaluate import EvaluationError, check_size, inference
+from suites.evaluation.evaluate import EvaluationError, check_size, inference, sort_key
 from suites.spec import SpecError
 
 NAME = "interventions"
@@ -36,7 +34,6 @@ UNCHANGED = "unchanged"
 COLUMNS = {"psnr": "PSNR by the protocol, dB; missing where the images are identical"}
 # Pixels of the tiles that go through a network at once. On a CPU a tile alone, as `evaluate` does it, to the same bits.
 PIXELS = {"cpu": 1, "cuda": 2**20}
-LUMA = "luma"  # a sort key beside those of `sort_keys.KINDS`
 
 
 class Changes:
@@ -170,8 +167,7 @@ def restored(
     """
     device, protocol = context.device, context.protocol
     x = rearrange(torch.from_numpy(pair.lq), "h w c -> 1 c h w").to(device)
-    key = None if labels == "learned" else torch.from_numpy(sort_key(network, pair.lq, labels))[None].to(device)
-    cut = tiling.parts(x, key, protocol.tiling)
+    cut = tiling.parts(x, sort_key(network, pair.lq, labels, device), protocol.tiling)
     work = [(seed, *part) for seed in seeds for part in cut]
     by_size: dict[tuple[int, int], list] = {}
     for item in work:
@@ -202,18 +198,3 @@ def restored(
 def _call(network: nn.Module, parts: list[Tensor], labels: list[Tensor | None]) -> Tensor:
     image = torch.cat(parts)
     return network(image) if labels[0] is None else network(image, torch.cat(labels))
-
-
-def sort_key(network: nn.Module, lq: np.ndarray, kind: str) -> np.ndarray:
-    """Labels int64 [H, W] of an LR image for a network that sorts. luma: as many classes of equally many pixels as the
-    router has, dark first; others: `sort_keys.make`."""
-    classes = models.capabilities_of(network).classes
-    if classes is None:
-        raise SpecError(f"labels by {kind} are for a network that sorts by class, and this one does not")
-    if kind != LUMA:
-        return sort_keys.make(kind, lq, classes)
-    height, width = lq.shape[:2]
-    gray = luma(255 * np.broadcast_to(lq, (height, width, 3)))  # [H, W]
-    rank = np.empty(height * width, dtype=np.int64)
-    rank[np.argsort(gray.ravel(), kind="stable")] = np.arange(height * width)
-    return (rank * classes // (height * width)).reshape(height, width)

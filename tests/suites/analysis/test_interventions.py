@@ -16,6 +16,7 @@ from suites.analysis import interventions as module
 from suites.analysis.interventions import catalogue
 from suites.analysis.interventions.catalogue import layers
 from suites.analysis.spec import Context, Pair
+from suites.data import sort_keys
 from suites.evaluation.evaluate import samples
 from suites.spec import Protocol, SpecError, Task
 
@@ -257,8 +258,8 @@ def test_tiles_and_seeds_together_give_what_evaluate_gives(network, monkeypatch,
         assert pixels > 1 or np.array_equal(own, expected)
 
 
-def test_luma_is_sorted_into_classes_of_equal_size(network):
-    label = module.sort_key(network, pair().lq, "luma")
+def test_luma_is_sorted_into_classes_of_equal_size():
+    label = sort_keys.make("luma", pair().lq, 8)
     assert set(np.bincount(label.ravel())) == {SIZE[0] * SIZE[1] // 8} and label.shape == SIZE
     gray = pair().lq @ np.array([65.481, 128.553, 24.966])
     means = [gray[label == number].mean() for number in range(8)]

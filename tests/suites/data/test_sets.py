@@ -158,6 +158,8 @@ def test_div2k_is_its_training_half(root):
 def test_missing_sets_are_said_in_one_line(root, tmp_path):
     with pytest.raises(DataError, match=r"no pictures of Set14 in .*BSD100, Classic5, Set5, Urban100"):
         find("Set14", root)
+    with pytest.raises(DataError, match=r"unknown set 'Urbn100': did you mean Urban100\? choose from BSD100, "):
+        find("Urbn100", root)
     with pytest.raises(DataError, match="does not exist"):
         find("Set5", tmp_path / "nowhere")
     with pytest.raises(DataError, match="--data DIR"):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from reports.tables.analyses import fields, mechanisms
+from reports.tables.analyses import classes, fields, mechanisms, text
+from results.analyses import committed
 from suites.analysis import erf
+from tests.reports.mechanisms import OFFICIAL
 
 
 def test_indices_have_intervals_over_images_and_changes_are_paired(made):
@@ -60,5 +62,16 @@ def test_what_is_missing_is_null_in_json_and_blank_in_the_table(made, tmp_path):
     found = [made.erf(np.ones((8, 8)), tmp_path)]
     content = json.loads(json.dumps(mechanisms.to_json("erf", found), allow_nan=False))
     assert content["rows"][1]["area of images"] is None and len(content["images"]) == 4
-    assert "nan" not in mechanisms.lines("erf", found)[0]
+    assert "nan" not in "\n".join(mechanisms.lines("erf", found))
     assert mechanisms.lines("erf", []) == []
+
+
+def test_tables_fit_a_terminal_and_know_no_negative_zero():
+    found = [one for one in committed.load()[0] if one.key["weights"] == OFFICIAL]
+    names = {one.key["analysis"] for one in found} & {*mechanisms.SUMMARIES, *classes.SUMMARIES}
+    assert names >= {"lam", "erf", "decay", "redundancy", "sgn-order", "prompts"}
+    for name in names:
+        own = [one for one in found if one.key["analysis"] == name]
+        lines = mechanisms.lines(name, own) if name in mechanisms.SUMMARIES else classes.lines(own)
+        assert lines and max(map(len, lines)) <= 100
+    assert text.number(-0.0001, 3) == "0.000" and text.number(np.nan, 3) == "" and text.number(14, 3) == "14"
