@@ -20,13 +20,14 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, context_settings=
 @app.command()
 def interventions(
     model: cli.Analysed, task: cli.TaskName, weights: cli.Weights, sets: cli.Sets, only: cli.Asked = None,
-    own: cli.OwnInterventions = None, seeds: cli.Draws = "0,1,2", network: cli.Network = None,
-    images: cli.Images = None, tiles: cli.Tiles = None, precision: cli.Precision = None, jobs: cli.Workers = 1,
-    device: cli.Device = None, backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA,
-    results: cli.Results = cli.STORE,
+    own: cli.OwnInterventions = None, seeds: cli.Draws = "0,1,2", network: cli.OwnNetwork = None,
+    arguments: cli.Arguments = None, images: cli.Images = None, tiles: cli.Tiles = None,
+    precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
+    backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """What a network loses when one part of it is changed: prompts, routing, order, scan, attention, single layers."""
-    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs, "json": json}
+    where = {"network": network, "arguments": arguments, "images": images, "tiles": tiles, "precision": precision}
+    where |= {"jobs": jobs, "json": json}
     where |= {"device": device, "backend": backend, "data": data, "results": results}
     answers = ask("interventions", {"only": only, "file": own}, model, task, weights, sets, seeds, **where)
     from reports.tables.analyses import interventions as table
@@ -38,12 +39,14 @@ def interventions(
 @app.command()
 def sgn(
     model: cli.Analysed, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None,
-    untrained: cli.Untrained = False, seeds: cli.Draws = "0", network: cli.Network = None, images: cli.Images = None,
-    tiles: cli.Tiles = None, precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
+    untrained: cli.Untrained = False, seeds: cli.Draws = "0", network: cli.OwnNetwork = None,
+    arguments: cli.Arguments = None, images: cli.Images = None, tiles: cli.Tiles = None,
+    precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
     backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Which class pixels have, whether they keep it in another draw, and who follows whom in the sequence."""
-    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs, "json": json}
+    where = {"network": network, "arguments": arguments, "images": images, "tiles": tiles, "precision": precision}
+    where |= {"jobs": jobs, "json": json}
     where |= {"device": device, "backend": backend, "data": data, "results": results, "untrained": untrained}
     return summarise(ask("classes.sgn", {}, model, task, weights, sets, seeds, **where), json)
 
@@ -51,13 +54,14 @@ def sgn(
 @app.command()
 def prompts(
     model: cli.Analysed, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None,
-    untrained: cli.Untrained = False, human: cli.Human = None, seeds: cli.Draws = "0", network: cli.Network = None,
-    images: cli.Images = None, tiles: cli.Tiles = None, precision: cli.Precision = None, jobs: cli.Workers = 1,
-    device: cli.Device = None, backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA,
-    results: cli.Results = cli.STORE,
+    untrained: cli.Untrained = False, human: cli.Human = None, seeds: cli.Draws = "0", network: cli.OwnNetwork = None,
+    arguments: cli.Arguments = None, images: cli.Images = None, tiles: cli.Tiles = None,
+    precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
+    backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """How prompts are used, what their classes group, how large they are and how much they have grown."""
-    where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs, "json": json}
+    where = {"network": network, "arguments": arguments, "images": images, "tiles": tiles, "precision": precision}
+    where |= {"jobs": jobs, "json": json}
     where |= {"device": device, "backend": backend, "data": data, "results": results, "untrained": untrained}
     return summarise(ask("classes.prompts", {"human": human}, model, task, weights, sets, seeds, **where), json)
 
@@ -69,15 +73,16 @@ def mechanism(name: str, doc: str) -> None:
     def command(
         model: cli.Analysed, task: cli.TaskName, sets: cli.Sets, weights: cli.OptionalWeights = None,
         untrained: cli.Untrained = False, only: cli.Changed = None, seeds: cli.Draws = "0",
-        network: cli.Network = None, images: cli.Images = None, tiles: cli.Tiles = None,
-        precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
+        network: cli.OwnNetwork = None, arguments: cli.Arguments = None, images: cli.Images = None,
+        tiles: cli.Tiles = None, precision: cli.Precision = None, jobs: cli.Workers = 1, device: cli.Device = None,
         backend: cli.Backend = "auto", json: cli.Json = None, data: cli.Data = cli.DATA,
         results: cli.Results = cli.STORE,
     ) -> int:
         from suites.spec import SpecError
         if only and name != "lam":
             raise SpecError(f"--only chooses interventions, under which {name} is not measured: it is for lam")
-        where = {"network": network, "images": images, "tiles": tiles, "precision": precision, "jobs": jobs}
+        where = {"network": network, "arguments": arguments, "images": images, "tiles": tiles, "precision": precision}
+        where |= {"jobs": jobs}
         where |= {"device": device, "backend": backend, "data": data, "results": results, "untrained": untrained}
         options = {"only": only} if only else {}
         answers = ask(name, options, model, task, weights, sets, seeds, json=json, **where)
@@ -105,14 +110,15 @@ def summarise(answers: Any, json: Path | None) -> int:
 def ask(
     analysis: str, options: Mapping[str, Any], model: str, task: str, weights: Path | None, sets: str, seeds: str, *,
     results: Path, untrained: bool = False, device: str | None = None, tiles: str | None = None,
-    precision: str | None = None, network: Path | None = None, backend: str = "auto", images: str | None = None,
-    data: Path | None = None, jobs: int = 1, json: Path | None = None,
+    precision: str | None = None, network: Path | None = None, arguments: list[str] | None = None,
+    backend: str = "auto", images: str | None = None, data: Path | None = None, jobs: int = 1, json: Path | None = None,
 ) -> Any:  # fmt: skip
     """What every command does: `suites.analysis.run.run` of what was typed, with a bar. Returns its `Answers`.
 
     analysis: a module of `suites.analysis` whose `analyses(network, **options)` are asked. Raises SpecError for what
     was typed wrong before PyTorch is loaded, which takes seconds.
     """
+    from suites.network_file import given
     from suites.spec import Protocol, SpecError, Task
 
     numbers = seed_numbers(seeds)
@@ -123,6 +129,7 @@ def ask(
     parsed = Task.parse(task)
     protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
     cli.check_writable(json)
+    own = given(network, arguments)
 
     from functools import partial
     from importlib import import_module
@@ -132,7 +139,7 @@ def ask(
     from suites.progress import ScoreBar
 
     make = partial(import_module(f"suites.analysis.{analysis}").analyses, **options)
-    subject = Subject(model, parsed, weights, network, backend, cli.device(device))
+    subject = Subject(model, parsed, weights, own, backend, cli.device(device))
     chosen = {"seeds": numbers, "images": images, "data": data, "jobs": jobs}
     with ScoreBar(err, "measurements") as bar:
         return run(make, subject, sets.split(","), protocol, store=cli.store(results), progress=bar, **chosen)

@@ -40,23 +40,31 @@ def run(
     deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
     concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf, warm: cli.Warm = 0,
     backend: cli.Backend = "auto", init: cli.Init = None, init_new: cli.InitNew = None,
-    init_without: cli.InitWithout = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA,
-    results: cli.Results = cli.STORE,
+    init_without: cli.InitWithout = None, network: cli.ClassFile = None, vary: cli.Vary = None,
+    dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
-    """Trains, evaluates and stores every cell of a suite; finished cells are skipped."""
+    """Trains, evaluates and stores every cell of a suite; finished cells are skipped. With --network: its bases, and a
+    class of yours beside them."""
     from suites import recipes
-    which = {"only": only, "base": base, "changes": changes or [], "seeds": seeds, "budget": budget}
-    chosen = recipes.choose(suite, **which, init=init, new=init_new, without=init_without)
-    store, device = cli.store(results), cli.device(device)
+    own, changes = recipes.own.separate(network, changes or [])
+    which = {"only": only, "base": base, "changes": changes, "seeds": seeds, "budget": budget}
+    start = {"init": init, "new": init_new, "without": init_without}
+    chosen = recipes.choose(suite, **which, **start, network=own, variations=vary or [])
+    store, device, file = cli.store(results), cli.device(device), own and own.path
     if dry_run:
         from suites.planning import dryrun
-        show(dryrun.check_and_describe(chosen, store, backend, device, data, init))
+        show(dryrun.check_and_describe(chosen, store, backend, device, data, init, file))
         return 0
     from suites.execution import engine
     show(chosen.notes)
     options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
     options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "warm": warm, "init": init}
-    return ended(engine.run(chosen, store, device=device, data=data, console=out, **options))
+    status = ended(engine.run(chosen, store, device=device, data=data, own=file, console=out, **options))
+    if own:
+        from reports.tables import answer
+        from results.evidence import Evidence
+        show(answer.lines(Evidence(store), chosen.name, *recipes.own.pair(chosen)))
+    return status
 
 
 def of_one_suite(suite: str, at_a_time: int, scoring: int, doc: str) -> None:
@@ -242,10 +250,16 @@ def export(
 
 
 @app.command()
-def verify(cell: str, device: cli.Device = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE) -> int:
+def verify(
+    cell: str, network: cli.ClassFile = None, device: cli.Device = None, data: cli.Data = cli.DATA,
+    results: cli.Results = cli.STORE,
+) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
+    from suites import network_file
     from suites.execution import verification
-    return ended(verification.verify(cell, cli.store(results), device=device, data=data, console=out))
+    own = network_file.only_class(network)
+    where = {"device": device, "data": data, "own": own}
+    return ended(verification.verify(cell, cli.store(results), **where, console=out))
 
 
 @app.command()

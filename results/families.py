@@ -37,6 +37,11 @@ def add(root: Path, suite: str, family: str, base: Mapping[str, Any], members: S
             records.write_json(path, {"key": key, "label": label, "order": order})
 
 
+def comparison(suite: str, family: str, base: Mapping[str, Any]) -> str:
+    """What names a family with its base, in tables: the start of a hash."""
+    return records.key_of({"suite": suite, "family": family, "base": _seedless(base)})[:8]
+
+
 def read_member(folder: Path) -> dict[str, Any]:
     """{"key", "label", "order"} of one record. Raises StoreError when it is damaged or lies in a foreign folder."""
     record = records.read_json(folder / FILE)
@@ -83,7 +88,7 @@ def _rows(record: Mapping[str, Any], seeds: Mapping[str, list[tuple[int, str]]])
     common = {
         "suite": key["suite"],
         "family": key["family"],
-        "comparison": records.key_of({name: key[name] for name in ("suite", "family", "base")})[:8],
+        "comparison": comparison(key["suite"], key["family"], base),
         "task": cell["task"],
         "budget": cell["budget"]["name"],
         "order": record["order"],

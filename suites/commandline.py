@@ -94,7 +94,6 @@ Tiles = Annotated[str | None, Option(help="official, none, or a number in place 
 Routing = Annotated[str | None, Option(help="gumbel (as the official code) or argmax")]
 Samples = Annotated[int | None, Option(help="samples of the routing noise to average over; 1")]
 NoiseSeed = Annotated[int | None, Option("--seed", help="of the routing noise; 0")]
-Network = Annotated[Path | None, Option(help="official option file whose network_g to build")]
 OwnNetwork = Annotated[
     Path | None, Option("--network", help="FILE.py:Class, a network of yours (FILE is run); or an official option file")
 ]
@@ -108,6 +107,7 @@ SuiteName = Annotated[str, Argument(autocompletion=suites)]
 Only = Annotated[str | None, Option(help="globs of cell names, by commas: variant/task/seed-N")]
 WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]
 Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]
+Vary = Annotated[list[str] | None, Option("--vary", help="KEY=VALUE ... of --network's class: once more, so changed")]
 Seeds = Annotated[str | None, Option(help="0,1,2")]
 BudgetName = Annotated[str | None, Option(help="smoke, reduced, reduced-bf16, long-bf16, recovery or paper")]
 Init = Annotated[Path | None, Option("--init", help="weights that every cell starts from; they must fit in whole")]

@@ -9,7 +9,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +37,31 @@ class NetworkFile:
         """The class and its arguments: "EDSR dim=8"."""
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
 
-    def build(self) -> "nn.Module":
-        """Runs the file and builds the network. Raises SpecError, with what went wrong, for what is no network."""
+    def changed(self, changes: Sequence[str]) -> "NetworkFile":
+        """The same class with some arguments changed: "dim=48", .... Raises SpecError for what is not KEY=VALUE."""
+        return replace(self, arguments={**self.arguments, **_arguments(self.name, changes)})
+
+    def build(self, seed: int = 0, source: str | None = None) -> "nn.Module":
+        """Runs the file and builds the network, with the initial values that PyTorch's generator gives for `seed`.
+
+        source: the hash that the file must have. Raises SpecError, before it is run, when it has another, and with what
+        went wrong for what is no network.
+        """
+        import torch
         from torch import nn
 
         label = f"{self.path}:{self.name}"
+        content = self.content()
+        if source not in (None, found := hashlib.sha256(content).hexdigest()):
+            raise SpecError(f"{self.path} is another file (source {found[:8]}) than the one asked for ({source[:8]})")
         try:
-            source = self.path.read_bytes()
             spec = importlib.util.spec_from_file_location(f"network_of_{self.path.stem}", self.path)
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # dataclasses look there for the module of their class
-            exec(compile(source, str(self.path), "exec"), module.__dict__)
-            network = getattr(module, self.name)(**self.arguments)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                exec(compile(content, str(self.path), "exec"), module.__dict__)
+                network = getattr(module, self.name)(**self.arguments)
         except Exception as error:  # whatever a user's code raises
             raise SpecError(f"{label} cannot be built: {type(error).__name__}: {error}") from error
         if not isinstance(network, nn.Module):
@@ -60,11 +73,15 @@ class NetworkFile:
 
         source: SHA-256 of the file alone; what it imports is not in it. Raises SpecError when it cannot be read.
         """
+        source = hashlib.sha256(self.content()).hexdigest()
+        return {"class": self.name, "source": source, "arguments": dict(self.arguments)}
+
+    def content(self) -> bytes:
+        """The file's. Raises SpecError when it cannot be read."""
         try:
-            source = hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return self.path.read_bytes()
         except OSError as error:
             raise SpecError(f"{self.path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-        return {"class": self.name, "source": source, "arguments": dict(self.arguments)}
 
 
 def given(network: Path | None, changes: Sequence[str] | None = None) -> "Path | NetworkFile | None":
@@ -81,13 +98,17 @@ def given(network: Path | None, changes: Sequence[str] | None = None) -> "Path |
                 f"--set {changes[0]}: it is for the arguments of --network FILE.py:Class, which is not there"
             )
         return network
-    arguments = {}
-    for change in changes or ():
+    return NetworkFile(Path(match["path"]), match["name"], _arguments(match["name"], changes or ()))
+
+
+def _arguments(name: str, changes: Sequence[str]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for change in changes:
         key, equals, value = change.partition("=")
         if not (equals and key.isidentifier()):
-            raise SpecError(f"--set {change}: write KEY=VALUE, an argument of {match['name']}")
+            raise SpecError(f"{change}: write KEY=VALUE, an argument of {name}")
         arguments |= parse_overrides(change) if len(change.split()) == 1 else {key: value}
-    return NetworkFile(Path(match["path"]), match["name"], arguments)
+    return arguments
 
 
 def only_class(network: Path | None, changes: Sequence[str] | None = None) -> NetworkFile | None:

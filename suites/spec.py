@@ -137,12 +137,18 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Variant:
-    """A catalogue model with its overrides; `name` is how tables call it."""
+    """A catalogue model with its overrides, or a class in a user's file with what stands for it (`NetworkFile.key`);
+    `name` is how tables call it."""
 
     name: str
     model: str
     overrides: dict[str, Any] = field(default_factory=dict)
     labels: Literal["learned", "kmeans", "slic"] = "learned"  # who makes the sort key of SGN
+
+    @property
+    def source(self) -> str | None:
+        """SHA-256 of the user's file that its class is in (`suites.network_file`); None for one of the catalogue."""
+        return self.overrides.get("source")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from suites import environment
 from suites.analysis.spec import Analysis, Context, Measured, Pair, Subject
 from suites.data import Dataset, find, find_all
 from suites.evaluation.scoring import nonstandard
+from suites.network_file import NetworkFile
 from suites.spec import Protocol, SpecError
 
 FILED_S = 15.0  # between two writes of what was measured
@@ -95,7 +96,9 @@ def run(
     network, protocol = subject.load(protocol)
     analyses = list(make(network))
     key = subject.key() | {"weights": models.weights_hash(network), "protocol": protocol.to_dict()}
-    machine = environment.describe(subject.device, resolve(subject.backend, torch.device(subject.device)))
+    own = isinstance(subject.network, NetworkFile)
+    used = "none" if own else resolve(subject.backend, torch.device(subject.device))
+    machine = environment.describe(subject.device, used)
     machine |= {"command": environment.command(), "started": records.now(), "processes": jobs}
     if subject.weights is not None:
         machine |= {"file": subject.weights.name}
@@ -105,8 +108,8 @@ def run(
     for dataset in datasets:
         asked = _pixels(dataset, images)
         answers.notes += nonstandard(dataset, asked)
-        own, before = _missing(filer, dataset, asked, tuple(seeds))
-        items, answers.stored = items + own, answers.stored + before
+        more, before = _missing(filer, dataset, asked, tuple(seeds))
+        items, answers.stored = items + more, answers.stored + before
     total = Counter[str]()
     for item in items:
         total[item.dataset] += sum(len(own_seeds) for _, own_seeds in item.wanted)

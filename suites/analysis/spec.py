@@ -15,6 +15,7 @@ from suites.benchmark.plans import parse_variant
 from suites.data.degradations import degrade
 from suites.data.pictures import DataError
 from suites.evaluation.scoring import load_model, read_network
+from suites.network_file import NetworkFile, check_own_name
 from suites.spec import Protocol, SpecError, Task
 
 
@@ -80,13 +81,13 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Subject:
-    """The network that is asked: model (a catalogue name, overrides after it) or an official option file `network`;
-    weights: a file, or None for the initial values of seed 0."""
+    """The network that is asked: model (a catalogue name, overrides after it), or `network`: an official option file
+    or a class in a user's file. weights: a file, or None for the initial values of seed 0."""
 
     model: str
     task: Task
     weights: Path | None
-    network: Path | None = None
+    network: Path | NetworkFile | None = None
     backend: str = "auto"
     device: str = "cpu"
 
@@ -97,7 +98,7 @@ class Subject:
         if self.weights is not None:
             return load_model(name, self.task, self.weights, protocol, overrides=overrides, **options)
         if self.network is not None:
-            raise SpecError(f"{self.network} needs --weights")
+            raise SpecError(f"{self.model} needs --weights: --untrained is for networks of the catalogue")
         model = models.build(name, **{**self.task.network, **overrides}, backend=self.backend)
         for setting in models.capabilities_of(model).settings:
             setattr(model, setting, getattr(protocol, setting))
@@ -110,5 +111,8 @@ class Subject:
     def key(self) -> dict[str, Any]:
         """`model` and `overrides` as an evaluation record has them."""
         name, overrides = self.parsed()
+        if isinstance(self.network, NetworkFile):
+            check_own_name(name)
+            return {"model": name, "overrides": self.network.key(), "task": self.task.name}
         own = {"network_g": read_network(self.network)} if self.network else {**self.task.network, **overrides}
         return {"model": name, "overrides": own, "task": self.task.name}

@@ -20,7 +20,7 @@ from suites.data import Dataset, find_all
 from suites.evaluation.crops import Kept, may_be_kept
 from suites.evaluation.evaluate import frame_of
 from suites.evaluation.filing import NOWHERE, record_target, score_set
-from suites.network_file import NetworkFile, check_own_name, given
+from suites.network_file import NetworkFile, check_own_name
 from suites.spec import BASELINES, Protocol, SpecError, Task
 
 
@@ -74,10 +74,6 @@ class Scores:
 
 def read_network(path: Path) -> dict[str, Any]:
     """The `network_g` block of an official option file. Raises SpecError when there is none."""
-    if isinstance(given(path), NetworkFile):
-        raise SpecError(
-            f"{path}: a class in a file is for evaluate, restore, complexity and profile, not for this command"
-        )
     try:
         options = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -67,20 +67,23 @@ def unscored_ways(folder: Path, cell: Cell, scoring: Scoring) -> list[Way]:
     return [way for way in ways(cell, scoring)[1:] if not scores_path(folder, cell, way).exists()]
 
 
-def scored_network(cell: Cell, backend: str) -> "nn.Module":
+def scored_network(cell: Cell, backend: str, own: Path | None = None) -> "nn.Module":
     """The cell's network as its protocol scores it: it may have trained with another routing, never another order.
 
-    Raises SpecError for that, and for an argument that the network does not know.
+    own: as of `suites.variant.build`. Raises SpecError for another order, and for an argument that the network does
+    not know.
     """
     import models
+    from suites import variant
 
-    overrides = {**cell.task.network, **cell.variant.overrides}
-    if cell.protocol.routing is not None:
-        overrides["routing"] = cell.protocol.routing
+    routing = {} if cell.protocol.routing is None else {"routing": cell.protocol.routing}
     try:
-        model = models.build(cell.variant.model, **overrides, backend=backend)
+        model = variant.build(cell.variant, cell.task, own=own, backend=backend, **routing)
     except TypeError as error:
         raise SpecError(f"{cell.name}: {error}") from error
+    if cell.variant.source is not None:
+        for setting in models.capabilities_of(model).settings:
+            setattr(model, setting, getattr(cell.protocol, setting))
     expected = cell.protocol.prompt_order
     if "prompt_order" in models.capabilities_of(model).settings and model.prompt_order != expected:
         raise SpecError(f"{cell.name}: the network has prompt_order {model.prompt_order!r}, its protocol {expected!r}")
@@ -107,12 +110,13 @@ def to_score(folder: Path, cell: Cell, scoring: Scoring, own_too: bool = False, 
 
 @dataclass(frozen=True)
 class Machine:
-    """How a process scores: none of it is part of a score's key."""
+    """How a process scores: none of it is part of a score's key. own: the file of variants that are a class in one."""
 
     device: str
     data: Path | None
     backend: str = "auto"
     deterministic: bool = True
+    own: Path | None = None
 
 
 def score_way(
@@ -139,7 +143,7 @@ def score_way(
     store = Store(root)
     folder = store.cell_folder(cell.config())
     with determinism(True) if machine.deterministic else nullcontext():
-        model = scored_network(cell, machine.backend)
+        model = scored_network(cell, machine.backend, machine.own)
         models.load_weights(model, weights_path(folder, way.weights))
         model.to(machine.device).eval()
         protocol, last = replace(cell.protocol, seed=way.seed), way.weights == LAST

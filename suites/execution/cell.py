@@ -113,7 +113,7 @@ class Options:
 
     concurrent: cells trained at a time. scorers: processes that score meanwhile; without any, this one scores after
     training. until: seconds since the epoch at which cells stop where they stand. scoring: what the suite scores of
-    them in addition to their last weights.
+    them in addition to their last weights. own: the file of variants that are a class in one.
     """
 
     device: str
@@ -126,6 +126,7 @@ class Options:
     scorers: int = 0
     until: float = math.inf
     scoring: Scoring = field(default_factory=Scoring)
+    own: Path | None = None
 
 
 class Notes(list[str]):

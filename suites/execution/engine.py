@@ -91,6 +91,7 @@ def run(
     seconds: float = math.inf,
     warm: int = 0,
     init: Path | None = None,
+    own: Path | None = None,
     console: Console | None = None,
     command: str | None = None,
     program: Sequence[str] = PROGRAM,
@@ -104,7 +105,8 @@ def run(
     concurrent: cells that one process trains at a time; with more than one the cells are dealt out to `jobs` processes.
     scorers: processes for each of them that score while it trains. seconds: time after which all cells stop at a
     checkpoint; the same call continues. warm: processes that compile the GPU's kernels before anything trains.
-    init: file of the weights that the suite's cells start from, if they do; the store keeps a copy.
+    init: file of the weights that the suite's cells start from, if they do; the store keeps a copy. own: the file of
+    variants that are a class in one; the store keeps its hash alone.
     deterministic: the same bits on one machine; on a CPU in any case. launch: "local" or "submitit"; cluster: see
     SubmititLauncher. command: what environment.json gives as the command (default: this process's). program: what runs
     cells.
@@ -140,7 +142,8 @@ def run(
             jobs = gpus or 1
         launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
         # The nodes of a cluster are other machines than this one.
-        preflight.check_cells([planned.cell for planned in todo], backend, "meta" if launch == "submitit" else device)
+        place = "meta" if launch == "submitit" else device
+        preflight.check_cells([planned.cell for planned in todo], backend, place, own)
         if warm:
             from suites.execution import warmup
 
@@ -153,6 +156,7 @@ def run(
     if todo:
         folders = {planned.cell.name: store.open_cell(planned.cell.config()) for planned in todo}
         options = _arguments(store, device, data, backend, deterministic, launcher, command)
+        options += [] if own is None else ["--own", str(own.absolute())]
         options += _concurrency(concurrent, scorers, until, suite.scoring)
         engine = _Engine(store, launcher, list(program), options, outcome, console or Console(), suite.scoring, until)
         engine.work(todo, folders, concurrent)

@@ -9,6 +9,7 @@ import torch
 import models
 from models.checkpoints import read_state
 from models.ops.scan import BackendError, resolve
+from suites import variant
 from suites.data import DataError, find, find_training
 from suites.spec import Cell, SpecError
 from suites.training import initial
@@ -48,7 +49,7 @@ def check_initial(cells: Sequence[Cell], file: Path | None) -> None:
             raise SpecError(f"{cell.name} starts from the weights {cell.initial.weights[:16]}; {file} holds others")
         if (network := (cell.variant, cell.task, cell.initial)) not in seen:
             seen.append(network)
-            model = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides)
+            model = variant.build(cell.variant, cell.task)
             try:
                 initial.load(model, state, cell.initial)
             except (models.ModelError, SpecError) as error:
@@ -56,9 +57,10 @@ def check_initial(cells: Sequence[Cell], file: Path | None) -> None:
                 raise SpecError(f"{cell.name} cannot start from {file}: {error} ({advice})") from error
 
 
-def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
+def check_cells(cells: Sequence[Cell], backend: str, device: str, own: Path | None = None) -> None:
     """Checks the arguments of every distinct network, and looks for the scan backend and the precisions on `device`
-    ("meta": on none in particular). Raises ModelError, BackendError or SpecError for what no process could run."""
+    ("meta": on none in particular). own: the file of variants that are a class in one.
+    Raises ModelError, BackendError or SpecError for what no process could run."""
     for cell in cells:
         if not cell.train_sets or not cell.test_sets:
             raise SpecError(f"{cell.name}: train_sets or test_sets names no dataset, and a run needs both")
@@ -73,7 +75,10 @@ def check_cells(cells: Sequence[Cell], backend: str, device: str) -> None:
     for cell in cells:
         if (network := (cell.variant, cell.task, cell.protocol)) not in seen:
             seen.append(network)
-            _check_network(cell)
+            if cell.variant.source is None:
+                _check_network(cell)
+            else:
+                _check_class(cell, own)
 
 
 def _check_network(cell: Cell) -> None:
@@ -91,20 +96,43 @@ def _check_network(cell: Cell) -> None:
         raise SpecError(f"{cell.name}: {told}")
 
 
+def _check_class(cell: Cell, own: Path | None) -> None:
+    """A class of the user's, on a patch of zeros: does it make a picture of the right size, and can it be trained?"""
+    network = variant.build(cell.variant, cell.task, own=own)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise SpecError(f"{cell.name}: {cell.variant.model} has no parameter to train")
+    shape = 1, cell.task.channels, cell.budget.patch, cell.budget.patch
+    try:
+        with torch.no_grad():
+            made = network.eval()(torch.zeros(shape))
+    except Exception as error:  # whatever a user's code raises
+        raise SpecError(f"{cell.name}: of {list(shape)} it makes {type(error).__name__}: {error}") from error
+    side = cell.task.scale * cell.budget.patch
+    wanted = [1, cell.task.channels, side, side]
+    if not isinstance(made, torch.Tensor) or list(made.shape) != wanted:
+        found = list(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+        raise SpecError(f"{cell.name}: of {list(shape)} it makes {found}, and {cell.task.name} needs {wanted}")
+
+
 def obstacles(
-    cells: Sequence[Cell], backend: str, device: str, data: Path | None, init: Path | None = None
+    cells: Sequence[Cell],
+    backend: str,
+    device: str,
+    data: Path | None,
+    init: Path | None = None,
+    own: Path | None = None,
 ) -> list[str]:
     """Why these cells, which could be planned for another machine, cannot run here: lines, or none.
 
     init: file of the weights that cells start from. Raises what `check_cells` does for what could not run anywhere, and
     what `check_initial` does for a file.
     """
-    check_cells(cells, backend, "meta")
+    check_cells(cells, backend, "meta", own)
     if init is not None:
         check_initial(cells, init)
     found = []
     for check in (
-        lambda: check_cells(cells, backend, device),
+        lambda: check_cells(cells, backend, device, own),
         lambda: check_data(cells, data),
         lambda: check_initial(cells, init),
     ):

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from results import records
 from results.store import Store, StoreError
+from suites import variant
 from suites.execution.engine import PROGRAM, EngineError, run
+from suites.network_file import NetworkFile
 from suites.spec import Cell, Suite
 from suites.training import initial
 
@@ -49,13 +51,15 @@ def verify(
     *,
     device: str | None = None,
     data: Path | None = None,
+    own: NetworkFile | None = None,
     console: Console | None = None,
     program: Sequence[str] = PROGRAM,
 ) -> Verification:
     """Runs a finished cell again in a scratch folder, as it was run (threads, backend, determinism), and compares.
 
     name: hash, start of it, or cell name. device: another device than the stored kind.
-    Raises StoreError when there is no such finished cell, EngineError when it does not run.
+    own: the class of a cell whose network is one in a file. Raises StoreError when there is no such finished cell,
+    SpecError where that file is missing or another, EngineError when it does not run.
     """
     folder = store.resolve_cell(name)
     status = store.status(folder)
@@ -63,6 +67,10 @@ def verify(
         raise StoreError(f"{folder.name} is {status['state']}, not done: there is nothing to compare with")
     cell = Cell.from_config(store.read_config(folder))
     before = records.read_json(folder / "environment.json")
+    backend = before.get("backend", "auto")
+    if cell.variant.source is not None:
+        variant.check(cell.variant, own)
+        backend = "auto"  # it has no scan of ours
     with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
         again = Store(scratch)
         outcome = run(
@@ -70,10 +78,11 @@ def verify(
             again,
             device=device or before.get("device_type", "cpu"),
             data=data,
-            backend=before.get("backend", "auto"),
+            backend=backend,
             deterministic=before.get("deterministic", False),
             threads=before.get("threads"),
             jobs=1,
+            own=own and own.path,
             init=cell.initial and initial.path(store.root, cell.initial.weights),
             console=console,
             program=program,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+from suites import variant
 from suites.data.pool import Batch
 from suites.evaluation import ways
 from suites.evaluation.evaluate import samples
@@ -80,7 +81,8 @@ def networks(cells: Sequence[Cell]) -> list[Cell]:
     """A cell for each different way of computing among them: seeds, rates, lengths and labels compile nothing else."""
     found: dict[str, Cell] = {}
     for cell in cells:
-        found.setdefault(_way(cell), cell)
+        if cell.variant.source is None:  # what a user's class launches is not known here
+            found.setdefault(_way(cell), cell)
     return list(found.values())
 
 
@@ -93,7 +95,7 @@ def _way(cell: Cell) -> str:
 def built(cell: Cell, device: str) -> tuple[nn.Module, nn.Module]:
     """The cell's network as it trains and as it is scored, all zeros: which kernels run does not depend on values."""
     with torch.device("meta"):
-        trained = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides).train()
+        trained = variant.build(cell.variant, cell.task).train()
         scored = ways.scored_network(cell, "auto").eval()
     for network in (trained, scored):
         network.to_empty(device=device)

@@ -52,11 +52,12 @@ class _Work:
             facts |= {"abreast": options.concurrent, "scorers": options.scorers}  # as the store calls them
         self.noisy, self.environments = {}, {}
         for each in cells:
-            network = ways.scored_network(each.cell, options.backend)
+            network = ways.scored_network(each.cell, options.backend, options.own)
             self.noisy[each.cell.name] = ways.draws_noise(network, each.cell)
             if not each.finished or incomplete_sets(each.store, each.folder):
                 set_aside_unreadable(each.folder / "scores.parquet", records.read_frame)
-                self.environments[each.cell.name] = Environment(each.folder, facts)
+                used = facts if each.cell.variant.source is None else {**facts, "backend": "none"}
+                self.environments[each.cell.name] = Environment(each.folder, used)
 
     def train(self) -> None:
         hooks = trainer.Hooks(averaging.add if self.scoring.average else None, self._keep, self._look, self._fail)
@@ -70,6 +71,7 @@ class _Work:
             device=self.options.device,
             backend=self.options.backend,
             deterministic=self.options.deterministic,
+            own=self.options.own,
         )
 
     def _keep(self, run: Run) -> None:
@@ -129,7 +131,7 @@ class _Work:
 
     def _call(self, each: CellAtWork, way: Way) -> tuple:
         options = self.options
-        machine = ways.Machine(options.device, options.data, options.backend, options.deterministic)
+        machine = ways.Machine(options.device, options.data, options.backend, options.deterministic, options.own)
         return each.store.root, each.cell, way, self.scoring, machine
 
     def _submit(self, each: CellAtWork) -> None:

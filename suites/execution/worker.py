@@ -78,6 +78,7 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
     parser.add_argument("--scorers", type=int, default=0)
     parser.add_argument("--until", type=float, default=math.inf)
     parser.add_argument("--scoring", type=read_scoring, default=Scoring())
+    parser.add_argument("--own", type=Path)
     given = vars(parser.parse_args(arguments))
     configs, results = given.pop("configs"), given.pop("results")
     options = Options(**given)

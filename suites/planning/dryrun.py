@@ -22,10 +22,16 @@ ALPHA, POWER = 0.05, 0.8
 
 
 def check_and_describe(
-    suite: Suite, store: Store, backend: str, device: str, data: Path | None, init: Path | None = None
+    suite: Suite,
+    store: Store,
+    backend: str,
+    device: str,
+    data: Path | None,
+    init: Path | None = None,
+    own: Path | None = None,
 ) -> list[str]:
     """`describe`, with the reasons why the cells cannot run here, if any. Raises as `preflight.obstacles` does."""
-    return describe(suite, store, device, preflight.obstacles(suite.cells, backend, device, data, init))
+    return describe(suite, store, device, preflight.obstacles(suite.cells, backend, device, data, init, own))
 
 
 def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[str] = ()) -> list[str]:

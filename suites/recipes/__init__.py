@@ -8,7 +8,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from suites.recipes import ablations, curve, paper, pilot, recovery, settings, smoke
+from suites.network_file import NetworkFile
+from suites.recipes import ablations, curve, own, paper, pilot, recovery, settings, smoke
 from suites.spec import Cell, Initial, SpecError, Suite, check_choice
 
 __all__ = ["SUITES", "choose", "parse_seeds", "select"]
@@ -34,17 +35,25 @@ def choose(
     init: Path | None = None,
     new: str | None = None,
     without: str | None = None,
+    network: NetworkFile | None = None,
+    variations: Sequence[str] = (),
 ) -> Suite:
     """The suite `name` as asked for: its budget, seeds ("0,1,2"), cells that fit the glob `only`, `--set` changes.
 
     base: whether `only` brings along what its cells are compared with (see `select`). `notes` of the suite say so.
     init: file of the weights that all cells start from; new, without: globs, by commas, that are added to a cell's own
     (`suites.spec.Initial`).
+    network: a class of the user's that is trained beside the suite's bases, in place of its other variants; without
+    `only` on the first task alone. variations: see `own.beside`.
     Raises SpecError for an unknown suite, budget, key or value, and when `only` leaves no cell; OSError and ModelError
     for a file of weights that cannot be read.
     """
     check_choice("suite", name, tuple(SUITES))
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else tuple(seeds)
+    if network is not None:
+        return _with(network, variations, SUITES[name](budget, numbers), only, changes, init)
+    if variations:
+        raise SpecError(f"--vary {variations[0]}: it is for the class of --network FILE.py:Class, which is not there")
     selected = select(SUITES[name](budget, numbers), only, base)
     suite = settings.apply(selected, changes)  # of the same length and order, under other names
     if init is not None:
@@ -58,6 +67,20 @@ def choose(
     names = f"{', '.join(brought[:4])}{', ...' if len(brought) > 4 else ''}"
     note = f"with the bases that the variants are compared with: {names} (--no-base leaves them out)"
     return replace(suite, notes=(note,))
+
+
+def _with(
+    network: NetworkFile, variations: Sequence[str], suite: Suite, only: str | None, changes: Sequence[str],
+    init: Path | None,
+) -> Suite:  # fmt: skip
+    """The bases of `suite` as `own.beside` has them; their settings are changed first."""
+    if init is not None:
+        raise SpecError(f"--init {init}: a class in a file starts from its own initial values")
+    chosen = only or f"*/{suite.cells[0].task.name}/*"
+    bases = tuple(cell for cell in suite.cells if cell.variant.name == own.BASE and _fits(cell, chosen))
+    found = own.beside(settings.apply(replace(suite, cells=bases, families=()), changes), network, variations)
+    note = f"{network.label} beside {found.cells[0].variant.model}, on {suite.cells[0].task.name} (--only for others)"
+    return found if only else replace(found, notes=(note,))
 
 
 def _starting_from(suite: Suite, file: Path, new: tuple[str, ...], without: tuple[str, ...]) -> Suite:

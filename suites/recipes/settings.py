@@ -73,6 +73,14 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def is_of_the_run(key: str) -> bool:
+    """Whether a key of --set belongs to the budget, the protocol or the sets, whatever the network."""
+    part, _, name = key.rpartition(".")
+    if part:
+        return part in ("budget", "protocol")
+    return name in DATASETS or name in _hints("budget") or name in _hints("protocol")
+
+
 def keys() -> list[str]:
     """Every plain key."""
     import models

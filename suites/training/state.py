@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import models
 from models.ops.scan import resolve
 from results import records
+from suites import variant
 from suites.data.pool import Batch, Pool
 from suites.spec import Budget, Cell
 from suites.training import checkpoints, initial
@@ -258,16 +259,23 @@ def identify(cell: Cell, images: str) -> dict[str, str]:
 
 
 def begin(
-    cell: Cell, identity: dict[str, str], folder: Path, device: torch.device, backend: str, compiled: bool = False
+    cell: Cell,
+    identity: dict[str, str],
+    folder: Path,
+    device: torch.device,
+    backend: str,
+    compiled: bool = False,
+    own: Path | None = None,
 ) -> Run:
     """The cell's network, new or as the last checkpoint in `folder` holds it.
 
-    Weights that it starts from lie in the store that `folder` is in. Raises TrainingError for a foreign checkpoint or
-    what cannot be compiled, ModelError for what the catalogue cannot build, and both ModelError and SpecError for
-    weights to start from that are not there or do not fit.
+    Weights that it starts from lie in the store that `folder` is in. own: as of `suites.variant.build`. Raises
+    TrainingError for a foreign checkpoint or what cannot be compiled, ModelError for what the catalogue cannot build,
+    and both ModelError and SpecError for weights to start from that are not there or do not fit.
     """
-    model = models.build(cell.variant.model, **cell.task.network | cell.variant.overrides, backend=backend)
-    models.initialise(model, cell.seed)
+    model = variant.build(cell.variant, cell.task, own=own, seed=cell.seed, backend=backend)
+    if cell.variant.source is None:
+        models.initialise(model, cell.seed)
     if cell.initial is not None:
         initial.load(model, initial.read(folder.parent, cell.initial), cell.initial)
     model.to(device).train()
@@ -275,7 +283,8 @@ def begin(
         if not models.capabilities_of(model).compiles:
             raise TrainingError(f"{cell.name}: {cell.variant.model} has no layers to compile; train it without")
         model.compiled = True
-    run = Run(cell, model, identity, folder, device, resolve(backend, device))
+    used = resolve(backend, device) if cell.variant.source is None else "none"  # a class has no scan of ours
+    run = Run(cell, model, identity, folder, device, used)
     run.restore()
     return run
 
@@ -283,13 +292,13 @@ def begin(
 def semantics_of(run: Run) -> tuple[str | None, int | None]:
     """Who makes the labels of the pool's pictures and of how many classes; (None, None) where the network sorts by its
     own. Raises TrainingError for a network that sorts nothing."""
-    variant = run.cell.variant
-    if variant.labels == "learned":
+    trained = run.cell.variant
+    if trained.labels == "learned":
         return None, None
     if (classes := models.capabilities_of(run.model).classes) is None:
-        what = f"{variant.model} sorts nothing, so it has no use for labels by {variant.labels}"
+        what = f"{trained.model} sorts nothing, so it has no use for labels by {trained.labels}"
         raise TrainingError(f"{run.cell.name}: {what}")
-    return variant.labels, classes
+    return trained.labels, classes
 
 
 def pool_of(run: Run, images: Sequence[np.ndarray]) -> Pool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from models.capabilities import capabilities_of
 from models.ops.common.precision import precision
 from models.ops.noise import PhiloxGumbel, noise_key
 from suites.data.pool import Batch
@@ -89,7 +90,8 @@ def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, c
     for number, part in enumerate(batch.parts(budget.accumulate)):
         if not (batch.gt.is_cuda and torch.cuda.is_current_stream_capturing()):
             torch.manual_seed(noise_key("depth", cell.seed, step, number))
-        model.noise = PhiloxGumbel(part.keys)
+        if capabilities_of(model).routed:
+            model.noise = PhiloxGumbel(part.keys)
         with precision(budget.precision, batch.gt.device):
             output = model(part.lq) if part.labels is None else model(part.lq, part.labels)
             loss = loss_of(budget, output, part.gt) / budget.accumulate

@@ -73,6 +73,7 @@ def train_cells(
     backend: str = "auto",
     deterministic: bool = True,
     compiled: bool = False,
+    own: Path | None = None,
 ) -> bool:
     """Trains every cell in its folder, at most `width` at a time. Returns whether all that did not fail are trained.
 
@@ -85,7 +86,7 @@ def train_cells(
     at work are checkpointed and False is returned. marks: iterations of a cell at which `hooks.on_mark` is called.
     compiled: MambaIRv2's layers run as torch.compile makes them; the first step waits for it. On a GPU whose scan is in
     kernels a step is one CUDA graph (suites.training.cuda_graph), which changes no bit of it; not for networks that
-    draw at random in training (MambaIR's stochastic depth).
+    draw at random in training (MambaIR's stochastic depth), nor for classes of a user's file, which is `own`.
 
     Raises TrainingError (bad images, a foreign checkpoint, a loss that is not finite or diverges) unless
     `hooks.on_failure` takes it, ModelError for what the catalogue cannot build, StoreError when a folder cannot be
@@ -93,7 +94,7 @@ def train_cells(
     """
     device = torch.device(device)
     with determinism(deterministic, compiled), torch.cuda.device(device if device.type == "cuda" else -1):
-        return _Loop(images, width, until, marks, hooks, device, backend, compiled).work(deque(cells))
+        return _Loop(images, width, until, marks, hooks, device, backend, compiled, own).work(deque(cells))
 
 
 @dataclass
@@ -124,6 +125,7 @@ class _Loop:
     device: torch.device
     backend: str
     compiled: bool
+    own: Path | None
 
     def __post_init__(self) -> None:
         self.active: list[_Active] = []
@@ -175,7 +177,7 @@ class _Loop:
             return
         with records.guarded(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        run = begin(cell, identity, folder, self.device, self.backend, self.compiled)
+        run = begin(cell, identity, folder, self.device, self.backend, self.compiled, self.own)
         marks = frozenset(self.marks(cell))
         if run.step == run.budget.iterations:  # killed between its last checkpoint and its final weights
             self._end(run, marks)

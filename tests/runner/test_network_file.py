@@ -1,10 +1,12 @@
-"""A user's own class through `evaluate`, `tables`, `compare` and `restore`, called as a user would."""
+"""A user's own class through the commands that take one, called as a user would."""
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import models
@@ -128,14 +130,62 @@ def test_mistakes_are_one_line(command: Command, where, tmp_path: Path) -> None:
     refused(command(*score("mine", "a.pth", network=f"{SOURCE}:Other"), *where), "AttributeError", "Other")
     refused(command(*score("mine", "a.pth", "--set", "width=4"), *where), "TypeError", "width")
     refused(command(*score("mine", "a.pth", "--set", "dim"), *where), "KEY=VALUE")
-    refused(command(*score("mine", "a.pth", network="none.py:EDSR"), *where), "none.py", "FileNotFoundError")
+    refused(command(*score("mine", "a.pth", network="none.py:EDSR"), *where), "none.py", "cannot be read")
     refused(command(*score("mine", "a.pth", network=f"{SOURCE}:Tensor"), *where), "not a torch.nn.Module")
     refused(command(*score("mine", "a.pth"), *where), "a.pth", "of another shape")  # dim is 8 there
     refused(command(*score("mine", "a.pth", "--set", "dim=4", "--routing", "argmax"), *where), "no router")
     refused(command(*score("mine", "a.pth", "--set", "scale=4", "--set", "dim=4"), *where), "of another shape")
     refused(command(*score("mambairv2-light", "a.pth", "--set", "dim=4"), *where), "a name of its own")
     refused(command(*score("mine", "a.pth", "--set", "dim=4", "--as-official"), *where), "--as-official")
-    asked = score("mine", "a.pth")[1:]
-    refused(command("analyse", "erf", *asked, *where), "edsr.py:EDSR", "not for this command")
     plain = ["evaluate", "mambairv2-tiny", "--weights", "a.pth", "--task", "sr-x2", "--sets", "Three"]
     refused(command(*plain, "--set", "scans=4", *where), "--set scans=4", "FILE.py:Class")
+
+
+def test_it_is_trained_beside_the_base_of_a_suite(command: Command, where, tmp_path: Path) -> None:
+    shutil.copy(SOURCE, "mine.py")
+    own = ["--network", "mine.py:EDSR"]
+    asked = ["run", "smoke", *own, "--set", "dim=4", "--vary", "depth=1", "--seeds", "0", "--set", "iterations=4"]
+    asked += ["--set", "train_sets=Three", "--set", "test_sets=Three", "--set", "patch=8", "--set", "batch=2"]
+    status, out, _ = command(*asked, "--dry-run", *where)
+    assert status == 0 and "EDSR,depth=1/sr-x2/seed-0" in out and "smoke, 2 cells" not in out
+    status, out, _ = command(*asked, "--jobs", "1", "--concurrent", "3", *where)
+    assert status == 0, out
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    named = f"EDSR dim=4 ({digest[:8]}) against mambairv2-tiny, sr-x2, budget smoke, on Three: "
+    assert out.strip().splitlines()[-1].startswith(named) and "1 seed: inconclusive" in out
+    store = Store(tmp_path / "store")
+    cells = store.cells().set_index("variant")
+    assert list(cells["name"]) == [f"{name}/sr-x2/seed-0" for name in cells.index] and len(cells) == 3
+    assert cells.loc["EDSR", "overrides"] == {"class": "EDSR", "source": digest, "arguments": {"dim": 4}}
+    assert cells.loc["EDSR,depth=1", "overrides"]["arguments"] == {"dim": 4, "depth": 1}
+    assert cells.loc["EDSR", "config"]["protocol"]["routing"] is None and set(cells["state"]) == {"done"}
+    weights = safetensors.torch.load_file(store.cell_folder(cells.loc["EDSR", "config"]) / "weights.safetensors")
+    torch.manual_seed(0)
+    begun = EDSR(dim=4).state_dict()
+    moved = max((weights[name] - begun[name]).abs().max() for name in begun)
+    assert weights.keys() == begun.keys() and 0 < moved < 4 * 8e-3 * 1.5  # Adam moves by about the rate a step
+    tables = command("tables", "smoke", "--results", tmp_path / "store")[1]
+    assert f"EDSR dim=4 depth=1 ({digest[:8]})" in tables and "own network, changed" in tables
+    refused(command("verify", "EDSR/sr-x2/seed-0", *where), "holds no code", "--network FILE.py:EDSR")
+    Path("mine.py").write_text(SOURCE.read_text() + "\nopen('ran', 'w')\n")
+    refused(command("verify", "EDSR/sr-x2/seed-0", *own, *where), digest[:8], "name the file as it was")
+    assert not Path("ran").exists()
+
+
+def test_analyses_of_gradients_take_it_and_others_say_what_is_missing(command: Command, where, tmp_path: Path) -> None:
+    asked = ["mine", *score("", "a.pth", "--set", "dim=4")[2:], *where]
+    target = tmp_path / "erf.json"
+    assert command("analyse", "erf", *asked, "--json", target)[0] == 0
+    sides = [row["side"] for row in json.loads(target.read_text())["images"]]
+    assert sides and max(sides) <= 13  # six convolutions of 3x3 see no further
+    for name, missing in (("sgn", "no classes"), ("decay", "no selective scan"), ("interventions", "no MambaIRv2")):
+        refused(command("analyse", name, *asked), "EDSR", missing)
+
+
+def test_what_cannot_be_trained_is_said_before(command: Command, where, tmp_path: Path) -> None:
+    run = ["run", "smoke", "--network", f"{SOURCE}:EDSR", "--seeds", "0"]
+    refused(command(*run, "--set", "scale=4", *where), "[1, 3, 96, 96]", "sr-x2 needs [1, 3, 48, 48]")
+    refused(command(*run, "--set", "width=4", *where), "TypeError", "width")
+    refused(command(*run, "--only", "sgn-off/*", *where), "smoke has no cell of the name 'base'")
+    refused(command("run", "smoke", "--vary", "depth=1", *where), "--vary depth=1", "FILE.py:Class")
+    refused(command("run", "recovery", *run[2:], "--budget", "smoke", *where), "starts from given weights")

@@ -30,13 +30,15 @@ def layers(network: nn.Module) -> list[nn.Module]:
     """The attentive layers of a MambaIRv2, in order. Raises SpecError for another network."""
     found = [layer for layer in network.modules() if hasattr(layer, "assm") and hasattr(layer, "win_mhsa")]
     if not found:
-        raise SpecError("interventions are made in layers with an ASSM, and this network has none: it is no MambaIRv2")
+        raise SpecError(
+            f"interventions are made in layers with an ASSM, and {type(network).__name__} has none: it is no MambaIRv2"
+        )
     return found
 
 
 def interventions(network: nn.Module) -> list[Intervention]:
     """Those that this network can have. Raises SpecError for one without an ASSM."""
-    config, count = network.config, len(layers(network))
+    count, config = len(layers(network)), network.config
     routed, single = capabilities_of(network).experiments, config.scans == 1
     return [
         *(prompts(config, count) if config.prompted else ()),
