@@ -256,9 +256,9 @@ def check_model(name: str | None, network: Path | None) -> None:
     With `network`, an option file, the name is the reader's own.
     """
     import models
-    from suites.spec import BASELINES
+    from suites.spec import BASELINES, PEER
 
-    if name is not None and network is None and name not in BASELINES:
+    if name is not None and network is None and name not in (*BASELINES, PEER):
         models.check_name(name)
 
 

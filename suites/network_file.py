@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.published import parse_overrides
-from suites.spec import BASELINES, SpecError
+from suites.spec import BASELINES, PEER, SpecError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,5 +123,5 @@ def only_class(network: Path | None, changes: Sequence[str] | None = None) -> Ne
 
 def check_own_name(name: str) -> None:
     """Raises SpecError for a name by which tables would take a user's network for one of the catalogue."""
-    if name.startswith(FAMILY) or name in BASELINES:
+    if name.startswith(FAMILY) or name in (*BASELINES, PEER):
         raise SpecError(f"{name!r} names a network of the catalogue or a baseline: call yours by a name of its own")

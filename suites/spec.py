@@ -17,6 +17,7 @@ ROUTINGS = ("gumbel", "argmax")
 PROMPT_ORDERS = ("raster", "semantic")
 LR_ROUTES = ("matlab", "once", "pil", "luma")
 BASELINES = ("bicubic", "identity")  # what is scored like a network and is none
+PEER = "spandrel"  # a network of another paper, told from its checkpoint (`suites.peers`)
 LOSSES = ("l1", "charbonnier")
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
 # Of a protocol: None is that of a network without them, and elsewhere "not said".

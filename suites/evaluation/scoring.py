@@ -15,13 +15,13 @@ from torch import nn
 import models
 from models.ops.scan import resolve
 from results.store import Store
-from suites import environment
+from suites import environment, peers
 from suites.data import Dataset, find_all
 from suites.evaluation.crops import Kept, may_be_kept
 from suites.evaluation.evaluate import frame_of
 from suites.evaluation.filing import NOWHERE, record_target, score_set
 from suites.network_file import NetworkFile, check_own_name
-from suites.spec import BASELINES, Protocol, SpecError, Task
+from suites.spec import BASELINES, PEER, Protocol, SpecError, Task
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,17 @@ def load_model(
 ) -> tuple[nn.Module, Protocol]:
     """A network with weights, on `device`, set to the protocol; and the protocol, less what the network does not have.
 
-    name: of the catalogue, built for `task` with `overrides`; with `network`, an official option file or a class in a
-    user's file, that network is built instead. Where nothing routes or prompts (MambaIR), the protocol has neither.
-    Raises SpecError without weights and for a protocol that routes or prompts otherwise than officially where nothing
-    does, ModelError for weights or options that do not fit.
+    name: of the catalogue, built for `task` with `overrides`, or PEER, for what the weights tell; with `network`, an
+    official option file or a class in a user's file, that network is built instead. Where nothing routes or prompts
+    (MambaIR), the protocol has neither. Raises SpecError without weights and for a protocol that routes or prompts
+    otherwise than officially where nothing does, ModelError for weights or options that do not fit.
     """
     if weights is None:
         raise SpecError(f"{name} needs --weights: a score of random initial values would say nothing")
     if isinstance(network, NetworkFile):
         model = network.build()
+    elif name == PEER and network is None:
+        model = peers.load(weights, task)
     elif network is not None:
         try:
             model = models.from_official(read_network(network), backend=backend)
@@ -123,7 +125,8 @@ def load_model(
             options = ", ".join(f"--{key.replace('_', '-')}" for key in typed)
             raise SpecError(f"{name} has no router and no prompts: leave out {options}")
         protocol = replace(protocol, routing=None, prompt_order=None, samples=1)
-    models.load_weights(model, weights)
+    if not isinstance(model, peers.Peer):
+        models.load_weights(model, weights)
     for key in settings:
         setattr(model, key, getattr(protocol, key))
     return model.to(device).eval(), protocol
@@ -223,10 +226,11 @@ def score(
         model, used = name, "none"
     else:
         model, protocol = load_model(name, task, weights, protocol, network=network, backend=backend, device=device)
-        used = "none" if own else resolve(backend, torch.device(device))
+        peer = isinstance(model, peers.Peer)
+        used = "none" if own or peer else resolve(backend, torch.device(device))
         overrides = {"network_g": read_network(network)} if network and not own else task.network
-        overrides = network.key() if own else overrides
-        key |= {"weights": models.weights_hash(model), "overrides": overrides}
+        overrides = network.key() if own else {"architecture": model.architecture} if peer else overrides
+        key |= {"weights": models.weights_hash(weights if peer else model), "overrides": overrides}
     key |= {"task": task.name, "protocol": protocol.to_dict()}
     measured_on = environment.describe(device, used) | {"command": environment.command()}
     result = Scores([], frame_of([]), measured_on)
