@@ -114,9 +114,12 @@ Init = Annotated[Path | None, Option("--init", help="weights that every cell sta
 InitNew = Annotated[str | None, Option("--init-new", help="globs of tensors, by commas, that start new all the same")]
 InitWithout = Annotated[str | None, Option("--init-without", help="globs of tensors that only the file has")]
 Gpus = Annotated[int | None, Option(help="spread the cells over this many GPUs")]
+PER_CELL_HELP = "train each cell in so many processes, on a GPU each; they share the batch's parts (accumulate)"
+PerCell = Annotated[int, Option("--processes-per-cell", help=PER_CELL_HELP)]
+Sums = Annotated[str, Option(help="of their gradients: in-order (the bits of one process) or all-reduce")]
 Deterministic = Annotated[bool, Option("--deterministic", help="the same bits on the same machine")]
 Launcher = Annotated[str, Option("--launch", help="local or submitit")]
-Jobs = Annotated[int | None, Option(help="processes at a time")]
+Jobs = Annotated[int | None, Option(help="cells at a time, in a process of their own")]
 Concurrent = Annotated[int, Option(help="cells that a process trains at a time")]
 Scorers = Annotated[int, Option(help="processes that score while another trains")]
 Warm = Annotated[int, Option(min=0, help="processes that compile the GPU's kernels first, into Triton's cache")]

@@ -20,6 +20,7 @@ BASELINES = ("bicubic", "identity")  # what is scored like a network and is none
 PEER = "spandrel"  # a network of another paper, told from its checkpoint (`suites.peers`)
 LOSSES = ("l1", "charbonnier")
 PRECISIONS = ("fp32", "tf32", "tf32x3", "bf16")
+SUMS = ("in-order", "all-reduce")  # of gradients, where several processes train a cell
 # Of a protocol: None is that of a network without them, and elsewhere "not said".
 MAY_BE_NONE = ("routing", "prompt_order")
 

@@ -18,7 +18,7 @@ from typing import Any
 from results import records
 from results.store import Store, StoreError
 from suites.evaluation import ways
-from suites.spec import Cell, Scoring, SpecError
+from suites.spec import SUMS, Cell, Scoring, SpecError
 
 # Exit status. REFUSED: it would say the same again. UNWRITABLE: so would every other cell of this store. STOPPED: the
 # time was up, and the same command continues.
@@ -112,7 +112,8 @@ class Options:
     """How this machine runs cells: none of it is part of a cell's identity, all of it is recorded.
 
     concurrent: cells trained at a time. scorers: processes that score meanwhile; without any, this one scores after
-    training. until: seconds since the epoch at which cells stop where they stand. scoring: what the suite scores of
+    training. processes: that train a cell together, and how their gradients are summed (suites.training.processes).
+    until: seconds since the epoch at which cells stop where they stand. scoring: what the suite scores of
     them in addition to their last weights. own: the file of variants that are a class in one.
     """
 
@@ -124,6 +125,8 @@ class Options:
     command: str
     concurrent: int = 1
     scorers: int = 0
+    processes: int = 1
+    sums: str = SUMS[0]
     until: float = math.inf
     scoring: Scoring = field(default_factory=Scoring)
     own: Path | None = None

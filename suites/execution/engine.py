@@ -28,7 +28,7 @@ from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher
 from suites.execution.plan import Planned, not_kept, plan, stands, unfinished, unscored_images
 from suites.interruption import interruptible
 from suites.progress import Display, duration
-from suites.spec import Cell, Scoring, Suite
+from suites.spec import SUMS, Cell, Scoring, Suite, check_choice
 
 __all__ = ["EngineError", "Outcome", "Planned", "plan", "run"]
 
@@ -64,12 +64,14 @@ class Outcome:
 
 @dataclass
 class _Running:
-    """A process and its cells by name. ends: the last word of each cell: a "done", "failed", "busy" or "stopped"."""
+    """A process and its cells by name. ends: the last word of each cell: a "done", "failed", "busy" or "stopped".
+    status: its exit status as it said itself, which torchrun would hide."""
 
     cells: dict[str, Cell]
     job: Job
     slot: int
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    status: int | None = None
     shown: dict[str, bool] = field(default_factory=dict)
 
 
@@ -92,6 +94,8 @@ def run(
     warm: int = 0,
     init: Path | None = None,
     own: Path | None = None,
+    processes: int = 1,
+    sums: str = SUMS[0],
     console: Console | None = None,
     command: str | None = None,
     program: Sequence[str] = PROGRAM,
@@ -100,8 +104,10 @@ def run(
 
     Cells are taken seed by seed, so that what is cut off leaves whole comparisons.
 
-    jobs: processes at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread
+    jobs: cells at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread
     them over this many GPUs. threads: per process (default: the cores divided by jobs; one at the smoke budget).
+    processes: that train one cell together, on a GPU each; sums: how their gradients are summed, "in-order" (the same
+    bits as by one process) or "all-reduce" (suites.training.processes).
     concurrent: cells that one process trains at a time; with more than one the cells are dealt out to `jobs` processes.
     scorers: processes for each of them that score while it trains. seconds: time after which all cells stop at a
     checkpoint; the same call continues. warm: processes that compile the GPU's kernels before anything trains.
@@ -117,6 +123,9 @@ def run(
     if concurrent < 1 or scorers < 0 or not seconds > 0:
         told = f"--concurrent {concurrent}, --scorers {scorers}, --seconds {seconds:g}"
         raise EngineError(f"{told}: at least 1 cell, no negative number of processes and a positive time are needed")
+    check_choice("way to sum gradients", sums, SUMS)
+    if processes > 1 and concurrent > 1:
+        raise EngineError("--processes-per-cell spreads one cell over GPUs, and --concurrent shares one among cells")
     begun, until = time.monotonic(), time.time() + seconds
     outcome = Outcome()
     todo: list[Planned] = []
@@ -138,9 +147,10 @@ def run(
 
         preflight.check_data([planned.cell for planned in todo], data)
         preflight.check_initial([planned.cell for planned in todo], init)
+        preflight.check_processes([planned.cell for planned in todo], processes)
         if concurrent > 1 and jobs is None:
             jobs = gpus or 1
-        launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster)
+        launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster, processes)
         # The nodes of a cluster are other machines than this one.
         place = "meta" if launch == "submitit" else device
         preflight.check_cells([planned.cell for planned in todo], backend, place, own)
@@ -157,7 +167,7 @@ def run(
         folders = {planned.cell.name: store.open_cell(planned.cell.config()) for planned in todo}
         options = _arguments(store, device, data, backend, deterministic, launcher, command)
         options += [] if own is None else ["--own", str(own.absolute())]
-        options += _concurrency(concurrent, scorers, until, suite.scoring)
+        options += _concurrency(concurrent, scorers, until, suite.scoring) + (["--sums", sums] if processes > 1 else [])
         engine = _Engine(store, launcher, list(program), options, outcome, console or Console(), suite.scoring, until)
         engine.work(todo, folders, concurrent)
     outcome.seconds = time.monotonic() - begun
@@ -173,19 +183,23 @@ def _launcher(
     gpus: int | None,
     threads: int | None,
     cluster: str | None,
+    processes: int,
 ) -> Launcher:
     if launch == "submitit":
         if gpus is not None:
             raise EngineError("--gpus spreads cells over this machine; with --launch submitit each job gets one GPU")
-        return SubmititLauncher(store.root / ".launch", jobs or len(todo), gpu=device != "cpu", cluster=cluster)
+        where = {"gpu": device != "cpu", "cluster": cluster, "processes": processes}
+        return SubmititLauncher(store.root / ".launch", jobs or len(todo), **where)
     if launch != "local":
         raise EngineError(f"unknown launcher {launch!r}: choose from local, submitit")
     if gpus is not None and not device.startswith("cuda"):
         raise EngineError(f"--gpus {gpus} needs --device cuda, not {device}")
     if device == "cpu" and all(planned.cell.budget.name == "smoke" for planned in todo):
         # Too small to gain from a second thread, and so the bits do not depend on how many run side by side.
-        threads, jobs = threads or 1, min(cores(), len(todo)) if jobs is None else jobs
-    return LocalLauncher(gpus or 1 if jobs is None else jobs, gpus, threads)
+        threads, jobs = threads or 1, min(max(1, cores() // processes), len(todo)) if jobs is None else jobs
+    if processes > 1 and device != "cpu" and gpus is None:
+        gpus = processes
+    return LocalLauncher(max(1, (gpus or 1) // processes) if jobs is None else jobs, gpus, threads, processes)
 
 
 def _arguments(
@@ -294,6 +308,7 @@ class _Engine:
             self._hear(item, event, display)
         if status is None:
             return
+        status = status if item.status is None else item.status
         for cell in item.cells.values():
             self._show(item, cell, display, begun=False)
             self._settle(item, cell, status, display)
@@ -305,6 +320,8 @@ class _Engine:
     def _hear(self, item: _Running, event: dict[str, Any], display: Display) -> None:
         label = next(iter(item.cells)) if len(item.cells) == 1 else f"{len(item.cells)} cells"
         cell = item.cells.get(event.get("cell") or label)
+        if event["event"] == "ends":
+            item.status = event["status"]
         if event["event"] == "note" and event["text"] not in self.told:
             self.told.add(event["text"])
             display.say(f"{label}: {event['text']}")

@@ -98,24 +98,39 @@ def _environment(changes: Mapping[str, str]) -> dict[str, str]:
 # This machine
 
 
-class LocalLauncher:
-    """`jobs` processes at a time, spread over `gpus` GPUs where given (slot i on GPU i modulo gpus).
+def together(command: Sequence[str], processes: int) -> list[str]:
+    """`command` (a Python interpreter and what it runs) in so many processes of one host, which torchrun ends together
+    when one of them fails. They tell who they are to each other by its variables."""
+    if processes == 1:
+        return list(command)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    return [command[0], *torchrun, *command[1:], "--processes", str(processes)]
 
-    Raises EngineError when this machine has fewer GPUs.
+
+class LocalLauncher:
+    """`jobs` cells at a time, spread over `gpus` GPUs where given (slot i on GPU i modulo gpus), each in `processes`
+    processes with a GPU of its own.
+
+    Raises EngineError when this machine has fewer GPUs, or when they cannot be dealt out evenly.
     """
 
-    def __init__(self, jobs: int, gpus: int | None = None, threads: int | None = None) -> None:
+    def __init__(self, jobs: int, gpus: int | None = None, threads: int | None = None, processes: int = 1) -> None:
         if jobs < 1:
             raise EngineError(f"--jobs {jobs}: at least one cell at a time is needed")
-        self.capacity = jobs
-        self.gpus = visible_gpus(gpus) if gpus is not None else None
-        self.threads = threads or max(1, cores() // jobs)
+        self.capacity, self.processes, self.gpus = jobs, processes, None
+        if gpus is not None:
+            names = visible_gpus(gpus)
+            if gpus % processes:
+                told = f"--gpus {gpus} and --processes-per-cell {processes}"
+                raise EngineError(f"{told}: every process needs a GPU, so the first must be a multiple of the second")
+            self.gpus = [",".join(names[first : first + processes]) for first in range(0, gpus, processes)]
+        self.threads = threads or max(1, cores() // (jobs * processes))
 
     def start(self, command: Sequence[str], slot: int) -> "LocalJob":
         changes = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         if self.gpus:
             changes["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        return LocalJob([*command, "--threads", str(self.threads)], _environment(changes))
+        return LocalJob(together([*command, "--threads", str(self.threads)], self.processes), _environment(changes))
 
 
 def visible_gpus(count: int) -> list[str]:
@@ -188,14 +203,16 @@ class SubmititLauncher:
     it without one. Raises EngineError when submitit or SLURM is missing.
     """
 
-    def __init__(self, folder: Path, capacity: int, *, gpu: bool, cluster: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, capacity: int, *, gpu: bool, cluster: str | None = None, processes: int = 1
+    ) -> None:
         try:
             import submitit
         except ImportError:
             raise EngineError("--launch submitit needs the package: pip install -e '.[cluster]'") from None
         if cluster is None and shutil.which("sbatch") is None:
             raise EngineError("--launch submitit: there is no SLURM here (no sbatch on the PATH); use --launch local")
-        self.capacity = capacity
+        self.capacity, self.processes = capacity, processes
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._executor = submitit.AutoExecutor(folder, cluster=cluster or "slurm")
@@ -204,7 +221,7 @@ class SubmititLauncher:
             timeout_min=CLUSTER_MINUTES,
             cpus_per_task=CLUSTER_CPUS,
             tasks_per_node=1,
-            **({"gpus_per_node": 1} if gpu else {}),
+            **({"gpus_per_node": processes} if gpu else {}),
         )
         self._count = 0
 
@@ -217,7 +234,7 @@ class SubmititLauncher:
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = _environment({})["PYTHONPATH"]  # the job unpickles ClusterCell from this checkout
         try:
-            job = self._executor.submit(ClusterCell(list(command), events, errors))
+            job = self._executor.submit(ClusterCell(together(command, self.processes), events, errors))
         finally:
             if before is None:
                 del os.environ["PYTHONPATH"]

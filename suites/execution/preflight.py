@@ -13,6 +13,7 @@ from suites import variant
 from suites.data import DataError, find, find_training
 from suites.spec import Cell, SpecError
 from suites.training import initial
+from suites.training.processes import Processes
 
 
 def check_data(cells: Sequence[Cell], data: Path | None) -> None:
@@ -29,6 +30,17 @@ def check_data(cells: Sequence[Cell], data: Path | None) -> None:
             missing.append(str(error))
     if missing:
         raise DataError("; ".join(dict.fromkeys(missing)))
+
+
+def check_processes(cells: Sequence[Cell], processes: int) -> None:
+    """Raises SpecError, naming the cell, where a batch's parts cannot be shared evenly by so many processes."""
+    if processes < 1:
+        raise SpecError(f"--processes-per-cell {processes}: at least one process is needed")
+    for cell in cells:
+        try:
+            Processes(count=processes).parts(cell.budget.accumulate)
+        except SpecError as error:
+            raise SpecError(f"{cell.name}: {error}") from error
 
 
 def check_initial(cells: Sequence[Cell], file: Path | None) -> None:

@@ -111,7 +111,7 @@ def _differences(folder: Path, fresh: Path) -> dict[str, float]:
 
 
 def _machine(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    told = {"device", "backend", "threads", "system", "python", "commit", "deterministic"}
+    told = {"device", "backend", "threads", "system", "python", "commit", "deterministic", "processes", "sums"}
     pairs = [(name, before.get(name), now.get(name)) for name in sorted(told)]
     versions = [item.get("versions") or {} for item in (before, now)]
     pairs += [(name, *(item.get(name) for item in versions)) for name in sorted({*versions[0], *versions[1]})]

@@ -1,9 +1,12 @@
 """What is measured of cells: trained where they stand, scored in every way that their suite asks for, and filed."""
 
+import math
+import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,6 +22,7 @@ from suites.execution.cell import CellAtWork, Environment, Options, incomplete_s
 from suites.execution.scoring_pool import ScoringPool
 from suites.spec import Cell
 from suites.training import averaging, trainer
+from suites.training.processes import Processes
 from suites.training.state import Run
 from suites.training.step import TrainingError
 
@@ -39,6 +43,45 @@ def train_and_score(cells: Sequence[CellAtWork], options: Options) -> None:
     work.settle()
 
 
+def train_with_the_first(options: Options) -> None:
+    """What every process but the first does where several train a cell: its part of all steps."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = own_device(options)
+    with Processes.joined(options.processes, device, options.sums) as processes:
+        cells = processes.agreed(list)
+        _train(cells, options, device, processes, math.inf, trainer.Hooks(on_failure=lambda *_: None))
+
+
+def own_device(options: Options) -> torch.device:
+    """The GPU of this process among those that it sees, where several train a cell."""
+    own = options.processes > 1 and options.device != "cpu"
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if own else torch.device(options.device)
+
+
+def _train(
+    cells: Sequence[tuple[Cell, Path]],
+    options: Options,
+    device: torch.device,
+    processes: Processes,
+    until: float,
+    hooks: trainer.Hooks,
+) -> None:
+    trainer.train_cells(
+        cells,
+        lambda names: load_training(names, options.data),
+        width=options.concurrent,
+        until=until,
+        marks=lambda cell: set(options.scoring.weights(cell.budget).values()),
+        hooks=hooks,
+        device=device,
+        backend=options.backend,
+        deterministic=options.deterministic,
+        own=options.own,
+        processes=processes,
+    )
+
+
 class _Work:
     def __init__(self, cells: Sequence[CellAtWork], options: Options, pool: ScoringPool | None) -> None:
         self.cells = {each.cell.name: each for each in cells}
@@ -50,6 +93,8 @@ class _Work:
         facts |= {"deterministic": options.deterministic, "command": options.command, "started": records.now()}
         if options.concurrent > 1 or options.scorers:
             facts |= {"abreast": options.concurrent, "scorers": options.scorers}  # as the store calls them
+        if options.processes > 1:
+            facts |= {"processes": options.processes, "sums": options.sums}
         self.noisy, self.environments = {}, {}
         for each in cells:
             network = ways.scored_network(each.cell, options.backend, options.own)
@@ -61,18 +106,11 @@ class _Work:
 
     def train(self) -> None:
         hooks = trainer.Hooks(averaging.add if self.scoring.average else None, self._keep, self._look, self._fail)
-        trainer.train_cells(
-            [(each.cell, each.folder) for each in self.cells.values() if not each.finished],
-            lambda names: load_training(names, self.options.data),
-            width=self.options.concurrent,
-            until=self.until,
-            marks=lambda cell: set(self.scoring.weights(cell.budget).values()),
-            hooks=hooks,
-            device=self.options.device,
-            backend=self.options.backend,
-            deterministic=self.options.deterministic,
-            own=self.options.own,
-        )
+        device = own_device(self.options)
+        with Processes.joined(self.options.processes, device, self.options.sums) as processes:
+            todo = [(each.cell, each.folder) for each in self.cells.values() if not each.finished]
+            cells = processes.agreed(lambda: todo)
+            _train(cells, self.options, device, processes, self.until, hooks)
 
     def _keep(self, run: Run) -> None:
         for name, iteration in self.scoring.weights(run.budget).items():

@@ -23,6 +23,7 @@ from results.store import Store, StoreError
 from suites.execution.cell import (
     BUSY,
     CRASHED,
+    DONE,
     REFUSED,
     SEVEREST,
     UNWRITABLE,
@@ -31,9 +32,10 @@ from suites.execution.cell import (
     Options,
     complete,
 )
-from suites.spec import Cell, Scoring, SpecError
+from suites.spec import SUMS, Cell, Scoring, SpecError
 
 ALIVE_S = 5  # how often a silent process shows that it lives, and learns that its engine is gone
+ORPHAN_S = 0.5  # how often a process looks whether torchrun lives: sooner than its cell is started again
 
 
 class Reporter:
@@ -59,6 +61,18 @@ class Reporter:
         threading.Thread(target=beat, name="alive", daemon=True).start()
 
 
+def end_with_parent() -> None:
+    """Ends this process soon after torchrun, which could not end it if it was killed itself."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_S)
+        os._exit(CRASHED)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 Work = Callable[[Sequence[CellAtWork], Options], None]
 
 
@@ -76,12 +90,21 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
     parser.add_argument("--command", default="")
     parser.add_argument("--concurrent", type=int, default=1)
     parser.add_argument("--scorers", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--sums", choices=SUMS, default=SUMS[0])
     parser.add_argument("--until", type=float, default=math.inf)
     parser.add_argument("--scoring", type=read_scoring, default=Scoring())
     parser.add_argument("--own", type=Path)
     given = vars(parser.parse_args(arguments))
     configs, results = given.pop("configs"), given.pop("results")
     options = Options(**given)
+    if options.processes > 1:
+        end_with_parent()
+        if os.environ["RANK"] != "0":
+            from suites.execution import work as measured
+
+            measured.train_with_the_first(options)
+            return DONE
 
     report = Reporter(os.dup(1))
     os.dup2(2, 1)  # a library that prints must not break the engine's lines
@@ -107,7 +130,9 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
                 statuses.append(UNWRITABLE if isinstance(error, records.WriteError) else REFUSED)
         _run(cells, options, work or _train_and_score)
         statuses += [cell.status for cell in cells if cell.status is not None]
-    return next(status for status in SEVEREST if status in statuses)
+    status = next(status for status in SEVEREST if status in statuses)
+    report("ends", status=status)
+    return status
 
 
 def read_scoring(text: str) -> Scoring:
@@ -133,12 +158,14 @@ def _run(cells: Sequence[CellAtWork], options: Options, work: Work) -> None:
     try:
         for each in todo:
             each.begin()
-        if todo:
+        if todo or options.processes > 1:  # the others wait to be told what there is
             work(todo, options)
         for each in todo:
             if each.status is None:
                 each.end()
     except Exception as error:
+        if not todo:
+            raise
         for each in todo:
             if each.status is None:
                 each.fail(error)

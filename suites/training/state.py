@@ -32,6 +32,7 @@ from suites.data.pool import Batch, Pool
 from suites.spec import Budget, Cell
 from suites.training import checkpoints, initial
 from suites.training.cuda_graph import CaptureError, GraphedStep
+from suites.training.processes import ALONE, Processes, SharedStep
 from suites.training.step import TrainingError, learning_rate, optimise
 
 WINDOW = 100  # steps over which losses are averaged to tell whether they diverge
@@ -75,13 +76,23 @@ class LossMonitor:
 
 
 class Run:
-    """One cell's training in its folder: the network, what a checkpoint holds beside it, and the log."""
+    """One cell's training in its folder: the network, what a checkpoint holds beside it, and the log.
+
+    Of several `processes` that train it, all hold the same state, and the first one alone writes.
+    """
 
     def __init__(
-        self, cell: Cell, model: nn.Module, identity: dict[str, str], folder: Path, device: torch.device, backend: str
+        self,
+        cell: Cell,
+        model: nn.Module,
+        identity: dict[str, str],
+        folder: Path,
+        device: torch.device,
+        backend: str,
+        processes: Processes = ALONE,
     ) -> None:
         self.cell, self.budget, self.model, self.folder, self.device = cell, cell.budget, model, folder, device
-        self.identity = identity
+        self.identity, self.processes = identity, processes
         can = models.capabilities_of(model)
         self.circumstances = {
             "device": device.type,
@@ -89,6 +100,7 @@ class Run:
             "compiled": can.compiles and model.compiled,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
+            "sums": processes.sums,
         }
         on_gpu = device.type == "cuda"
         captured = on_gpu and backend == "triton" and not can.stochastic_depth
@@ -103,21 +115,27 @@ class Run:
         self.unread = 0
         self.extra: dict[str, Any] = {}  # what hooks keep in the checkpoints: tensors, plain values
         self.log = folder / "train.jsonl"
-        self.work: Callable[[Batch], Tensor] = GraphedStep(self.optimise, device) if captured else self.optimise
+        self.work: Callable[[Batch], Tensor] = self.stepper(captured)
 
-    def optimise(self, batch: Batch) -> Tensor:
-        return optimise(self.model, self.optimizer, batch, self.cell, self.step)
+    def stepper(self, captured: bool) -> Callable[[Batch], Tensor]:
+        """What takes a step: as a CUDA graph, as far as it can be one, or kernel by kernel."""
+        if self.processes.count > 1:
+            shared = SharedStep(self.model, self.optimizer, self.cell, self.processes, captured)
+            return lambda batch: shared(batch, self.step)
+
+        def alone(batch: Batch) -> Tensor:
+            return optimise(self.model, self.optimizer, batch, self.cell, self.step)
+
+        return GraphedStep(alone, self.device) if captured else alone
 
     def restore(self) -> None:
         """Takes up the newest whole checkpoint, if any; cuts the log to it. Raises TrainingError for a foreign one."""
-        state = checkpoints.load(self.folder)
+        state = self.processes.agreed(self._checkpoint)
         if state:
-            check_identity(state["identity"], self.identity, self.folder)
-            changed = [k for k, v in self.circumstances.items() if state["circumstances"].get(k) != v]
+            before = {"sums": ALONE.sums} | state["circumstances"]  # which older checkpoints do not hold
+            changed = [k for k, v in self.circumstances.items() if before.get(k) != v]
             if changed:
-                told = ", ".join(
-                    f"{k} {state['circumstances'].get(k)} before, {self.circumstances[k]} now" for k in changed
-                )
+                told = ", ".join(f"{k} {before.get(k)} before, {self.circumstances[k]} now" for k in changed)
                 warnings.warn(
                     f"{self.folder} goes on under other circumstances, so not bit for bit: {told}", stacklevel=2
                 )
@@ -128,10 +146,18 @@ class Run:
             self.unlogged = state["unlogged"]
             self.seconds, self.logged_at = state["seconds"], state["logged_at"]
             self.extra = state.get("extra", state.get("beside", {}))  # "beside": its name in older checkpoints
-        checkpoints.cut_log(self.log, self.step)
+
+    def _checkpoint(self) -> dict[str, Any] | None:
+        state = checkpoints.load(self.folder)
+        if state:
+            check_identity(state["identity"], self.identity, self.folder)
+        checkpoints.cut_log(self.log, state["step"] if state else 0)
+        return state
 
     def save(self) -> None:
         """A complete checkpoint. The log's lines up to here are on disk before it."""
+        if not self.processes.first:
+            return
         if self.log.exists():
             with records.guarded(self.log), open(self.log, "rb") as log:
                 os.fsync(log.fileno())
@@ -162,7 +188,7 @@ class Run:
             loss = self.work(batch)
         except CaptureError as error:
             warnings.warn(f"{error}; steps are launched kernel by kernel, slower", stacklevel=2)
-            self.work = self.optimise
+            self.work = self.stepper(captured=False)
             loss = self.work(batch)
         self.on_device[self.unread] = loss
         self.unread += 1
@@ -189,8 +215,9 @@ class Run:
             "images_per_second": round(rate, 3),
             "peak_mib": round(peak_memory(self.device) / 2**20, 1),
         }
-        with records.guarded(self.log), open(self.log, "a") as log:
-            log.write(json.dumps(line) + "\n")
+        if self.processes.first:
+            with records.guarded(self.log), open(self.log, "a") as log:
+                log.write(json.dumps(line) + "\n")
         self.unlogged, self.logged_at, self.loss = [], self.seconds, loss
 
     def tensors(self) -> dict[str, Tensor]:
@@ -208,6 +235,8 @@ class Run:
         spoilt = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
         if spoilt:  # by the last update, whose loss no step measures
             raise TrainingError(f"{spoilt[0]} is not finite after step {self.step}", self.step, math.nan)
+        if not self.processes.first:
+            return path
         # One key of metadata only: safetensors writes several in an order of its own, another each time.
         records.write_bytes(path, safetensors.torch.save(tensors, {"training": json.dumps(self.identity)}))
         checkpoints.discard(self.folder)
@@ -266,6 +295,7 @@ def begin(
     backend: str,
     compiled: bool = False,
     own: Path | None = None,
+    processes: Processes = ALONE,
 ) -> Run:
     """The cell's network, new or as the last checkpoint in `folder` holds it.
 
@@ -284,7 +314,7 @@ def begin(
             raise TrainingError(f"{cell.name}: {cell.variant.model} has no layers to compile; train it without")
         model.compiled = True
     used = resolve(backend, device) if cell.variant.source is None else "none"  # a class has no scan of ours
-    run = Run(cell, model, identity, folder, device, used)
+    run = Run(cell, model, identity, folder, device, used, processes)
     run.restore()
     return run
 

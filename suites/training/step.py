@@ -78,25 +78,30 @@ def _set_deterministic(on: bool, compiled: bool) -> None:
         torch.set_deterministic_debug_mode("error" if on else "default")
 
 
-def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, cell: Cell, step: int) -> Tensor:
-    """One iteration: gradients of the batch's mean loss, summed over equal parts, and an update. Returns that loss.
+def backward(model: nn.Module, part: Batch, number: int, cell: Cell, step: int) -> Tensor:
+    """Adds the gradients of part `number`'s share of the batch's mean loss to the parameters'. Returns that share.
 
     Nothing is read back from the device. Stochastic depth (MambaIR) draws from torch's generator, keyed by step and
     part, so that alone differs between a batch and its parts; a step that is being captured has none.
     """
-    budget = cell.budget
+    budget, device = cell.budget, part.gt.device
+    if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        torch.manual_seed(noise_key("depth", cell.seed, step, number))
+    if capabilities_of(model).routed:
+        model.noise = PhiloxGumbel(part.keys)
+    with precision(budget.precision, device):
+        output = model(part.lq) if part.labels is None else model(part.lq, part.labels)
+        loss = loss_of(budget, output, part.gt) / budget.accumulate
+        with torch.autocast(device.type, enabled=False):  # gradients have the types of the forward pass
+            loss.backward()
+    return loss.detach()
+
+
+def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, cell: Cell, step: int) -> Tensor:
+    """One iteration: gradients of the batch's mean loss, summed over equal parts, and an update. Returns that loss."""
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=batch.gt.device)
-    for number, part in enumerate(batch.parts(budget.accumulate)):
-        if not (batch.gt.is_cuda and torch.cuda.is_current_stream_capturing()):
-            torch.manual_seed(noise_key("depth", cell.seed, step, number))
-        if capabilities_of(model).routed:
-            model.noise = PhiloxGumbel(part.keys)
-        with precision(budget.precision, batch.gt.device):
-            output = model(part.lq) if part.labels is None else model(part.lq, part.labels)
-            loss = loss_of(budget, output, part.gt) / budget.accumulate
-            with torch.autocast(batch.gt.device.type, enabled=False):  # gradients have the types of the forward pass
-                loss.backward()
-        total += loss.detach()
+    for number, part in enumerate(batch.parts(cell.budget.accumulate)):
+        total += backward(model, part, number, cell, step)
     optimizer.step()
     return total

@@ -21,6 +21,7 @@ from suites.data.pool import Pool
 from suites.data.sampling import prefetch
 from suites.spec import Cell
 from suites.training import checkpoints
+from suites.training.processes import ALONE, Processes
 from suites.training.state import (
     Run,
     begin,
@@ -74,6 +75,7 @@ def train_cells(
     deterministic: bool = True,
     compiled: bool = False,
     own: Path | None = None,
+    processes: Processes = ALONE,
 ) -> bool:
     """Trains every cell in its folder, at most `width` at a time. Returns whether all that did not fail are trained.
 
@@ -87,6 +89,8 @@ def train_cells(
     compiled: MambaIRv2's layers run as torch.compile makes them; the first step waits for it. On a GPU whose scan is in
     kernels a step is one CUDA graph (suites.training.cuda_graph), which changes no bit of it; not for networks that
     draw at random in training (MambaIR's stochastic depth), nor for classes of a user's file, which is `own`.
+    processes: those that train each cell together, all of which call this with the same cells and marks, one cell at a
+    time; hooks other than the first one's may do nothing.
 
     Raises TrainingError (bad images, a foreign checkpoint, a loss that is not finite or diverges) unless
     `hooks.on_failure` takes it, ModelError for what the catalogue cannot build, StoreError when a folder cannot be
@@ -94,7 +98,7 @@ def train_cells(
     """
     device = torch.device(device)
     with determinism(deterministic, compiled), torch.cuda.device(device if device.type == "cuda" else -1):
-        return _Loop(images, width, until, marks, hooks, device, backend, compiled, own).work(deque(cells))
+        return _Loop(images, width, until, marks, hooks, device, backend, compiled, own, processes).work(deque(cells))
 
 
 @dataclass
@@ -126,6 +130,7 @@ class _Loop:
     backend: str
     compiled: bool
     own: Path | None
+    processes: Processes
 
     def __post_init__(self) -> None:
         self.active: list[_Active] = []
@@ -150,7 +155,7 @@ class _Loop:
                 for one in [one for one in self.active if one.due and not self._attend(one)]:
                     self._leave(one)
                 self._show()
-                if time.monotonic() >= self.until and (self.active or waiting):
+                if (self.active or waiting) and self.processes.agreed(lambda: time.monotonic() >= self.until):
                     self._stop()
                     return False
         finally:
@@ -171,13 +176,9 @@ class _Loop:
             self.decoded[cell.train_sets] = images, hash_images(images)
         images, digest = self.decoded[cell.train_sets]
         identity = identify(cell, digest)
-        if (folder / WEIGHTS).exists() and (made := trained_as(folder / WEIGHTS)) is not None:
-            check_identity(made, identity, folder)
-            checkpoints.discard(folder)
+        if self.processes.agreed(lambda: self._trained(folder, identity)):
             return
-        with records.guarded(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        run = begin(cell, identity, folder, self.device, self.backend, self.compiled, self.own)
+        run = begin(cell, identity, folder, self.device, self.backend, self.compiled, self.own, self.processes)
         marks = frozenset(self.marks(cell))
         if run.step == run.budget.iterations:  # killed between its last checkpoint and its final weights
             self._end(run, marks)
@@ -190,6 +191,17 @@ class _Loop:
         own = self.device.type == "cuda" and self.width > 1
         stream = torch.cuda.Stream(self.device) if own else None
         self.active.append(_Active(run, pool, fetched, stream, marks))
+
+    @staticmethod
+    def _trained(folder: Path, identity: dict[str, str]) -> bool:
+        """Whether the cell's final weights are there; the folder is made where they are not."""
+        if (folder / WEIGHTS).exists() and (made := trained_as(folder / WEIGHTS)) is not None:
+            check_identity(made, identity, folder)
+            checkpoints.discard(folder)
+            return True
+        with records.guarded(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return False
 
     def _leave(self, one: _Active) -> None:
         one.fetched.close()

@@ -141,7 +141,7 @@ def test_a_captured_step_has_the_same_bits(tmp_path, precision, overrides):
             run_, batches = steps(tmp_path, precision, **overrides)
             assert isinstance(run_.work, GraphedStep)
             if not captured:
-                run_.work = run_.optimise
+                run_.work = run_.stepper(captured=False)
             for batch in batches:
                 run_.advance(batch)
             run_.read()

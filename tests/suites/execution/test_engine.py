@@ -360,6 +360,12 @@ def test_options_that_make_no_sense(tmp_path):
         go(suite("a"), store, gpus=2, device="cuda")
     with pytest.raises(EngineError, match=r"--jobs 0"):
         go(suite("a"), store, jobs=0)
+    with pytest.raises(SpecError, match=r"a/sr-x2/seed-0: a batch of 1 equal part cannot be shared by 2 processes"):
+        go(suite("a"), store, processes=2)
+    with pytest.raises(EngineError, match="--concurrent shares one among cells"):
+        go(suite("a"), store, processes=2, concurrent=2)
+    with pytest.raises(SpecError, match="unknown way to sum gradients 'tree': choose from in-order, all-reduce"):
+        go(suite("a"), store, processes=2, sums="tree")
     with pytest.raises(EngineError, match="unknown launcher 'ray'"):
         go(suite("a"), store, launch="ray")
     with pytest.raises(SpecError, match="two cells of the name a/sr-x2/seed-0"):

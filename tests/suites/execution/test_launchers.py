@@ -51,6 +51,11 @@ def test_slots_are_spread_over_the_gpus(monkeypatch):
         assert [job.events()[0]["event"] for job in jobs] == names
     with pytest.raises(EngineError, match=r"--gpus 4: PyTorch sees 3 GPUs here"):
         LocalLauncher(3, gpus=4)
+    with pytest.raises(EngineError, match="the first must be a multiple of the second"):
+        LocalLauncher(1, gpus=3, processes=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert LocalLauncher(2, gpus=4, processes=2).gpus == ["0,1", "2,3"]
 
 
 def test_stopping_ends_a_process_that_will_not_and_its_children(monkeypatch):

@@ -58,9 +58,9 @@ def test_a_training_whose_step_cannot_be_recorded_goes_on_and_says_so(recording)
         optimizer=SimpleNamespace(param_groups=[{"lr": 0.0}]),
         on_device=torch.zeros(10),
         unread=0,
-        optimise=lambda batch: taken.append(batch) or float(batch),
+        stepper=lambda captured: lambda batch: taken.append(batch) or float(batch),
     )
-    run.work = cuda_graph.GraphedStep(lambda batch: run.optimise(batch))
+    run.work = cuda_graph.GraphedStep(run.stepper(False))
     with pytest.warns(UserWarning, match="CUDA graph: operation not permitted; steps are launched") as told:
         for batch in range(cuda_graph.WARM + 3):
             state.Run.advance(run, batch)
