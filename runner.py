@@ -35,11 +35,11 @@ def list_everything(data: cli.Data = cli.DATA) -> None:
 
 @app.command()
 def run(
-    suite: cli.SuiteName, only: cli.Only = None, base: cli.WithBase = True, changes: cli.Changes = None,
-    seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None, gpus: cli.Gpus = None,
-    deterministic: cli.Deterministic = False, launch: cli.Launcher = "local", jobs: cli.Jobs = None,
-    concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf, warm: cli.Warm = 0,
-    processes: cli.PerCell = 1, sums: cli.Sums = "in-order",
+    suite: cli.SuiteName = None, options: cli.OptionFile = None, only: cli.Only = None, base: cli.WithBase = True,
+    changes: cli.Changes = None, seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None,
+    gpus: cli.Gpus = None, deterministic: cli.Deterministic = False, launch: cli.Launcher = "local",
+    jobs: cli.Jobs = None, concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf,
+    warm: cli.Warm = 0, processes: cli.PerCell = 1, sums: cli.Sums = "in-order",
     backend: cli.Backend = "auto", init: cli.Init = None, init_new: cli.InitNew = None,
     init_without: cli.InitWithout = None, network: cli.ClassFile = None, vary: cli.Vary = None,
     dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
@@ -48,7 +48,7 @@ def run(
     class of yours beside them."""
     from suites import recipes
     own, changes = recipes.own.separate(network, changes or [])
-    which = {"only": only, "base": base, "changes": changes, "seeds": seeds, "budget": budget}
+    which = {"only": only, "base": base, "changes": changes, "seeds": seeds, "budget": budget, "file": options}
     start = {"init": init, "new": init_new, "without": init_without}
     chosen = recipes.choose(suite, **which, **start, network=own, variations=vary or [])
     store, device, file = cli.store(results), cli.device(device), own and own.path
@@ -58,10 +58,10 @@ def run(
         return 0
     from suites.execution import engine
     show(chosen.notes)
-    options = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
-    options |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "warm": warm, "init": init}
-    options |= {"processes": processes, "sums": sums}
-    status = ended(engine.run(chosen, store, device=device, data=data, own=file, console=out, **options))
+    how = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
+    how |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "warm": warm, "init": init}
+    how |= {"processes": processes, "sums": sums}
+    status = ended(engine.run(chosen, store, device=device, data=data, own=file, console=out, **how))
     if own:
         from reports.tables import answer
         from results.evidence import Evidence

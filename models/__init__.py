@@ -31,6 +31,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "initial": ["initialise"],
         "ops": ["scan"],
         "ops.common.precision": ["precision", "unsupported"],
-        "registry": ["build", "check_name", "configure", "from_official", "names"],
+        "registry": ["build", "check_name", "configure", "from_official", "names", "official_config"],
     },
 )

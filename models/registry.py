@@ -99,6 +99,17 @@ def from_official(network_g: Mapping[str, Any], backend: str = "auto", **overrid
     official keys without effect are accepted. Raises ModelError for another type or a value that no network here has,
     TypeError for any other key.
     """
+    network, given, overrides = _official(network_g, overrides)
+    return _build(network, given, backend, overrides)
+
+
+def official_config(network_g: Mapping[str, Any]) -> Any:
+    """The arguments of that network, checked: its `Config`. Raises as `from_official`, and builds nothing."""
+    network, given, _ = _official(network_g, {})
+    return _configure(network, given, {})
+
+
+def _official(network_g: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     given = {k: v for k, v in network_g.items() if k not in WITHOUT_EFFECT}
     kind = given.pop("type", None)
     if kind not in ("MambaIRv2", "MambaIRv2Light", "MambaIR"):
@@ -112,7 +123,7 @@ def from_official(network_g: Mapping[str, Any], backend: str = "auto", **overrid
         given.setdefault("upscale", 1)  # officially 2, and without effect where nothing is enlarged
     if kind == "MambaIRv2Light":
         given.setdefault("ffn", "gated")
-    return _build("MambaIR" if kind == "MambaIR" else "MambaIRv2", given, backend, overrides)
+    return "MambaIR" if kind == "MambaIR" else "MambaIRv2", given, overrides
 
 
 def check_name(name: str) -> None:

@@ -103,7 +103,8 @@ Json = Annotated[Path | None, Option("--json", help="also write the result to th
 MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exist")]
 
 # run
-SuiteName = Annotated[str, Argument(autocompletion=suites)]
+SuiteName = Annotated[str | None, Argument(autocompletion=suites)]
+OptionFile = Annotated[Path | None, Option("--options", help="official option file (BasicSR) in place of SUITE")]
 Only = Annotated[str | None, Option(help="globs of cell names, by commas: variant/task/seed-N")]
 WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]
 Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]

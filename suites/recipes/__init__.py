@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from suites.network_file import NetworkFile
-from suites.recipes import ablations, curve, own, paper, pilot, recovery, settings, smoke
+from suites.recipes import ablations, curve, options, own, paper, pilot, recovery, settings, smoke
 from suites.spec import Cell, Initial, SpecError, Suite, check_choice
 
 __all__ = ["SUITES", "choose", "parse_seeds", "select"]
@@ -25,7 +25,7 @@ SUITES: dict[str, Callable[[str | None, tuple[int, ...] | None], Suite]] = {
 
 
 def choose(
-    name: str,
+    name: str | None,
     *,
     budget: str | None = None,
     seeds: str | Sequence[int] | None = None,
@@ -37,24 +37,27 @@ def choose(
     without: str | None = None,
     network: NetworkFile | None = None,
     variations: Sequence[str] = (),
+    file: Path | None = None,
 ) -> Suite:
-    """The suite `name` as asked for: its budget, seeds ("0,1,2"), cells that fit the glob `only`, `--set` changes.
+    """The suite `name`, or that of an option file, as asked for: its budget, seeds ("0,1,2"), cells that fit the glob
+    `only`, `--set` changes.
 
     base: whether `only` brings along what its cells are compared with (see `select`). `notes` of the suite say so.
     init: file of the weights that all cells start from; new, without: globs, by commas, that are added to a cell's own
     (`suites.spec.Initial`).
     network: a class of the user's that is trained beside the suite's bases, in place of its other variants; without
     `only` on the first task alone. variations: see `own.beside`.
+    file: the option file (`options.suite_of`), without `name` and `budget`.
     Raises SpecError for an unknown suite, budget, key or value, and when `only` leaves no cell; OSError and ModelError
     for a file of weights that cannot be read.
     """
-    check_choice("suite", name, tuple(SUITES))
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else tuple(seeds)
+    whole = _whole(name, budget, numbers, file, changes, init is not None)
     if network is not None:
-        return _with(network, variations, SUITES[name](budget, numbers), only, changes, init)
+        return _with(network, variations, whole, only, changes, init)
     if variations:
         raise SpecError(f"--vary {variations[0]}: it is for the class of --network FILE.py:Class, which is not there")
-    selected = select(SUITES[name](budget, numbers), only, base)
+    selected = select(whole, only, base)
     suite = settings.apply(selected, changes)  # of the same length and order, under other names
     if init is not None:
         suite = _starting_from(suite, init, _globs(new), _globs(without))
@@ -63,10 +66,26 @@ def choose(
     pairs = zip(selected.cells, suite.cells, strict=True)
     brought = [cell.name for before, cell in pairs if only and not _fits(before, only)]
     if not brought:
-        return suite
+        return replace(suite, notes=whole.notes)
     names = f"{', '.join(brought[:4])}{', ...' if len(brought) > 4 else ''}"
     note = f"with the bases that the variants are compared with: {names} (--no-base leaves them out)"
-    return replace(suite, notes=(note,))
+    return replace(suite, notes=(*whole.notes, note))
+
+
+def _whole(
+    name: str | None, budget: str | None, seeds: tuple[int, ...] | None, file: Path | None, changes: Sequence[str],
+    starts: bool,
+) -> Suite:  # fmt: skip
+    """The suite before anything is chosen or changed."""
+    if file is not None:
+        if name or budget:
+            raise SpecError(f"--options {file} says what to run and for how long: leave out {name or '--budget'}")
+        named = (change.partition("=")[0].strip() for change in changes)
+        return options.suite_of(file, seeds, tuple(key for key in named if key in settings.DATASETS), starts)
+    if name is None:
+        raise SpecError(f"name a suite ({', '.join(SUITES)}), or an official option file with --options FILE")
+    check_choice("suite", name, tuple(SUITES))
+    return SUITES[name](budget, seeds)
 
 
 def _with(
@@ -80,7 +99,7 @@ def _with(
     bases = tuple(cell for cell in suite.cells if cell.variant.name == own.BASE and _fits(cell, chosen))
     found = own.beside(settings.apply(replace(suite, cells=bases, families=()), changes), network, variations)
     note = f"{network.label} beside {found.cells[0].variant.model}, on {suite.cells[0].task.name} (--only for others)"
-    return found if only else replace(found, notes=(note,))
+    return found if only else replace(found, notes=(*suite.notes, note))
 
 
 def _starting_from(suite: Suite, file: Path, new: tuple[str, ...], without: tuple[str, ...]) -> Suite:
