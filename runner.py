@@ -41,15 +41,16 @@ def run(
     jobs: cli.Jobs = None, concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf,
     warm: cli.Warm = 0, processes: cli.PerCell = 1, sums: cli.Sums = "in-order",
     backend: cli.Backend = "auto", init: cli.Init = None, init_new: cli.InitNew = None,
-    init_without: cli.InitWithout = None, network: cli.ClassFile = None, vary: cli.Vary = None,
-    dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+    init_without: cli.InitWithout = None, task: cli.OtherTask = None, network: cli.ClassFile = None,
+    vary: cli.Vary = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped. With --network: its bases, and a
     class of yours beside them."""
     from suites import recipes
+    from suites.spec import Task
     own, changes = recipes.own.separate(network, changes or [])
     which = {"only": only, "base": base, "changes": changes, "seeds": seeds, "budget": budget, "file": options}
-    start = {"init": init, "new": init_new, "without": init_without}
+    start = {"init": init, "new": init_new, "without": init_without, "task": task and Task.parse(task)}
     chosen = recipes.choose(suite, **which, **start, network=own, variations=vary or [])
     store, device, file = cli.store(results), cli.device(device), own and own.path
     if dry_run:
@@ -159,11 +160,12 @@ def compare(
     from results.evidence import Evidence
     from suites.evaluation import lookup
     from suites.progress import ScoreBar
+    from suites.spec import Task
     store, names = cli.store(results), sets.split(",") if sets else []
     with ScoreBar(err) as progress:
         how = {"device": device, "data": data, "progress": progress}
         sides = [lookup.named(text, store, task, names, **how) for text in (a, b)]
-    found = comparing.compare(Evidence(store), *sides, sets=names, task=task)
+    found = comparing.compare(Evidence(store), *sides, sets=names, task=task and Task.parse(task).name)
     show(found.lines())
     cli.save(json, found.to_json())
 
@@ -253,14 +255,15 @@ def export(
 
 @app.command()
 def verify(
-    cell: str, network: cli.ClassFile = None, device: cli.Device = None, data: cli.Data = cli.DATA,
-    results: cli.Results = cli.STORE,
+    cell: str, network: cli.ClassFile = None, task: cli.CellTask = None, device: cli.Device = None,
+    data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
     from suites import network_file
     from suites.execution import verification
+    from suites.spec import Task
     own = network_file.only_class(network)
-    where = {"device": device, "data": data, "own": own}
+    where = {"device": device, "data": data, "own": own, "task": task and Task.parse(task)}
     return ended(verification.verify(cell, cli.store(results), **where, console=out))
 
 

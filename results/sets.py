@@ -23,11 +23,12 @@ def official_protocol(task: str) -> dict[str, Any]:
 
     The seed is left out because the official code fixes none. Raises KeyError for another kind of task.
     """
-    kind, level = task.replace("-x", "-").split("-")
+    kind, level = task.replace("-x", "-").split("-")[:2]
     common = {"tiling": "official", "routing": "gumbel", "samples": 1, "prompt_order": "raster", "precision": "fp32"}
     own = {
         "sr": {"lr_route": "matlab", "luma": "float", "channels": "y", "border": int(level)},
         "denoise": {"lr_route": None, "luma": None, "channels": "rgb", "border": 0},
         "jpeg": {"lr_route": None, "luma": None, "channels": "gray", "border": 0},
+        "custom": {"lr_route": None, "luma": None, "channels": "rgb", "border": 0},
     }
     return {**common, **own[kind]}

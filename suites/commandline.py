@@ -88,7 +88,8 @@ Data = Annotated[Path | None, Option(envvar=DATA_VARIABLE, help=DATA_HELP)]
 Results = Annotated[Path, Option("--results", help="the result store", show_default="results/runs")]
 Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N; a GPU when there is one")]
 Backend = Annotated[str, Option(help="auto, or a scan backend that `doctor` lists")]
-TaskName = Annotated[str, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...", autocompletion=tasks)]
+TASK_HELP = "sr-x2, denoise-15, jpeg-10, ...; custom:FILE.py:function, a degradation of yours (FILE is run)"
+TaskName = Annotated[str, Option("--task", help=TASK_HELP, autocompletion=tasks)]
 Precision = Annotated[str | None, Option(help="fp32, tf32, tf32x3 or bf16")]
 Tiles = Annotated[str | None, Option(help="official, none, or a number in place of 200")]
 Routing = Annotated[str | None, Option(help="gumbel (as the official code) or argmax")]
@@ -104,6 +105,10 @@ MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exis
 
 # run
 SuiteName = Annotated[str | None, Argument(autocompletion=suites)]
+OtherTask = Annotated[str | None, Option("--task", help=f"in place of the suite's: {TASK_HELP}")]
+CellTask = Annotated[
+    str | None, Option("--task", help="of a cell with a degradation of yours: custom:FILE.py:function")
+]
 OptionFile = Annotated[Path | None, Option("--options", help="official option file (BasicSR) in place of SUITE")]
 Only = Annotated[str | None, Option(help="globs of cell names, by commas: variant/task/seed-N")]
 WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]
@@ -329,7 +334,7 @@ def text_table(rows: Any) -> list[str]:
 
 def data_lines(action: str, data: Path | None) -> tuple[list[str], bool]:
     """What `data list` or `data check` prints, and whether all is well. Raises SpecError for another action."""
-    from suites.data import check, listing
+    from suites.data import check, listing, unchecked
     from suites.spec import check_choice
 
     check_choice("action", action, ("list", "check"))
@@ -339,7 +344,13 @@ def data_lines(action: str, data: Path | None) -> tuple[list[str], bool]:
     odd = images[images["state"] != "ok"]
     counts = images["state"].eq("ok").groupby(images["dataset"], sort=False).agg(["sum", "count"])
     told = ", ".join(f"{name} {found} of {count}" for name, found, count in counts.itertuples())
-    return [*(text_table(odd) if len(odd) else ()), f"standard images: {told}"], not len(odd)
+    lines = [*(text_table(odd) if len(odd) else ()), f"standard images: {told or 'no set of them'}"]
+    if own := unchecked(data):
+        from suites.progress import counted
+
+        named = ", ".join(f"{name} ({counted(count, 'picture')})" for name, count in own.items())
+        lines.append(f"without a manifest, so taken as they are: {named}")
+    return lines, not len(odd)
 
 
 def list_lines(data: Path | None) -> Iterable[str]:

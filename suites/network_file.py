@@ -4,16 +4,14 @@ Building it runs the file, so only what was typed on the command line becomes a 
 the source, never its text or where it lies.
 """
 
-import hashlib
-import importlib.util
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.published import parse_overrides
+from suites import user_file
 from suites.spec import BASELINES, PEER, SpecError
 
 if TYPE_CHECKING:
@@ -51,17 +49,12 @@ class NetworkFile:
         from torch import nn
 
         label = f"{self.path}:{self.name}"
-        content = self.content()
-        if source not in (None, found := hashlib.sha256(content).hexdigest()):
-            raise SpecError(f"{self.path} is another file (source {found[:8]}) than the one asked for ({source[:8]})")
         try:
-            spec = importlib.util.spec_from_file_location(f"network_of_{self.path.stem}", self.path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # dataclasses look there for the module of their class
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                exec(compile(content, str(self.path), "exec"), module.__dict__)
-                network = getattr(module, self.name)(**self.arguments)
+                network = getattr(user_file.run(self.path, source), self.name)(**self.arguments)
+        except SpecError:
+            raise
         except Exception as error:  # whatever a user's code raises
             raise SpecError(f"{label} cannot be built: {type(error).__name__}: {error}") from error
         if not isinstance(network, nn.Module):
@@ -73,15 +66,7 @@ class NetworkFile:
 
         source: SHA-256 of the file alone; what it imports is not in it. Raises SpecError when it cannot be read.
         """
-        source = hashlib.sha256(self.content()).hexdigest()
-        return {"class": self.name, "source": source, "arguments": dict(self.arguments)}
-
-    def content(self) -> bytes:
-        """The file's. Raises SpecError when it cannot be read."""
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise SpecError(f"{self.path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+        return {"class": self.name, "source": user_file.source_of(self.path), "arguments": dict(self.arguments)}
 
 
 def given(network: Path | None, changes: Sequence[str] | None = None) -> "Path | NetworkFile | None":

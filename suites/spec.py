@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from results.sets import official_protocol
@@ -37,20 +38,49 @@ def check_choice(what: str, value: object, choices: tuple) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """A degradation to undo: `sr-x2`, `denoise-15`, `jpeg-10`, ... (sigma on the 0..255 scale, JPEG quality)."""
+    """A degradation to undo: `sr-x2`, `denoise-15`, `jpeg-10`, ... (sigma on the 0..255 scale, JPEG quality), or a
+    function of the user's (`suites.degradation_file`): then level is its scale.
 
-    kind: Literal["sr", "denoise", "jpeg"]
+    function, source: its name and the start of the hash of its file. file: where that is, if it was named; no part of
+    what the task is.
+    """
+
+    kind: Literal["sr", "denoise", "jpeg", "custom"]
     level: int
+    function: str = ""
+    source: str = ""
+    file: Path | None = field(default=None, compare=False)
 
     @classmethod
     def parse(cls, name: str) -> "Task":
-        """`Task.parse("sr-x2")`. Raises SpecError for anything but the tasks of `Task.names()`."""
+        """`Task.parse("sr-x2")`; "custom:FILE.py:function" runs the file, the `name` of such a task does not.
+
+        Raises SpecError for anything but these and the tasks of `Task.names()`.
+        """
+        if match := re.fullmatch(r"custom:(.+\.py):(\w+)", name):
+            return cls._custom(Path(match[1]), match[2])
+        if match := re.fullmatch(r"custom-x(\d+)-(\w+)-([0-9a-f]{16})", name):
+            return cls("custom", int(match[1]), match[2], match[3])
         match = re.fullmatch(r"(sr)-x(\d+)|(denoise|jpeg)-(\d+)", name)
         if match:
             kind, level = match[1] or match[3], int(match[2] or match[4])
             if level in RESTORATION_LEVELS[kind]:
                 return cls(kind, level)
-        raise SpecError(f"unknown task {name!r}: choose from {', '.join(cls.names())}")
+        raise SpecError(f"unknown task {name!r}: choose from {', '.join(cls.names())}, or custom:FILE.py:function")
+
+    @classmethod
+    def _custom(cls, file: Path, function: str) -> "Task":
+        from suites import user_file
+
+        source = user_file.source_of(file)
+        try:
+            module = user_file.run(file, source)
+            scale, made = getattr(module, "SCALE", 1), getattr(module, function)
+        except Exception as error:  # whatever a user's code raises
+            raise SpecError(f"{file}:{function} cannot be used: {type(error).__name__}: {error}") from error
+        if not callable(made) or not (isinstance(scale, int) and scale >= 1):
+            raise SpecError(f"{file}: {function} must be a function, and SCALE, which is {scale!r}, a whole number")
+        return cls("custom", scale, function, source[:16], file)
 
     @classmethod
     def names(cls) -> list[str]:
@@ -58,12 +88,14 @@ class Task:
 
     @property
     def name(self) -> str:
+        if self.kind == "custom":
+            return f"custom-x{self.level}-{self.function}-{self.source}"
         return f"{self.kind}-{'x' if self.kind == 'sr' else ''}{self.level}"
 
     @property
     def scale(self) -> int:
         """Height of the restored image over height of the degraded one."""
-        return self.level if self.kind == "sr" else 1
+        return self.level if self.kind in ("sr", "custom") else 1
 
     @property
     def channels(self) -> int:
@@ -73,7 +105,7 @@ class Task:
     @property
     def network(self) -> dict[str, Any]:
         """Arguments that make any catalogue model a network for this task (official names)."""
-        if self.kind == "sr":
+        if self.scale > 1:
             return {"upscale": self.level}
         return {"upscale": 1, "upsampler": "", "in_chans": self.channels}
 

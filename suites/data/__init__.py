@@ -4,7 +4,7 @@
 """
 
 from suites.data.catalogue import DATASETS, DatasetInfo
-from suites.data.check import check
+from suites.data.check import check, unchecked
 from suites.data.datasets import Dataset, Picture, find, find_all, find_training, listing, load_training
 from suites.data.pictures import DataError, load_picture
 
@@ -21,4 +21,5 @@ __all__ = [
     "listing",
     "load_picture",
     "load_training",
+    "unchecked",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from suites.data import manifest
 from suites.data.catalogue import stem_key
-from suites.data.datasets import Dataset, find, folder_of
+from suites.data.datasets import Dataset, find, folder_of, listing
 from suites.data.manifest import Entry
 from suites.data.pictures import DataError, load_picture, pixel_hash
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd  # half a second that `list` would wait
 
 STATES = ("ok", "missing", "extra", "other size", "other pixels", "already an LR", "unreadable")
+EMBEDDED = ("embedded", "embedded-train")
 COLUMNS = ("dataset", "image", "state", "detail", "file")
 LR_SCALES = (2, 3, 4, 8)
 CROPS = (2, 3, 4, 6, 8, 12, 24)  # multiples that people crop ground truth to
@@ -25,7 +26,7 @@ def check(root: Path | None) -> "pd.DataFrame":
 
     Columns: dataset, image (the manifest's stem, or that of a file that is not of the set), state (one of STATES),
     detail (what is wrong, for people), file. A set without any folder has no rows: `listing` tells what is there.
-    Raises DataError when the folder does not exist or holds none of these sets.
+    Raises DataError when the folder does not exist or holds no pictures that a set could be made of.
     """
     import pandas as pd
 
@@ -36,9 +37,16 @@ def check(root: Path | None) -> "pd.DataFrame":
     for name in names:
         if root is None or folder_of(name, root) is not None:
             rows += _check_set(name, root)
-    if not rows:
-        raise DataError(f"{root} holds none of the sets that can be checked: {', '.join(names)}")
+    if not rows and not unchecked(root):
+        raise DataError(f"{root} holds no folder of pictures, and none of the sets that are known: {', '.join(names)}")
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def unchecked(root: Path | None) -> dict[str, int]:
+    """Sets in `root` that no manifest knows, the user's own, by how many pictures they have."""
+    found = listing(root) if root is not None else []
+    own = {row["dataset"]: row["found"] for row in found if row["found"]}
+    return {name: count for name, count in own.items() if name not in manifest.names() and name not in EMBEDDED}
 
 
 def _check_set(name: str, root: Path | None) -> list[tuple]:

@@ -5,6 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from suites import degradation_file
 from suites.data.pictures import DataError, as_rgb
 from suites.data.resize import imresize, round_uint8
 from suites.spec import Task, check_choice
@@ -82,7 +83,8 @@ def degrade(task: Task, gt: np.ndarray, lr_route: str | None) -> tuple[np.ndarra
     Super-resolution: the truth is `gt` cropped to a multiple of the scale, gray where it is gray; C = 3 (gray
     repeated) and h = H / scale by the route "matlab", "once" or "pil". The route "luma" is the bicubic baseline itself:
     its lq, C = 1, is enlarged again, h = H. Denoising: C = 3, gray repeated; the noise leaves 0..1. JPEG: C = 1, the
-    truth is the rounded luma of a colour picture, a gray one as it is. `lr_route` is None but for super-resolution.
+    truth is the rounded luma of a colour picture, a gray one as it is. A user's function: as super-resolution, and it
+    makes the lq. `lr_route` is None but for super-resolution.
 
     Raises DataError for a picture smaller than the scale, SpecError for another route.
     """
@@ -91,6 +93,9 @@ def degrade(task: Task, gt: np.ndarray, lr_route: str | None) -> tuple[np.ndarra
     if task.kind == "jpeg":
         truth = gt if gt.ndim == 2 else luma_uint8(gt)
         return _unit(jpeg(truth, task.level))[..., None], truth
+    if task.kind == "custom":
+        truth = modcrop(gt, task.scale)
+        return _unit(degradation_file.degraded(task, as_rgb(truth))), truth
     check_choice("LR route", lr_route, (*LR_MAKERS, "luma"))
     truth = modcrop(gt, task.scale)
     if lr_route == "luma":

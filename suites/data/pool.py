@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from models.ops.noise import noise_key
+from suites import degradation_file
 from suites.data import degradations
 from suites.data import sort_keys as semantics
 from suites.data.sampling import draw_noise, draw_patches
@@ -77,10 +78,14 @@ def training_pair(task: Task, image: np.ndarray) -> tuple[np.ndarray | None, np.
 
     SR: the image cropped at the top left to a multiple of the scale, and its LR by the MATLAB route. JPEG: the rounded
     luma and its compression, made once for the whole image: patches cut the 8x8 grid anywhere, as in stored LQ files.
+    A user's function: cropped as for SR, made once.
     """
     if task.kind == "sr":
         gt = degradations.modcrop(image, task.scale)
         return degradations.lr_matlab(gt, task.scale), gt
+    if task.kind == "custom":
+        gt = degradations.modcrop(image, task.scale)
+        return degradation_file.degraded(task, gt), gt
     if task.kind == "jpeg":
         achromatic = (image == image[..., :1]).all()  # a gray file, whose three channels are copies
         gray = image[..., 0].copy() if achromatic else degradations.luma_uint8(image)

@@ -277,7 +277,7 @@ def _check_agreement(model: nn.Module, protocol: Protocol) -> None:
 def _check_baseline(name: str, task: Task, protocol: Protocol) -> None:
     """Raises SpecError for a baseline that does not exist, does not fit the task, or another protocol than its own."""
     check_choice("baseline", name, BASELINES)
-    if (name == "bicubic") != (task.kind == "sr"):
+    if (name == "bicubic") != (task.kind == "sr") or (task.kind == "custom" and task.scale > 1):
         raise SpecError(
             f"{name} is no baseline of {task.name}: bicubic is for super-resolution, identity for the others"
         )

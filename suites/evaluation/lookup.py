@@ -32,7 +32,7 @@ def named(
     import models
 
     digest = models.weights_hash(path)
-    known = _scored_on(Evidence(store), model, digest, task)
+    known = _scored_on(Evidence(store), model, digest, task and Task.parse(task).name)
     if known and known.issuperset(sets):
         return f"{model} {digest}".strip()
     if not (model and task and sets):

@@ -167,6 +167,8 @@ def run(
         folders = {planned.cell.name: store.open_cell(planned.cell.config()) for planned in todo}
         options = _arguments(store, device, data, backend, deterministic, launcher, command)
         options += [] if own is None else ["--own", str(own.absolute())]
+        file = next((planned.cell.task.file for planned in todo), None)  # cells of one run have one function
+        options += [] if file is None else ["--degradation", str(file.absolute())]
         options += _concurrency(concurrent, scorers, until, suite.scoring) + (["--sums", sums] if processes > 1 else [])
         engine = _Engine(store, launcher, list(program), options, outcome, console or Console(), suite.scoring, until)
         engine.work(todo, folders, concurrent)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import models
@@ -11,6 +12,7 @@ from models.checkpoints import read_state
 from models.ops.scan import BackendError, resolve
 from suites import variant
 from suites.data import DataError, find, find_training
+from suites.data.degradations import degrade
 from suites.spec import Cell, SpecError
 from suites.training import initial
 from suites.training.processes import Processes
@@ -76,6 +78,9 @@ def check_cells(cells: Sequence[Cell], backend: str, device: str, own: Path | No
     for cell in cells:
         if not cell.train_sets or not cell.test_sets:
             raise SpecError(f"{cell.name}: train_sets or test_sets names no dataset, and a run needs both")
+    for cell in {cell.task: cell for cell in cells if cell.task.kind == "custom"}.values():
+        side = cell.task.scale * cell.budget.patch
+        degrade(cell.task, np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8), None)
     with warnings.catch_warnings():  # the cells say it
         warnings.simplefilter("ignore")
         resolve(backend, torch.device(device))

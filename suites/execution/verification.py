@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from results.store import Store, StoreError
 from suites import variant
 from suites.execution.engine import PROGRAM, EngineError, run
 from suites.network_file import NetworkFile
-from suites.spec import Cell, Suite
+from suites.spec import Cell, Suite, Task, check_choice
 from suites.training import initial
 
 
@@ -52,13 +52,15 @@ def verify(
     device: str | None = None,
     data: Path | None = None,
     own: NetworkFile | None = None,
+    task: Task | None = None,
     console: Console | None = None,
     program: Sequence[str] = PROGRAM,
 ) -> Verification:
     """Runs a finished cell again in a scratch folder, as it was run (threads, backend, determinism), and compares.
 
     name: hash, start of it, or cell name. device: another device than the stored kind.
-    own: the class of a cell whose network is one in a file. Raises StoreError when there is no such finished cell,
+    own: the class of a cell whose network is one in a file; task: that of a cell with a user's degradation. Raises
+    StoreError when there is no such finished cell,
     SpecError where that file is missing or another, EngineError when it does not run.
     """
     folder = store.resolve_cell(name)
@@ -68,6 +70,9 @@ def verify(
     cell = Cell.from_config(store.read_config(folder))
     before = records.read_json(folder / "environment.json")
     backend = before.get("backend", "auto")
+    if task is not None:
+        check_choice("task of this cell", task.name, (cell.task.name,))
+        cell = replace(cell, task=task)
     if cell.variant.source is not None:
         variant.check(cell.variant, own)
         backend = "auto"  # it has no scan of ours

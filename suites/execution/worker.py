@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
     parser.add_argument("--until", type=float, default=math.inf)
     parser.add_argument("--scoring", type=read_scoring, default=Scoring())
     parser.add_argument("--own", type=Path)
+    parser.add_argument("--degradation", type=Path)
     given = vars(parser.parse_args(arguments))
-    configs, results = given.pop("configs"), given.pop("results")
+    configs, results, degradation = (given.pop(name) for name in ("configs", "results", "degradation"))
     options = Options(**given)
     if options.processes > 1:
         end_with_parent()
@@ -119,6 +121,7 @@ def main(arguments: list[str] | None = None, work: Work | None = None) -> int:
             try:
                 store = Store(results)
                 cell = Cell.from_config(records.read_json(path))
+                cell = replace(cell, task=replace(cell.task, file=degradation))
                 name, folder = cell.name, store.open_cell(cell.config())
                 locked.enter_context(locks.hold(folder))
                 cells.append(CellAtWork(cell, folder, store, report, notes))

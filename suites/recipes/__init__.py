@@ -10,7 +10,7 @@ from pathlib import Path
 
 from suites.network_file import NetworkFile
 from suites.recipes import ablations, curve, options, own, paper, pilot, recovery, settings, smoke
-from suites.spec import Cell, Initial, SpecError, Suite, check_choice
+from suites.spec import Cell, Initial, SpecError, Suite, Task, check_choice
 
 __all__ = ["SUITES", "choose", "parse_seeds", "select"]
 
@@ -38,6 +38,7 @@ def choose(
     network: NetworkFile | None = None,
     variations: Sequence[str] = (),
     file: Path | None = None,
+    task: Task | None = None,
 ) -> Suite:
     """The suite `name`, or that of an option file, as asked for: its budget, seeds ("0,1,2"), cells that fit the glob
     `only`, `--set` changes.
@@ -47,12 +48,13 @@ def choose(
     (`suites.spec.Initial`).
     network: a class of the user's that is trained beside the suite's bases, in place of its other variants; without
     `only` on the first task alone. variations: see `own.beside`.
-    file: the option file (`options.suite_of`), without `name` and `budget`.
+    file: the option file (`options.suite_of`), without `name` and `budget`. task: see `settings.on_task`.
     Raises SpecError for an unknown suite, budget, key or value, and when `only` leaves no cell; OSError and ModelError
     for a file of weights that cannot be read.
     """
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else tuple(seeds)
     whole = _whole(name, budget, numbers, file, changes, init is not None)
+    whole = whole if task is None else settings.on_task(whole, task)
     if network is not None:
         return _with(network, variations, whole, only, changes, init)
     if variations:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Variant
+from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Task, Variant
 
 # Fields that a published schedule may have otherwise and still be called "paper".
 UNLABELLED = ("accumulate", "checkpoint_every")
@@ -54,6 +54,25 @@ def apply(suite: Suite, settings: Sequence[str]) -> Suite:
         for family in suite.families
     )
     return replace(suite, cells=tuple(map(changed, suite.cells)), families=families)
+
+
+def on_task(suite: Suite, task: Task) -> Suite:
+    """The cells and families of the suite's first task, on `task` in its place. Raises SpecError for given weights."""
+    first = suite.cells[0].task
+    if any(cell.initial is not None for cell in suite.cells):
+        raise SpecError(f"{suite.name} starts from given weights, which are of {first.name}: leave out --task")
+
+    def moved(cell: Cell) -> Cell:
+        own = {name: getattr(cell.protocol, name) for name in ("routing", "prompt_order", "precision")}
+        return replace(cell, task=task, protocol=Protocol.official(task, **own))
+
+    families = [
+        replace(one, base=moved(one.base), members=tuple((label, moved(cell)) for label, cell in one.members))
+        for one in suite.families
+        if one.base.task == first
+    ]
+    cells = tuple(moved(cell) for cell in suite.cells if cell.task == first)
+    return replace(suite, cells=cells, families=tuple(families))
 
 
 def _named(variant: Variant, before: Variant) -> Variant:

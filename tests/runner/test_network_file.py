@@ -16,6 +16,7 @@ from tests.edsr import EDSR
 from tests.runner.helpers import Command, data_set, photo, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+HALF = "SCALE = 2\n\n\ndef half(image, draw):\n    return image[::2, ::2]\n"  # a degradation
 SOURCE = Path(__file__).resolve().parents[1] / "edsr.py"
 
 
@@ -146,16 +147,19 @@ def test_it_is_trained_beside_the_base_of_a_suite(command: Command, where, tmp_p
     own = ["--network", "mine.py:EDSR"]
     asked = ["run", "smoke", *own, "--set", "dim=4", "--vary", "depth=1", "--seeds", "0", "--set", "iterations=4"]
     asked += ["--set", "train_sets=Three", "--set", "test_sets=Three", "--set", "patch=8", "--set", "batch=2"]
+    Path("half.py").write_text(HALF)
+    asked += ["--task", "custom:half.py:half"]
+    task = f"custom-x2-half-{hashlib.sha256(HALF.encode()).hexdigest()[:16]}"
     status, out, _ = command(*asked, "--dry-run", *where)
-    assert status == 0 and "EDSR,depth=1/sr-x2/seed-0" in out and "smoke, 2 cells" not in out
+    assert status == 0 and f"EDSR,depth=1/{task}/seed-0" in out
     status, out, _ = command(*asked, "--jobs", "1", "--concurrent", "3", *where)
     assert status == 0, out
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    named = f"EDSR dim=4 ({digest[:8]}) against mambairv2-tiny, sr-x2, budget smoke, on Three: "
+    named = f"EDSR dim=4 ({digest[:8]}) against mambairv2-tiny, {task}, budget smoke, on Three: "
     assert out.strip().splitlines()[-1].startswith(named) and "1 seed: inconclusive" in out
     store = Store(tmp_path / "store")
     cells = store.cells().set_index("variant")
-    assert list(cells["name"]) == [f"{name}/sr-x2/seed-0" for name in cells.index] and len(cells) == 3
+    assert list(cells["name"]) == [f"{name}/{task}/seed-0" for name in cells.index] and len(cells) == 3
     assert cells.loc["EDSR", "overrides"] == {"class": "EDSR", "source": digest, "arguments": {"dim": 4}}
     assert cells.loc["EDSR,depth=1", "overrides"]["arguments"] == {"dim": 4, "depth": 1}
     assert cells.loc["EDSR", "config"]["protocol"]["routing"] is None and set(cells["state"]) == {"done"}
@@ -166,9 +170,13 @@ def test_it_is_trained_beside_the_base_of_a_suite(command: Command, where, tmp_p
     assert weights.keys() == begun.keys() and 0 < moved < 4 * 8e-3 * 1.5  # Adam moves by about the rate a step
     tables = command("tables", "smoke", "--results", tmp_path / "store")[1]
     assert f"EDSR dim=4 depth=1 ({digest[:8]})" in tables and "own network, changed" in tables
-    refused(command("verify", "EDSR/sr-x2/seed-0", *where), "holds no code", "--network FILE.py:EDSR")
+    scores = store.scores()
+    assert set(scores["image"]) == {"a", "b", "c"} and scores["psnr"].notna().all()
+    cell = f"EDSR/{task}/seed-0"
+    refused(command("verify", cell, *where), "holds no code", "--network FILE.py:EDSR")
+    refused(command("verify", cell, *own, *where), "name it again with --task custom:FILE.py:half")
     Path("mine.py").write_text(SOURCE.read_text() + "\nopen('ran', 'w')\n")
-    refused(command("verify", "EDSR/sr-x2/seed-0", *own, *where), digest[:8], "name the file as it was")
+    refused(command("verify", cell, *own, *where), digest[:8], "name the file as it was")
     assert not Path("ran").exists()
 
 

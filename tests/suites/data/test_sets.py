@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from suites import data
-from suites.data import DataError, check, find, find_training, listing, manifest
+from suites.data import DataError, check, find, find_training, listing, manifest, unchecked
 from suites.data.catalogue import DATASETS, stem_key
 from suites.data.pictures import list_pictures, pixel_hash
 
@@ -231,10 +231,16 @@ def test_check_of_a_set_that_cannot_be_used(root, tmp_path):
     path.with_name("baby.bmp").write_bytes(path.read_bytes())
     assert states(root, "Set5")[0] == {"": "unreadable"}
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds none of the sets"):
+    with pytest.raises(DataError, match="holds no folder of pictures"):
         check(tmp_path / "empty")
     with pytest.raises(DataError, match="does not exist"):
         check(tmp_path / "nowhere")
+
+
+def test_own_folders_are_told_and_are_nothing_wrong(tmp_path):
+    (tmp_path / "Mine" / "HR").mkdir(parents=True)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "Mine" / "HR" / "a.png")
+    assert check(tmp_path).empty and unchecked(tmp_path) == {"Mine": 1}
 
 
 def test_training_refuses_pictures_that_are_tested_on(root):
