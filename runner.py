@@ -191,14 +191,21 @@ def profile(
     models: cli.Variants = None, sizes: cli.Sizes = None, mode: cli.Modes = None, batch: cli.Batches = None,
     precision: cli.Precisions = None, backends: cli.Backends = None, launch: cli.LaunchModes = None,
     task: cli.OptionalTask = None, routing: cli.Routing = None, network: cli.ClassFile = None,
-    arguments: cli.Arguments = None, preset: cli.Preset = None, rounds: cli.Rounds = 20, device: cli.Device = None,
-    json: cli.Json = None,
+    arguments: cli.Arguments = None, preset: cli.Preset = None, rounds: cli.Rounds = 20, gpus: cli.SweptGpus = None,
+    seconds: cli.SweptSeconds = math.inf, limit: cli.PointLimit = None, device: cli.Device = None,
+    json: cli.Json = None, results: cli.Results = cli.STORE,
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
     from reports.pages import profile as page
     from reports.tables import terminal
     from suites import network_file
     from suites.benchmark import presets, profiling, progress
+    if preset in presets.SWEEPS:
+        from suites.benchmark.sweep import command as sweeping
+        how = {"only": models, "gpus": gpus, "seconds": seconds, "limit": limit, "say": err.print}
+        swept = sweeping.run(preset, results, cli.device(device), **how)
+        show(swept.lines())
+        return int(not swept.ok)
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
     lists |= {"launches": launch, "routing": routing, "own": network_file.only_class(network, arguments)}
     plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=cli.device(device))

@@ -20,6 +20,7 @@ import pandas as pd
 
 from results import crops, families, measured, records
 from results.analyses import committed
+from results.costs import committed as costs
 from results.measured import PROVENANCE, SCORE_COLUMNS
 from results.records import StoreError
 from results.store import TOLD, Store
@@ -47,7 +48,7 @@ def place(name: str) -> Path:
 
 def export(store: Store, name: str, command: str, known: Mapping[str, str | None] | None = None) -> list[str]:
     """Writes `<name>.scores.json`, its CSV and the families of every finished cell and evaluation record of `store`.
-    Its analyses are written as `results.analyses.committed` says.
+    Its analyses and sweeps are written as `results.analyses.committed` and `results.costs.committed` say.
 
     name: MACHINE/NAME under `measured.FOLDER`. command: by which this is called, kept with the date. known: what of
     PROVENANCE is filled in where an environment lacks it. What stood there is replaced. Returns what was written, in
@@ -77,10 +78,10 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
             tables.append(records.read_frame(folder / "scores.parquet").assign(hash=folder.name, environment=""))
     logs = _logs(store)
     exported = {"command": command, "date": records.now()}
-    analyses = committed.export(store.root, target, exported)
+    analyses = committed.export(store.root, target, exported) + costs.export(store.root, target, exported)
     if not tables:
         if not analyses:
-            raise StoreError(f"{store.root} holds no finished cell, no evaluation record and no analysis")
+            raise StoreError(f"{store.root} holds no finished cell, no evaluation record, no analysis and no sweep")
         return analyses
     frame = pd.concat(tables, ignore_index=True).reindex(columns=list(SCORE_COLUMNS))
     frame = frame.sort_values(

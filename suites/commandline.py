@@ -38,7 +38,7 @@ KEPT = {
     "sweep": "the points scored so far are stored, and the same command scores the others",
     "evaluate": "every image scored before that is stored, and the same command scores the others",
     "restore": "the pictures listed above are written, and the same command goes on with the others of a folder",
-    "profile": "--json FILE holds the sizes that were finished",
+    "profile": "--json FILE holds the sizes that were finished; a sweep goes on with the points that it lacks",
     "breakdown": "FILE holds the networks that were finished",
     "import": "what was merged before is in the store; import the archive again for the rest",
     "verify": "the store is as it was",
@@ -184,7 +184,14 @@ Batches = Annotated[str | None, Option("--batch", help="such as 1,8; 1")]
 Precisions = Annotated[str | None, Option("--precision", help="of fp32, tf32, tf32x3, bf16; fp32")]
 Backends = Annotated[str | None, Option(help="scan backends, auto, all that run here, mamba_ssm; auto")]
 LaunchModes = Annotated[str | None, Option("--launch", help="of eager, compiled, graph (one CUDA graph); eager")]
-Preset = Annotated[str | None, Option(help="goals: what docs/performance.md shows, in place of all lists")]
+PRESET_HELP = (
+    "in place of all lists: goals (docs/performance.md), or a sweep that goes on where it stood: resolution "
+    "(docs/efficiency.md), ntire (x4, 256x256)"
+)
+Preset = Annotated[str | None, Option(help=PRESET_HELP)]
+SweptGpus = Annotated[int | None, Option("--gpus", help="of a sweep: GPUs used at a time; 1")]
+SweptSeconds = Annotated[float, Option("--seconds", help="of a sweep: stop after so long", show_default="no limit")]
+PointLimit = Annotated[float | None, Option("--limit", help="of a sweep: seconds of one point; 60, on a CPU 600")]
 Rounds = Annotated[int, Option(help="times that every candidate is timed")]
 JsonTarget = Annotated[Path, Argument(metavar="FILE", help="gets a row per network as soon as it is known")]
 OnlyNames = Annotated[str | None, Option("--only", help="MODEL/MODE/PRECISION, several by commas; all with a goal")]

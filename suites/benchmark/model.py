@@ -90,27 +90,34 @@ class BenchmarkModel:
                 torch.manual_seed(0)  # the reference may be another instance of it
                 self.network = own.build()
         self.network.to(device).train(mode == "training")
-        draw = torch.Generator().manual_seed(0)
-        shapes = [(batch, task.channels, *size), (batch, task.channels, *(side * task.scale for side in size))]
-        images, targets = (torch.rand(shape, generator=draw).to(device) for shape in shapes)
-        lq, gt = (x.contiguous(memory_format=torch.channels_last) for x in (images, targets))
-        keys = [noise_key("profile", index) for index in range(batch)]
-        keys = torch.tensor([(key + 2**63) % 2**64 - 2**63 for key in keys], dtype=torch.int64, device=device)
-        self.batch = Batch(lq, gt, keys, None)
         self.can = models.capabilities_of(self.network)
-        self.labels = None
-        if self.can.classes is not None:
-            self.labels = torch.randint(self.can.classes, (batch, *size), generator=draw).to(device)
+        self.graphs: dict[tuple, MeasuredGraph] = {}  # by precision, backend and whether the order is given
+        self.take(task, size, batch)
         variant, budget = Variant("own", name, overrides), Budget("reduced", 1, batch=batch, patch=min(size))
         self.cell = Cell(variant, task, 0, budget, (), (), Protocol.official(task))
         self.optimizer = None
-        self.graphs: dict[tuple, MeasuredGraph] = {}  # by precision, backend and whether the order is given
         self.initial = [p.detach().cpu().clone() for p in self.network.parameters()]
         if mode == "training":  # as suites.training.state.Run makes it
             on_gpu = device.type == "cuda"
             rate = torch.zeros((), device=device) if on_gpu else 0.0
             options = {"betas": budget.betas, "fused": True, "capturable": on_gpu}
             self.optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, **options)
+
+    def take(self, task: Task, size: tuple[int, int], batch: int) -> None:
+        """Makes an input of another size and batch; what was recorded for the last one is forgotten."""
+        self.graphs.clear()
+        self.batch = self.labels = None
+        draw, device = torch.Generator().manual_seed(0), self.device
+        shapes = [(batch, task.channels, *size)]
+        if self.mode == "training":
+            shapes.append((batch, task.channels, *(side * task.scale for side in size)))
+        images = (torch.rand(shape, generator=draw).to(device) for shape in shapes)
+        lq, *targets = (x.contiguous(memory_format=torch.channels_last) for x in images)
+        keys = [noise_key("profile", index) for index in range(batch)]
+        keys = torch.tensor([(key + 2**63) % 2**64 - 2**63 for key in keys], dtype=torch.int64, device=device)
+        self.batch = Batch(lq, targets[0] if targets else None, keys, None)
+        if self.can.classes is not None:
+            self.labels = torch.randint(self.can.classes, (batch, *size), generator=draw).to(device)
 
     @property
     def random_in_training(self) -> bool:

@@ -14,6 +14,7 @@ from suites.network_file import NetworkFile
 from suites.spec import SpecError, Task
 
 PRESETS = ("goals",)
+SWEEPS = ("resolution", "ntire")  # of suites.benchmark.sweep
 SR2 = Task("sr", 2)
 IMAGE = (360, 640)
 EXACT = ("tf32x3", "bf16", "fp32")
@@ -58,7 +59,7 @@ def choose(
 def plans(preset: str, device: str, rounds: int) -> list[Plan | ScanPlan]:
     """What is measured, in order. Raises SpecError for an unknown preset and for fewer rounds than one."""
     if preset not in PRESETS:
-        raise SpecError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+        raise SpecError(f"unknown preset {preset!r}: choose from {', '.join((*PRESETS, *SWEEPS))}")
     if rounds < 1:
         raise SpecError(f"--rounds is {rounds}: at least 1 is needed")
     where = torch.device(device)

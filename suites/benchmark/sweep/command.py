@@ -1,0 +1,89 @@
+"""`profile --preset resolution`: the sweep of a preset on a device, filed in the store."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from results.costs import lines
+from suites import environment
+from suites.benchmark.sweep.driver import LIMIT_S, Sweep
+from suites.benchmark.sweep.points import of_preset
+from suites.spec import SpecError
+
+WRONG = ("differs", "failed")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a file holds of the points that were asked for. left: how many it lacks."""
+
+    path: Path
+    costs: lines.Costs
+    statuses: Counter
+    left: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was timed, and nothing failed or computed something else."""
+        return not any(self.statuses[status] for status in WRONG) and self.statuses["ok"] > 0
+
+    def lines(self) -> list[str]:
+        told = ", ".join(f"{count} {status}" for status, count in self.statuses.most_common()) or "nothing"
+        rows = [row for row in self.costs.rows.values() if row["status"] == "ok"]
+        checked = sum(row["check"]["seconds"] for row in rows)
+        measured = sum(row["measure_s"] for row in rows)
+        noisy = sum(bool(row["noise"]) for row in rows)
+        left = [f"{self.left} points are left: the same command measures them"] if self.left else []
+        return [
+            f"{self.path}: {told}",
+            f"{noisy} of {len(rows)} times are noisy; checking took {checked:,.0f} s, measuring {measured:,.0f} s",
+            *left,
+            "runner.py export STORE MACHINE/NAME commits them; `report` and `figures resolution` show them",
+        ]
+
+
+def run(
+    preset: str,
+    root: Path,
+    device: str,
+    *,
+    only: str | None = None,
+    gpus: int | None = None,
+    seconds: float = math.inf,
+    limit: float | None = None,
+    say: Callable[[str], object] = print,
+) -> Swept:
+    """Measures what the store at `root` lacks of a preset. Returns what is filed of it.
+
+    only: subjects by commas, in place of all of the preset. gpus: how many are used at a time. seconds: no point is
+    begun that is expected to end after them, and what runs then is ended. limit: seconds of a point. Raises SpecError
+    for an unknown preset or subject, StoreError where the file cannot be written or another command writes it.
+    """
+    where = torch.device(device)
+    if gpus and where.type != "cuda":
+        raise SpecError(f"--gpus {gpus}: the device is {where.type}; leave it out")
+    if gpus and gpus > torch.cuda.device_count():
+        raise SpecError(f"--gpus {gpus}: PyTorch sees {torch.cuda.device_count()} here")
+    chosen = of_preset(preset, where)
+    if only is not None:
+        names = [" ".join(name.split()) for name in only.split(",")]
+        if unknown := [name for name in names if name not in {point.subject for point in chosen}]:
+            subjects = ", ".join(dict.fromkeys(point.subject for point in chosen))
+            raise SpecError(f"unknown {', '.join(unknown)}: --models takes of this preset {subjects}")
+        chosen = [point for point in chosen if point.subject in names]
+    backends = ", ".join(dict.fromkeys(point.backend for point in chosen if point.backend != "none"))
+    machine = environment.describe(where, backends) | {"machine": environment.examine()}
+    path = lines.place(root, machine)
+    writer = lines.Writer(path, machine)
+    try:
+        number = (gpus or 1) if where.type == "cuda" else 0
+        Sweep(chosen, writer, where, number, seconds, limit or LIMIT_S[where.type], say).run()
+    finally:
+        writer.close()
+    filed = [writer.costs.rows[point.key] for point in chosen if point.key in writer.costs.rows]
+    done = sum(writer.costs.is_done(point.key) for point in chosen)
+    return Swept(path, writer.costs, Counter(row["status"] for row in filed), len(chosen) - done)

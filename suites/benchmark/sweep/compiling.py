@@ -1,0 +1,49 @@
+"""Kernels compiled before anything is timed, by many processes at a time, into Triton's cache."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from suites.benchmark.sweep.points import Point
+from suites.benchmark.sweep.process import Process
+
+REFERENCE = "fp32"  # what other precisions are compared with, so compiled for each
+SIZES = ((64, 64), (256, 256))  # of pictures: kernels of larger ones are the same
+
+
+def ways(points: Sequence[Point]) -> list[Point]:
+    """One point for each network, mode and precision that has kernels to compile, in the order of `points`."""
+    found: dict[tuple, Point] = {}
+    for point in (point for point in points if point.backend == "triton"):
+        for precision in (point.precision, REFERENCE):
+            way = replace(point, precision=precision)
+            found.setdefault((way.subject, way.task, way.mode, way.precision), way)
+    return list(found.values())
+
+
+def compile_all(chosen: Sequence[Point], device: torch.device, gpus: int, late: Callable[[], bool]) -> dict[str, Any]:
+    """Calls every one of `ways` once, small; what takes until `late()` is left to the first call that is measured.
+
+    Returns {"seconds", "processes", "asked", "networks": {name: seconds}}.
+    """
+    start, seconds = time.monotonic(), {}
+    jobs = max(1, min(len(chosen), (os.cpu_count() or 2) - 2))
+
+    def one(number: int, point: Point) -> None:
+        begun = time.monotonic()
+        sizes = SIZES if point.mode == "inference" else ((point.height, point.width),)
+        with Process(device, number % max(1, gpus), threads=1) as process:
+            process.order("compile", [replace(point, height=height, width=width) for height, width in sizes])
+            if any("done" in message for message in process.messages(late)):
+                seconds[f"{point.subject} {point.mode} {point.precision}"] = round(time.monotonic() - begun, 2)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in [pool.submit(one, *job) for job in enumerate(chosen)]:
+            future.result()
+    took = round(time.monotonic() - start, 2)
+    return {"seconds": took, "processes": jobs, "asked": len(chosen), "networks": seconds}

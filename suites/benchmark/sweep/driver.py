@@ -1,0 +1,226 @@
+"""Drives a sweep: one process a network, each point filed as soon as it is measured, what is filed skipped.
+
+A point has a time limit; a process that outlasts it, crashes or is stopped leaves a row that says so, and the next
+process goes on with the points after it. A size after one that did not fit, or took too long, is not tried. Kernels are
+compiled first, by several processes at a time, while nothing is timed.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from results import records
+from results.costs import lines
+from suites import environment
+from suites.benchmark.sweep import compiling, peers, quiet
+from suites.benchmark.sweep.points import Point, processes
+from suites.benchmark.sweep.process import Process
+from suites.progress import counted, duration
+
+LIMIT_S = {"cuda": 60.0, "cpu": 600.0}  # of a point
+START_S = 300.0  # until a process has imported what it needs
+COMPILE_S, COMPILE_SHARE = 150.0, 0.2  # of all compiling: at most so long, and this share of the seconds allowed
+TOO_MUCH = {"oom": "did not fit", "timeout": "took too long"}
+
+
+@dataclass
+class Sweep:
+    """points: in order of importance. seconds: after which no more is begun. say: gets a line about each point."""
+
+    points: Sequence[Point]
+    writer: lines.Writer
+    device: torch.device
+    gpus: int
+    seconds: float
+    limit: float
+    say: Callable[[str], object]
+    started: float = field(default_factory=time.monotonic)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    stop: threading.Event = field(default_factory=threading.Event)
+    spent: dict[tuple, tuple[int, float]] = field(default_factory=dict)  # (pixels, seconds) of a series' last point
+    groups: list[list[Point]] = field(default_factory=list)  # what no process has begun
+    left: dict[str, Point] = field(default_factory=dict)  # what is not filed yet, by key
+    total: int = 0
+    errors: list[BaseException] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Until all is filed or the seconds are over. Ctrl-C leaves a row for what was being measured."""
+        self.before = quiet.before(self.gpus)
+        self.writer.add({"run": {"command": environment.command(), "started": records.now(), **self.before}})
+        self.left = {point.key: point for point in self.points if not self.writer.costs.is_done(point.key)}
+        self.total = len(self.left)
+        for point in [point for point in self.left.values() if point.subject in peers.MISSING]:
+            self.file(point, {"status": "missing", "reason": peers.MISSING[point.subject]}, 0.0)
+        todo = list(self.left.values())
+        self.groups = processes(todo)
+        slots = [threading.Thread(target=self.slot, args=(slot,)) for slot in range(max(1, self.gpus))]
+        try:
+            with quiet.Sampler() as self.sampler:
+                self.compile(todo)
+                for slot in slots:
+                    slot.start()
+                while any(slot.is_alive() for slot in slots):
+                    time.sleep(0.1)  # not in `join`: a signal must be seen
+        finally:
+            self.stop.set()
+            for slot in (slot for slot in slots if slot.ident):
+                slot.join()
+        if self.errors:
+            raise self.errors[0]
+
+    def time_left(self) -> float:
+        return self.seconds - (time.monotonic() - self.started)
+
+    def compile(self, todo: Sequence[Point]) -> None:
+        chosen = compiling.ways(todo) if self.device.type == "cuda" else []
+        if not chosen:
+            return
+        self.say(f"compiling the kernels of {counted(len(chosen), 'network')}; nothing is timed meanwhile")
+        deadline = time.monotonic() + min(COMPILE_S, COMPILE_SHARE * self.seconds)
+        result: list[dict[str, Any]] = []
+
+        def work() -> None:
+            late = lambda: self.stop.is_set() or time.monotonic() > deadline  # noqa: E731
+            result.append(compiling.compile_all(chosen, self.device, self.gpus, late))
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            while worker.is_alive():
+                time.sleep(0.1)
+        finally:
+            self.stop.set() if worker.is_alive() else None
+            worker.join()
+        self.writer.add({"compiled": result[0]})
+        self.say(f"compiled {len(result[0]['networks'])} of {len(chosen)} in {duration(result[0]['seconds'])}")
+
+    # --- points ----------------------------------------------------------------------------------------------------
+
+    def slot(self, slot: int) -> None:
+        """Measures networks on one GPU, or the CPU, until none waits. On a GPU the next process imports meanwhile."""
+        spare = None
+        try:
+            while group := self.next_group():
+                process, spare = spare or Process(self.device, slot), None
+                if self.device.type == "cuda":
+                    spare = Process(self.device, slot)
+                with process:
+                    if slot == 0 and not self.writer.costs.rates:
+                        self.rates(process)
+                    rest = self.measured(process, group, slot)
+                if rest:
+                    with self.lock:
+                        self.groups.insert(0, rest)
+        except BaseException as error:  # of the file, mostly: told by the main thread
+            self.errors.append(error)
+            self.stop.set()
+        finally:
+            if spare:
+                spare.kill()
+
+    def next_group(self) -> list[Point]:
+        """The next points of one network; none when all are done, the time is over or the command was stopped."""
+        with self.lock:
+            over = self.stop.is_set() or self.time_left() <= 0
+            return [] if over or not self.groups else self.groups.pop(0)
+
+    def rates(self, process: Process) -> None:
+        """Files the ceilings of the machine, measured before the first network."""
+        end = time.monotonic() + START_S
+        process.order("rates", ())
+        for message in process.messages(lambda: self.stop.is_set() or time.monotonic() > end):
+            if "rates" in message:
+                with self.lock:
+                    self.writer.add({"rates": message["rates"]})
+
+    def measured(self, process: Process, group: list[Point], slot: int) -> list[Point]:
+        """Files the points of a group. Where its process ends before, returns those that another one must take."""
+        process.wait(lambda: self.stop.is_set() or self.time_left() <= 0)
+        while group:
+            point = group.pop(0)
+            if self.stop.is_set() or self.outsized(point) or not self.fits(point):
+                continue
+            since, deadline, reason = time.time(), time.monotonic() + self.limit, {}
+
+            def late(deadline: float = deadline, reason: dict = reason) -> bool:
+                if self.stop.is_set():
+                    reason |= {"status": "interrupted", "reason": "the command was stopped"}
+                elif self.time_left() <= 0:
+                    reason |= {"status": "interrupted", "reason": "the time of --seconds was over"}
+                elif time.monotonic() > deadline:
+                    reason |= {"status": "timeout", "reason": f"it took more than {self.limit:g} s"}
+                return bool(reason)
+
+            row = None
+            process.order("measure", [point])
+            for message in process.messages(late):
+                row = message.get("row", row)
+            if row is None:
+                ended = {"status": "failed", "reason": f"its process ended with {process.ending()}"}
+                self.file(point, reason or ended, time.time() - since)
+                return group
+            row |= {"gpu": self.sampler.of(slot, since, time.time()), "slot": slot}
+            if self.device.type == "cpu":
+                row |= {"load": os.getloadavg()[0], "threads": torch.get_num_threads()}
+            self.file(point, row, time.time() - since)
+        return []
+
+    def outsized(self, point: Point) -> bool:
+        """Files a point as not tried where a smaller one of its series did not fit or took too long."""
+        for row in list(self.writer.costs.rows.values()):
+            pixels = row["height"] * row["width"] * row["batch"]
+            same = (row["subject"], row["task"], row["mode"], row["batch"], row["precision"], row["backend"])
+            if same == point.series and pixels < point.pixels and row["status"] in TOO_MUCH:
+                reason = f"{row['height']}x{row['width']} {TOO_MUCH[row['status']]}"
+                self.file(point, {"status": "skipped", "reason": reason}, 0.0)
+                return True
+        return False
+
+    def fits(self, point: Point) -> bool:
+        """Whether it is expected to end within the seconds allowed."""
+        expected = self.expected(point)
+        return expected is None or expected <= self.time_left()
+
+    def expected(self, point: Point) -> float | None:
+        """Seconds, by the last point of its series; None where there is none."""
+        pixels, seconds = self.spent.get(point.series, (0, 0.0))
+        return seconds * max(1.0, point.pixels / pixels) if pixels else None
+
+    # --- what is filed and said --------------------------------------------------------------------------------------
+
+    def file(self, point: Point, row: dict[str, Any], seconds: float) -> None:
+        row = {**point.facts(), "subject": point.subject, **row}
+        row |= {"seconds": round(seconds, 3), "finished": records.now(), "noise": quiet.noise(row, self.before)}
+        with self.lock:
+            self.writer.add({"row": row})
+            self.left.pop(point.key, None)
+            if row["status"] in ("ok", "differs"):
+                self.spent[point.series] = point.pixels, seconds
+            self.say(self.told(point, row))
+
+    def told(self, point: Point, row: dict[str, Any]) -> str:
+        found = row["reason"] or ""
+        if row["status"] == "ok":
+            found = f"{row['median_ms']:,.4g} ms ({row['p10_ms']:,.4g} to {row['p90_ms']:,.4g})"
+            found += f", {row['peak_mib']:,.0f} MiB" if row.get("peak_mib") else ""
+        noisy = f"; noisy: {', '.join(row['noise'])}" if row["noise"] else ""
+        status = "" if row["status"] == "ok" else f"{row['status']}: "
+        return f"[{self.total - len(self.left)}/{self.total}] {point.name}: {status}{found}{noisy}; {self.forecast()}"
+
+    def forecast(self) -> str:
+        """Time left, by what points of the same series took; a series not begun counts as the mean of the others."""
+        if not self.left:
+            return "all done"
+        if not self.spent:
+            return "time left not known yet"
+        known = [seconds for point in self.left.values() if (seconds := self.expected(point)) is not None]
+        unknown = len(self.left) - len(known)
+        mean = sum(seconds for _, seconds in self.spent.values()) / len(self.spent)
+        left = (sum(known) + unknown * mean) / max(1, self.gpus)
+        text = f"{'at least' if unknown else 'about'} {duration(left)} left"
+        return text if left <= self.time_left() else f"{text}, {duration(max(0.0, self.time_left()))} allowed"

@@ -1,0 +1,118 @@
+"""A sweep files every point at once, goes on where it stood, and makes a row of whatever happens to a process."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from results.costs import lines
+from suites.benchmark.sweep import driver, process
+from suites.benchmark.sweep.points import Point, processes
+from suites.interruption import interruptible
+
+CHILD = Path(__file__).with_name("child.py")
+MACHINE = {"device": "a", "device_type": "cpu", "threads": 1, "versions": {"torch": "1"}, "commit": "c"}
+
+
+def point(subject: str, side: int = 64) -> Point:
+    return Point(subject, side, side, "fp32", "cpu")
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """The points that were begun, a line each."""
+    monkeypatch.setattr(process, "COMMAND", [sys.executable, str(CHILD)])
+    monkeypatch.setattr(process, "TICK_S", 0.01)
+    monkeypatch.setenv("SWEEP_LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+def swept(root: Path, points: list[Point], limit: float = 30.0, seconds: float = 1e9) -> tuple[dict, list[str]]:
+    """(rows by subject and height, lines that were said) of a sweep that ended."""
+    said: list[str] = []
+    writer = lines.Writer(lines.place(root, MACHINE), MACHINE)
+    try:
+        driver.Sweep(points, writer, torch.device("cpu"), 0, seconds, limit, said.append).run()
+    finally:
+        writer.close()
+    rows = lines.read(writer.path).rows.values()
+    return {(row["subject"], row["height"]): row for row in rows}, said
+
+
+def test_whatever_happens_to_a_process_is_a_row_and_the_rest_goes_on(tmp_path, log):
+    points = [point("a"), point("slow"), point("slow", 128), point("crash"), point("crash", 128), point("oom")]
+    points += [point("oom", 128), point("CARN"), point("b")]
+    rows, said = swept(tmp_path, points, limit=0.6)
+    found = {key: row["status"] for key, row in rows.items()}
+    assert found == {
+        **{("a", 64): "ok", ("b", 64): "ok", ("slow", 64): "timeout", ("slow", 128): "skipped"},
+        **{("crash", 64): "failed", ("crash", 128): "failed", ("oom", 64): "oom", ("oom", 128): "skipped"},
+        ("CARN", 64): "missing",
+    }
+    assert "SIGSEGV" in rows["crash", 64]["reason"] and "0.6 s" in rows["slow", 64]["reason"]
+    assert "64x64 did not fit" in rows["oom", 128]["reason"] and "spandrel" in rows["CARN", 64]["reason"]
+    assert said[-1].startswith("[9/9]") and "left" in said[1]
+    begun = log.read_text().splitlines()
+    again, _ = swept(tmp_path, points, limit=0.6)
+    repeated = log.read_text().splitlines()[len(begun) :]
+    assert repeated == ["crash 64", "crash 128"] and again.keys() == rows.keys()  # only what may end otherwise
+
+
+def test_it_ends_with_its_seconds_and_leaves_the_rest_for_the_same_command(tmp_path, log):
+    points = [point("a", side) for side in (16, 32)] + [point("slow"), point("b")]
+    rows, _ = swept(tmp_path, points, seconds=1.5)
+    assert rows["slow", 64]["status"] == "interrupted" and "--seconds" in rows["slow", 64]["reason"]
+    assert ("b", 64) not in rows
+    rows, _ = swept(tmp_path, [points[0], points[-1]])
+    assert rows["b", 64]["status"] == "ok"
+
+
+def sweep_of_twelve(root: Path) -> None:
+    with interruptible():
+        swept(root, [point("a", side) for side in range(1, 13)])
+
+
+def started(root: Path) -> multiprocessing.Process:
+    """A command of its own, forked because importing PyTorch takes longer than the test."""
+    command = multiprocessing.get_context("fork").Process(target=sweep_of_twelve, args=(root,))
+    command.start()
+    return command
+
+
+@pytest.mark.parametrize("how", [(signal.SIGKILL, signal.SIGKILL), (signal.SIGTERM, signal.SIGINT)])
+def test_killed_twice_it_goes_on(tmp_path, log, how):
+    file = lines.place(tmp_path, MACHINE)
+
+    def statuses() -> list[str]:
+        written = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        return [json.loads(line)["row"]["status"] for line in written if line.startswith(b'{"row"')]
+
+    for number in how:
+        enough, command = statuses().count("ok") + 3, started(tmp_path)
+        end = time.monotonic() + 60
+        while statuses().count("ok") < enough and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(command.pid, number)
+        command.join(30)
+        assert enough <= statuses().count("ok") < 12
+    with open(file, "ab") as torn:
+        torn.write(b'{"row": {"key": "12')  # a kill while a line was written
+    last = started(tmp_path)
+    last.join(60)
+    assert last.exitcode == 0
+    rows = lines.read(file).rows.values()
+    assert sorted(row["height"] for row in rows if row["status"] == "ok") == list(range(1, 13))
+    assert len(log.read_text().splitlines()) <= 12 + len(how)  # nothing that was filed is measured again
+    assert ("interrupted" in statuses()) == (signal.SIGKILL not in how)
+
+
+def test_a_process_has_the_points_of_one_network():
+    a, b = point("mambair"), point("mambairv2-light")
+    training = Point("mambair", 64, 64, "fp32", "cpu", mode="training")
+    assert processes([a, point("mambair", 32), b, a, training]) == [[a, point("mambair", 32)], [b], [a], [training]]
