@@ -25,7 +25,7 @@ class Peer:
     """method: its name in the published tables, or as its paper has it. architecture: module and class of spandrel.
 
     window: what it pads its input to. scale: what it calls the factor. folded: parts of parameter names that are
-    folded into others before inference. It is built as `suites.network_file.NetworkFile` is.
+    folded into others before inference. in_place: it changes its input, and so is given a copy. It is built as `suites.network_file.NetworkFile` is.
     """
 
     method: str
@@ -36,6 +36,7 @@ class Peer:
     package: str = SPANDREL
     folded: tuple[str, ...] = ()
     stochastic_depth: bool = False
+    in_place: bool = False
 
     def build(self, upscale: int = 2) -> nn.Module:
         """[B, 3, H, W] in 0..1 -> [B, 3, sH, sW]. Raises ModelError where spandrel is not usable."""
@@ -49,6 +50,8 @@ class Peer:
         network.capabilities = models.Capabilities(
             multiple=self.window, upscale=upscale, channels=3, stochastic_depth=self.stochastic_depth
         )
+        if self.in_place:
+            network.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
         return network
 
     def parameters(self, network: nn.Module) -> int:
@@ -76,7 +79,7 @@ PEERS = {
     "swinir": Peer("SwinIR", "SwinIR", {**_CLASSIC, "window_size": 8}, 8, stochastic_depth=True),
     "hat": Peer("HAT", "HAT", {**_CLASSIC, "window_size": 16}, 16, stochastic_depth=True),
     "dat": Peer("DAT", "DAT", _DAT, 32, stochastic_depth=True),
-    "rcan": Peer("RCAN", "RCAN", scale="scale"),
+    "rcan": Peer("RCAN", "RCAN", scale="scale", in_place=True),
     "atd": Peer("ATD", "ATD", {**_CLASSIC, **_ATD, "embed_dim": 210}, 16),
     "rgt": Peer("RGT", "RGT", {**_RGT, "c_ratio": 0.5}, 32, stochastic_depth=True),
     "plksr": Peer("PLKSR", "PLKSR", {"dim": 64, "n_blocks": 28, "ccm_type": "DCCM"}, scale="upscaling_factor"),
