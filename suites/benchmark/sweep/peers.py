@@ -25,7 +25,8 @@ class Peer:
     """method: its name in the published tables, or as its paper has it. architecture: module and class of spandrel.
 
     window: what it pads its input to. scale: what it calls the factor. folded: parts of parameter names that are
-    folded into others before inference. in_place: it changes its input, and so is given a copy. It is built as `suites.network_file.NetworkFile` is.
+    folded into others before inference. in_place: it changes its input, and so is given a copy. It is built as
+    `suites.network_file.NetworkFile` is.
     """
 
     method: str
