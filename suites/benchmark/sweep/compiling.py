@@ -29,9 +29,9 @@ def ways(points: Sequence[Point]) -> list[Point]:
 def compile_all(chosen: Sequence[Point], device: torch.device, gpus: int, late: Callable[[], bool]) -> dict[str, Any]:
     """Calls every one of `ways` once, small; what takes until `late()` is left to the first call that is measured.
 
-    Returns {"seconds", "processes", "asked", "networks": {name: seconds}}.
+    Returns {"seconds", "processes", "asked", "networks": {name: seconds}, "failed": {name: how its process ended}}.
     """
-    start, seconds = time.monotonic(), {}
+    start, seconds, failed = time.monotonic(), {}, {}
     jobs = max(1, min(len(chosen), (os.cpu_count() or 2) - 2))
 
     def one(number: int, point: Point) -> None:
@@ -39,11 +39,14 @@ def compile_all(chosen: Sequence[Point], device: torch.device, gpus: int, late: 
         sizes = SIZES if point.mode == "inference" else ((point.height, point.width),)
         with Process(device, number % max(1, gpus), threads=1) as process:
             process.order("compile", [replace(point, height=height, width=width) for height, width in sizes])
+            name = f"{point.subject} {point.mode} {point.precision}"
             if any("done" in message for message in process.messages(late)):
-                seconds[f"{point.subject} {point.mode} {point.precision}"] = round(time.monotonic() - begun, 2)
+                seconds[name] = round(time.monotonic() - begun, 2)
+            else:
+                failed[name] = "not in time" if late() else process.ending()
 
     with ThreadPoolExecutor(jobs) as pool:
         for future in [pool.submit(one, *job) for job in enumerate(chosen)]:
             future.result()
     took = round(time.monotonic() - start, 2)
-    return {"seconds": took, "processes": jobs, "asked": len(chosen), "networks": seconds}
+    return {"seconds": took, "processes": jobs, "asked": len(chosen), "networks": seconds, "failed": failed}

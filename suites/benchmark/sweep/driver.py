@@ -97,7 +97,8 @@ class Sweep:
             self.stop.set() if worker.is_alive() else None
             worker.join()
         self.writer.add({"compiled": result[0]})
-        self.say(f"compiled {len(result[0]['networks'])} of {len(chosen)} in {duration(result[0]['seconds'])}")
+        failed = "".join(f"; {name}: {how}" for name, how in result[0]["failed"].items())
+        self.say(f"compiled {len(result[0]['networks'])} of {len(chosen)} in {result[0]['seconds']} s{failed}")
 
     # --- points ----------------------------------------------------------------------------------------------------
 

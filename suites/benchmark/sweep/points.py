@@ -112,6 +112,9 @@ def resolution_on_gpu() -> Iterator[Point]:
         yield from sized(subject, to_square, one)
     for subject in ("swinir-light", "srformer-light"):
         yield from sized(subject, to_hd, ("fp32",))
+    for subject in (LIGHT, OLD):
+        yield from sized(subject, (FULL_HD, (720, 1280)), ("fp32",), backend="mamba_ssm", launch="eager")
+        yield from sized(subject, (FULL_HD,), ("fp32", "tf32x3"), launch="eager")  # beside it, launched alike
     yield from sized(BASE, to_hd, whole)
     yield from sized("hat", to_hd, ("fp32",))
     for subject in PARTS:
@@ -121,7 +124,6 @@ def resolution_on_gpu() -> Iterator[Point]:
     for subject in peers.PEERS:
         yield from sized(subject, few, ("fp32",))
     for subject in (LIGHT, OLD):
-        yield from sized(subject, (FULL_HD, (720, 1280)), ("fp32",), backend="mamba_ssm", launch="eager")
         yield from sized(subject, to_hd, ("fp32",))
         yield from sized(subject, to_full, whole, launch="eager")
         yield from sized(subject, SIZES[:1], whole, batch=FILLS)
