@@ -9,6 +9,7 @@ kernels of ours, is compared in bf16 with its own float32, and in float32 at the
 
 import copy
 import gc
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -188,7 +189,8 @@ class Subject:
             row |= self.moved(point)
 
     def readings(self, point: Point, row: dict[str, Any]) -> tuple[list[float], int]:
-        """Milliseconds of each reading, and calls in one. Notes the memory of the first."""
+        """Milliseconds of each reading, and calls in one. Notes the memory, and on a CPU the processor's time of a call,
+        in which others' work on the same cores is not counted."""
         how, times, calls = (point.precision, point.backend, point.launch), [], 1
         wait = point.launch != "graph"
         if self.device.type == "cuda":
@@ -200,13 +202,16 @@ class Subject:
         else:
             calls = self.watch.calls(self.watch.read(lambda: self.call(*how)))
             row |= {"peak_mib": None, "pool_mib": None}
-        spent, limit = 0.0, SPENT_S[self.device.type]
+        spent, limit, worked = 0.0, SPENT_S[self.device.type], []
         while len(times) < READINGS:
+            before = time.process_time()
             times.append(self.watch.read(lambda: self.call(*how), calls, wait))
+            worked.append((time.process_time() - before) * 1e3 / calls)
             spent += times[-1] * calls / 1e3
             enough = FEWEST_LONG if times[-1] >= LONG_MS else FEWEST
             if spent >= limit and len(times) >= enough:
                 break
+        row["cpu_ms"] = statistics.median(worked) if self.device.type == "cpu" else None
         return times, calls
 
     def call(self, *how: str) -> None:
