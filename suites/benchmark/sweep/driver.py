@@ -25,6 +25,7 @@ from suites.progress import counted, duration
 LIMIT_S = {"cuda": 60.0, "cpu": 600.0}  # of a point
 START_S = 300.0  # until a process has imported what it needs
 COMPILE_S, COMPILE_SHARE = 150.0, 0.2  # of all compiling: at most so long, and this share of the seconds allowed
+CALLS, BESIDE_S = 10, 1.0  # of a point: the first, the readings, a reference that is slower; and what it takes besides
 TOO_MUCH = {"oom": "did not fit", "timeout": "took too long"}
 
 
@@ -42,9 +43,10 @@ class Sweep:
     started: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
     stop: threading.Event = field(default_factory=threading.Event)
-    spent: dict[tuple, tuple[int, float]] = field(default_factory=dict)  # (pixels, seconds) of a series' last point
+    timed: dict[tuple, tuple[int, float]] = field(default_factory=dict)  # (pixels, ms) of a series' last point
     groups: list[list[Point]] = field(default_factory=list)  # what no process has begun
     left: dict[str, Point] = field(default_factory=dict)  # what is not filed yet, by key
+    taken: list[float] = field(default_factory=list)  # seconds of each point that was timed
     total: int = 0
     errors: list[BaseException] = field(default_factory=list)
 
@@ -54,6 +56,9 @@ class Sweep:
         self.writer.add({"run": {"command": environment.command(), "started": records.now(), **self.before}})
         self.left = {point.key: point for point in self.points if not self.writer.costs.is_done(point.key)}
         self.total = len(self.left)
+        for row in self.writer.costs.rows.values():
+            if row["status"] == "ok":
+                self.timed[series(row)] = row["height"] * row["width"] * row["batch"], row["median_ms"]
         for point in [point for point in self.left.values() if point.subject in peers.MISSING]:
             self.file(point, {"status": "missing", "reason": peers.MISSING[point.subject]}, 0.0)
         todo = list(self.left.values())
@@ -175,8 +180,7 @@ class Sweep:
         """Files a point as not tried where a smaller one of its series did not fit or took too long."""
         for row in list(self.writer.costs.rows.values()):
             pixels = row["height"] * row["width"] * row["batch"]
-            same = (row["subject"], row["task"], row["mode"], row["batch"], row["precision"], row["backend"])
-            if same == point.series and pixels < point.pixels and row["status"] in TOO_MUCH:
+            if series(row) == point.series and pixels < point.pixels and row["status"] in TOO_MUCH:
                 reason = f"{row['height']}x{row['width']} {TOO_MUCH[row['status']]}"
                 self.file(point, {"status": "skipped", "reason": reason}, 0.0)
                 return True
@@ -188,9 +192,9 @@ class Sweep:
         return expected is None or expected <= self.time_left()
 
     def expected(self, point: Point) -> float | None:
-        """Seconds, by the last point of its series; None where there is none."""
-        pixels, seconds = self.spent.get(point.series, (0, 0.0))
-        return seconds * max(1.0, point.pixels / pixels) if pixels else None
+        """Seconds, by the call's time at the last point of its series; None where there is none."""
+        pixels, milliseconds = self.timed.get(point.series, (0, 0.0))
+        return BESIDE_S + CALLS * milliseconds / 1e3 * point.pixels / pixels if pixels else None
 
     # --- what is filed and said --------------------------------------------------------------------------------------
 
@@ -200,8 +204,9 @@ class Sweep:
         with self.lock:
             self.writer.add({"row": row})
             self.left.pop(point.key, None)
-            if row["status"] in ("ok", "differs"):
-                self.spent[point.series] = point.pixels, seconds
+            if row["status"] == "ok":
+                self.timed[point.series] = point.pixels, row["median_ms"]
+                self.taken.append(seconds)
             self.say(self.told(point, row))
 
     def told(self, point: Point, row: dict[str, Any]) -> str:
@@ -214,14 +219,19 @@ class Sweep:
         return f"[{self.total - len(self.left)}/{self.total}] {point.name}: {status}{found}{noisy}; {self.forecast()}"
 
     def forecast(self) -> str:
-        """Time left, by what points of the same series took; a series not begun counts as the mean of the others."""
+        """Time left, by the calls of points of the same series; a point of one not begun counts as the mean of all."""
         if not self.left:
             return "all done"
-        if not self.spent:
+        if not self.taken:
             return "time left not known yet"
         known = [seconds for point in self.left.values() if (seconds := self.expected(point)) is not None]
         unknown = len(self.left) - len(known)
-        mean = sum(seconds for _, seconds in self.spent.values()) / len(self.spent)
+        mean = sum(self.taken) / len(self.taken)
         left = (sum(known) + unknown * mean) / max(1, self.gpus)
         text = f"{'at least' if unknown else 'about'} {duration(left)} left"
         return text if left <= self.time_left() else f"{text}, {duration(max(0.0, self.time_left()))} allowed"
+
+
+def series(row: dict[str, Any]) -> tuple:
+    """`Point.series` of what was filed."""
+    return tuple(row[name] for name in ("subject", "task", "mode", "batch", "precision", "backend"))

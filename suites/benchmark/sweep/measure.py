@@ -189,8 +189,8 @@ class Subject:
             row |= self.moved(point)
 
     def readings(self, point: Point, row: dict[str, Any]) -> tuple[list[float], int]:
-        """Milliseconds of each reading, and calls in one. Notes the memory, and on a CPU the processor's time of a call,
-        in which others' work on the same cores is not counted."""
+        """Milliseconds of each reading, and calls in one. Notes the memory, and on a CPU the processor's time of a
+        call, in which others' work on the same cores is not counted."""
         how, times, calls = (point.precision, point.backend, point.launch), [], 1
         wait = point.launch != "graph"
         if self.device.type == "cuda":
