@@ -4,7 +4,7 @@ PYTHON ?= python3
 RESULTS ?= results/runs
 BIN := .venv/bin
 
-.PHONY: smoke test bench lint setup clean
+.PHONY: smoke test faults bench lint setup clean
 .DELETE_ON_ERROR:
 
 smoke: setup
@@ -16,6 +16,12 @@ smoke: setup
 # of them, so that what its tests share is made once.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every fault at FAULTS random moments, or with as many damaged files; FAULTS_SEED=N for other moments. `make test` tries
+# two of each. FAULTS_LOG=FILE gets a line of JSON per kind (docs/faults.md).
+FAULTS ?= 50
+faults: setup
+	FAULTS=$(FAULTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
 
 # Every way of taking an operator, a layer, a network, each checked and then timed; BENCH=--benchmark-json=FILE to keep it.
 bench: setup

@@ -39,7 +39,7 @@ def run(
     changes: cli.Changes = None, seeds: cli.Seeds = None, budget: cli.BudgetName = None, device: cli.Device = None,
     gpus: cli.Gpus = None, deterministic: cli.Deterministic = False, launch: cli.Launcher = "local",
     jobs: cli.Jobs = None, concurrent: cli.Concurrent = 1, scorers: cli.Scorers = 0, seconds: cli.Seconds = math.inf,
-    warm: cli.Warm = 0, processes: cli.PerCell = 1, sums: cli.Sums = "in-order",
+    warm: cli.Warm = 0, processes: cli.PerCell = 1, sums: cli.Sums = "in-order", hung_after: cli.HungAfter = 6 * 3600.0,
     backend: cli.Backend = "auto", init: cli.Init = None, init_new: cli.InitNew = None,
     init_without: cli.InitWithout = None, task: cli.OtherTask = None, network: cli.ClassFile = None,
     vary: cli.Vary = None, dry_run: cli.DryRun = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
@@ -61,7 +61,7 @@ def run(
     show(chosen.notes)
     how = {"backend": backend, "deterministic": deterministic, "jobs": jobs, "gpus": gpus, "launch": launch}
     how |= {"concurrent": concurrent, "scorers": scorers, "seconds": seconds, "warm": warm, "init": init}
-    how |= {"processes": processes, "sums": sums}
+    how |= {"processes": processes, "sums": sums, "hung": hung_after}
     status = ended(engine.run(chosen, store, device=device, data=data, own=file, console=out, **how))
     if own:
         from reports.tables import answer

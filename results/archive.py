@@ -5,6 +5,8 @@ is written to a path made here, never to the one the archive asks for; links, de
 """
 
 import os
+import re
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -20,6 +22,7 @@ from results.analyses import folder as analyses
 from results.records import StoreError, guarded
 from results.store import EVALUATIONS, Store, is_hash
 
+SCRATCH = ".import-"
 CELL_FILES = (
     *("config.json", "environment.json", "status.json"),
     *("scores.parquet", "train.jsonl", "weights.safetensors"),
@@ -62,7 +65,10 @@ def import_into(store: Store, path: str | Path) -> ImportReport:
     path, report = Path(path), ImportReport()
     with guarded(store.root):
         store.root.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".import-", dir=store.root, ignore_cleanup_errors=True)
+        _clear(store.root)
+        me = locks.Holder.myself()
+        prefix = f"{SCRATCH}{me.pid}-{me.host}-"
+        scratch = tempfile.TemporaryDirectory(prefix=prefix, dir=store.root, ignore_cleanup_errors=True)
     with scratch as name:
         source = Store(name)
         found = _collect(path, source.root, report)
@@ -77,6 +83,14 @@ def import_into(store: Store, path: str | Path) -> ImportReport:
         for folder in source.family_folders():
             _import(_import_member, store, source, folder, report)
     return report
+
+
+def _clear(root: Path) -> None:
+    """Removes the scratch folders of imports that were killed."""
+    for left in root.glob(f"{SCRATCH}*"):
+        whose = re.fullmatch(rf"{re.escape(SCRATCH)}(\d+)-(.+)-[^-]+", left.name)
+        if whose and not locks.Holder(int(whose[1]), whose[2], None).alive(left.stat().st_mtime):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class _Skip(Exception):
@@ -161,13 +175,16 @@ def _copy(source: IO[bytes], target: Path) -> None:
         with guarded(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             file = open(target, "wb")  # noqa: SIM115  (closed below: errors of reading and of writing are told apart)
-        with file:
+        try:
             while chunk := source.read(1 << 20):
                 with guarded(target):
                     file.write(chunk)
             with guarded(target):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            with guarded(target):
+                file.close()  # which writes what a full disk has refused once more
 
 
 def _folder_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -144,7 +144,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, write_page_checksum=True)
     write_bytes(path, buffer.getvalue())
 
 
@@ -164,7 +164,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_frame(path: Path) -> pd.DataFrame:
     """A score table. Raises StoreError naming the file when it is missing, unreadable, or lacks a column."""
     try:
-        frame = pd.read_parquet(io.BytesIO(path.read_bytes()))
+        # Pages whose checksum is wrong are refused; tables of older stores have none.
+        frame = pd.read_parquet(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing") from error
     except Exception as error:  # pyarrow raises classes of its own for a damaged file, OSError among them

@@ -130,6 +130,8 @@ Concurrent = Annotated[int, Option(help="cells that a process trains at a time")
 Scorers = Annotated[int, Option(help="processes that score while another trains")]
 Warm = Annotated[int, Option(min=0, help="processes that compile the GPU's kernels first, into Triton's cache")]
 Seconds = Annotated[float, Option(help="stop after so long; the same command continues", show_default="no limit")]
+HUNG_HELP = "seconds without a step or an image after which a process is ended, and its cells tried again"
+HungAfter = Annotated[float, Option(help=HUNG_HELP, show_default="6 hours")]
 DryRun = Annotated[bool, Option("--dry-run", help="the cells and their cost; nothing runs")]
 
 # evaluate, restore

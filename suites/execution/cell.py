@@ -214,6 +214,8 @@ class CellAtWork:
         refused = refuses(error)
         reason = str(error) if refused else f"{type(error).__name__}: {error}"
         reason = " ".join(reason.split())
+        if type(error).__name__ == "OutOfMemoryError" and each_part(self.cell) > 1:
+            reason += f" (--set accumulate={2 * self.cell.budget.accumulate} trains on half as much at a time)"
         traceback.print_exception(error)
         self.status = UNWRITABLE if isinstance(error, records.WriteError) else REFUSED if refused else CRASHED
         self.report("failed", cell=self.cell.name, reason=reason, final=refused)
@@ -224,6 +226,11 @@ class CellAtWork:
         where = {"step": self.step} | getattr(error, "record", {})  # of a TrainingError: the step, and its loss
         with suppress(records.WriteError):
             self.store.write_status(self.folder, "failed", reason=reason, **where)
+
+
+def each_part(cell: Cell) -> int:
+    """Samples that a network is given at a time."""
+    return cell.budget.batch // cell.budget.accumulate
 
 
 def refuses(error: BaseException) -> bool:

@@ -22,9 +22,9 @@ from rich.console import Console
 from results import locks
 from results.store import Store, StoreError
 from suites import environment
-from suites.execution import worker
+from suites.execution import launchers, worker
 from suites.execution.cell import UNWRITABLE, finished
-from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher, SubmititLauncher, cores, stop_all
+from suites.execution.launchers import EngineError, Job, Launcher, LocalLauncher, stop_all
 from suites.execution.plan import Planned, not_kept, plan, stands, unfinished, unscored_images
 from suites.interruption import interruptible
 from suites.progress import Display, duration
@@ -34,6 +34,7 @@ __all__ = ["EngineError", "Outcome", "Planned", "plan", "run"]
 
 PROGRAM = (sys.executable, "-m", "suites.execution.engine")
 POLL_S = 0.1
+HUNG_S = 6 * 3600.0  # no step and no image takes so long
 TAIL_LINES = 30
 
 
@@ -65,13 +66,16 @@ class Outcome:
 @dataclass
 class _Running:
     """A process and its cells by name. ends: the last word of each cell: a "done", "failed", "busy" or "stopped".
-    status: its exit status as it said itself, which torchrun would hide."""
+    status: its exit status as it said itself, which torchrun would hide. heard: when it last told of work. end: why it
+    was ended."""
 
     cells: dict[str, Cell]
     job: Job
     slot: int
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     status: int | None = None
+    heard: float = field(default_factory=time.monotonic)
+    end: str | None = None
     shown: dict[str, bool] = field(default_factory=dict)
 
 
@@ -96,6 +100,7 @@ def run(
     own: Path | None = None,
     processes: int = 1,
     sums: str = SUMS[0],
+    hung: float = HUNG_S,
     console: Console | None = None,
     command: str | None = None,
     program: Sequence[str] = PROGRAM,
@@ -106,6 +111,7 @@ def run(
 
     jobs: cells at a time (default: one per GPU; on a CPU one per core at the smoke budget, else one). gpus: spread
     them over this many GPUs. threads: per process (default: the cores divided by jobs; one at the smoke budget).
+    hung: seconds without a step or an image after which a process is ended, and its cells tried again.
     processes: that train one cell together, on a GPU each; sums: how their gradients are summed, "in-order" (the same
     bits as by one process) or "all-reduce" (suites.training.processes).
     concurrent: cells that one process trains at a time; with more than one the cells are dealt out to `jobs` processes.
@@ -150,7 +156,10 @@ def run(
         preflight.check_processes([planned.cell for planned in todo], processes)
         if concurrent > 1 and jobs is None:
             jobs = gpus or 1
-        launcher = _launcher(launch, todo, store, device, jobs, gpus, threads, cluster, processes)
+        tiny = all(planned.cell.budget.name == "smoke" for planned in todo)
+        launcher = launchers.choose(
+            launch, store.root, len(todo), tiny, device, jobs, gpus, threads, cluster, processes
+        )
         # The nodes of a cluster are other machines than this one.
         place = "meta" if launch == "submitit" else device
         preflight.check_cells([planned.cell for planned in todo], backend, place, own)
@@ -170,38 +179,11 @@ def run(
         file = next((planned.cell.task.file for planned in todo), None)  # cells of one run have one function
         options += [] if file is None else ["--degradation", str(file.absolute())]
         options += _concurrency(concurrent, scorers, until, suite.scoring) + (["--sums", sums] if processes > 1 else [])
-        engine = _Engine(store, launcher, list(program), options, outcome, console or Console(), suite.scoring, until)
+        shown, limits = console or Console(), (until, hung)
+        engine = _Engine(store, launcher, list(program), options, outcome, shown, suite.scoring, *limits)
         engine.work(todo, folders, concurrent)
     outcome.seconds = time.monotonic() - begun
     return outcome
-
-
-def _launcher(
-    launch: str,
-    todo: Sequence[Planned],
-    store: Store,
-    device: str,
-    jobs: int | None,
-    gpus: int | None,
-    threads: int | None,
-    cluster: str | None,
-    processes: int,
-) -> Launcher:
-    if launch == "submitit":
-        if gpus is not None:
-            raise EngineError("--gpus spreads cells over this machine; with --launch submitit each job gets one GPU")
-        where = {"gpu": device != "cpu", "cluster": cluster, "processes": processes}
-        return SubmititLauncher(store.root / ".launch", jobs or len(todo), **where)
-    if launch != "local":
-        raise EngineError(f"unknown launcher {launch!r}: choose from local, submitit")
-    if gpus is not None and not device.startswith("cuda"):
-        raise EngineError(f"--gpus {gpus} needs --device cuda, not {device}")
-    if device == "cpu" and all(planned.cell.budget.name == "smoke" for planned in todo):
-        # Too small to gain from a second thread, and so the bits do not depend on how many run side by side.
-        threads, jobs = threads or 1, min(max(1, cores() // processes), len(todo)) if jobs is None else jobs
-    if processes > 1 and device != "cpu" and gpus is None:
-        gpus = processes
-    return LocalLauncher(max(1, (gpus or 1) // processes) if jobs is None else jobs, gpus, threads, processes)
 
 
 def _arguments(
@@ -244,9 +226,10 @@ class _Engine:
         console: Console,
         scoring: Scoring,
         until: float,
+        hung: float,
     ) -> None:
         self.store, self.launcher, self.program, self.arguments = store, launcher, program, arguments
-        self.outcome, self.console, self.scoring, self.until = outcome, console, scoring, until
+        self.outcome, self.console, self.scoring, self.until, self.hung = outcome, console, scoring, until, hung
         self.queue: deque[list[Cell]] = deque()
         self.attempts: dict[str, int] = {}  # that are left to a cell
         self.folders: dict[str, Path] = {}
@@ -308,6 +291,12 @@ class _Engine:
         status = item.job.poll()  # before the events, so that none comes after the last look
         for event in item.job.events():
             self._hear(item, event, display)
+            if event["event"] != "alive":
+                item.heard = time.monotonic()
+        if status is None and not self.launcher.queues and time.monotonic() - item.heard > self.hung:
+            item.end = f"its process did nothing for {duration(time.monotonic() - item.heard)} and was ended"
+            stop_all([item.job])
+            status = item.job.poll()
         if status is None:
             return
         status = status if item.status is None else item.status
@@ -351,7 +340,7 @@ class _Engine:
             self.outcome.stopped[name] = self._stands_at(folder)
             display.end(cell, self.outcome.stopped[name], done=False, final=True)
         else:
-            reason = self._record_failure(item, folder, end.get("reason") or _died(status))
+            reason = self._record_failure(item, folder, end.get("reason") or item.end or _died(status))
             again = self.attempts[name] > 0 and not end.get("final") and status != UNWRITABLE
             if again:
                 self.queue.append([cell])

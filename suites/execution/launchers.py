@@ -50,6 +50,7 @@ class Job(Protocol):
 
 class Launcher(Protocol):
     capacity: int  # cells at a time
+    queues: bool  # whether a job may wait for others, so that its silence says nothing
 
     def start(self, command: Sequence[str], slot: int) -> Job: ...
 
@@ -95,6 +96,39 @@ def _environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **changes}
 
 
+def choose(
+    launch: str,
+    store: Path,
+    cells: int,
+    tiny: bool,
+    device: str,
+    jobs: int | None,
+    gpus: int | None,
+    threads: int | None,
+    cluster: str | None,
+    processes: int,
+) -> Launcher:
+    """The launcher for so many cells, as `suites.execution.engine.run` is asked. tiny: all of the smoke budget.
+
+    Raises EngineError for what makes no sense or is not there.
+    """
+    if launch == "submitit":
+        if gpus is not None:
+            raise EngineError("--gpus spreads cells over this machine; with --launch submitit each process gets a GPU")
+        where = {"gpu": device != "cpu", "cluster": cluster, "processes": processes}
+        return SubmititLauncher(store / ".launch", jobs or cells, **where)
+    if launch != "local":
+        raise EngineError(f"unknown launcher {launch!r}: choose from local, submitit")
+    if gpus is not None and not device.startswith("cuda"):
+        raise EngineError(f"--gpus {gpus} needs --device cuda, not {device}")
+    if device == "cpu" and tiny:
+        # Too small to gain from a second thread, and so the bits do not depend on how many run side by side.
+        threads, jobs = threads or 1, min(max(1, cores() // processes), cells) if jobs is None else jobs
+    if processes > 1 and device != "cpu" and gpus is None:
+        gpus = processes
+    return LocalLauncher(max(1, (gpus or 1) // processes) if jobs is None else jobs, gpus, threads, processes)
+
+
 # This machine
 
 
@@ -113,6 +147,8 @@ class LocalLauncher:
 
     Raises EngineError when this machine has fewer GPUs, or when they cannot be dealt out evenly.
     """
+
+    queues = False
 
     def __init__(self, jobs: int, gpus: int | None = None, threads: int | None = None, processes: int = 1) -> None:
         if jobs < 1:
@@ -202,6 +238,8 @@ class SubmititLauncher:
     folder: where submitit keeps its logs, on the file system that all nodes share. cluster: "slurm", or "local" to try
     it without one. Raises EngineError when submitit or SLURM is missing.
     """
+
+    queues = True
 
     def __init__(
         self, folder: Path, capacity: int, *, gpu: bool, cluster: str | None = None, processes: int = 1

@@ -41,7 +41,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 def load(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that is whole, or None. A damaged one is kept as `<name>.corrupt`, with a warning."""
-    for leftover in (*folder.glob(".checkpoint.*.tmp"), folder / NEXT):
+    for leftover in (*folder.glob(".*.tmp"), folder / NEXT):
         leftover.unlink(missing_ok=True)  # of a process killed while it wrote
     for path in (folder / name for name in NAMES):
         if not path.exists():

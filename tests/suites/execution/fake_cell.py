@@ -57,6 +57,10 @@ def run(each, options):
                 sys.stderr.write("about to be killed\n")
                 sys.stderr.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if behaviour == "memory":
+                raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")  # as PyTorch's is called
+            if behaviour == "hang-once" and starts == 1:
+                time.sleep(600)
             if behaviour == "hang":
                 (folder / "train.jsonl").write_text('{"step": 2, "seconds": 1}\n')
                 time.sleep(600)

@@ -19,7 +19,7 @@ from models import ModelError
 from models.ops.scan import BackendError
 from results import locks
 from results.store import Store, StoreError
-from suites.execution import engine
+from suites.execution import engine, launchers
 from suites.execution.engine import EngineError
 from suites.execution.launchers import LocalLauncher
 from suites.execution.verification import verify
@@ -82,8 +82,8 @@ def test_threads_are_given_or_divided_among_the_jobs(tmp_path):
     assert row["data"] == str(Path.cwd() / "pictures")  # whatever folder the cell's process works in
     go(suite("b"), store, jobs=1)
     assert store.cells().set_index("variant").loc["b", "threads"] == 1  # the smoke budget's
-    assert LocalLauncher(2).threads == max(1, engine.cores() // 2) and LocalLauncher(1).threads == engine.cores()
-    assert LocalLauncher(10 * engine.cores()).threads == 1
+    assert LocalLauncher(2).threads == max(1, launchers.cores() // 2) and LocalLauncher(1).threads == launchers.cores()
+    assert LocalLauncher(10 * launchers.cores()).threads == 1
 
 
 def test_a_crash_is_tried_again_from_where_it_stood_and_then_reported(tmp_path, monkeypatch):
@@ -106,6 +106,25 @@ def test_a_crash_is_tried_again_from_where_it_stood_and_then_reported(tmp_path, 
     }
     outcome, _ = go(which, store)  # what failed before gets one more attempt in another run
     assert [starts(store, cell) for cell in which.cells] == [2, 3, 3, 2, 1] and len(outcome.skipped) == 2
+
+
+def test_a_process_that_hangs_is_ended_and_its_cell_tried_again(tmp_path, monkeypatch):
+    """It says that it is alive all the while: its main thread sleeps."""
+    monkeypatch.setenv("FAKE_a", "hang-once")
+    monkeypatch.setattr(launchers, "GRACE_S", 0.5)
+    outcome, told = go(suite("a"), Store(tmp_path), hung=2.0)
+    assert outcome.done == ["a/sr-x2/seed-0"] and starts(Store(tmp_path), suite("a").cells[0]) == 2
+    assert re.search(r"failed \(its process did nothing for \d+ s and was ended\), to be tried again", told)
+
+
+def test_memory_that_runs_out_is_told_with_its_remedy(tmp_path, monkeypatch):
+    """Others go on, and the cell has a row that says what to change."""
+    monkeypatch.setenv("FAKE_a", "memory")
+    store, which = Store(tmp_path), suite("a", "b")
+    outcome, _ = go(which, store)
+    assert outcome.done == ["b/sr-x2/seed-0"]
+    assert outcome.failed["a/sr-x2/seed-0"].endswith("(--set accumulate=2 trains on half as much at a time)")
+    assert store.cells().set_index("variant").loc["a", "reason"] == outcome.failed["a/sr-x2/seed-0"]
 
 
 def test_a_cell_that_ends_well_without_results_has_failed(tmp_path, monkeypatch):

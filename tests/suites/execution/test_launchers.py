@@ -128,6 +128,6 @@ def test_without_submitit_or_slurm_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(EngineError, match=r"pip install -e '\.\[cluster\]'"):
         SubmititLauncher(tmp_path, 1, gpu=False)
-    with pytest.raises(EngineError, match="each job gets one GPU"):
+    with pytest.raises(EngineError, match="each process gets a GPU"):
         go(suite("a"), Store(tmp_path), launch="submitit", gpus=1)
     assert "PYTHONPATH" not in os.environ or str(tmp_path) not in os.environ["PYTHONPATH"]

@@ -1,0 +1,115 @@
+"""kill -9 at random moments: what was finished is there, nothing is half there, and going on ends in the same bytes."""
+
+import json
+import tarfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+from results.store import Store
+from suites.training import checkpoints, trainer
+from tests.faults import work
+from tests.faults.harness import kill_often
+from tests.results.test_store import cell, finish, key, rows
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_training(tmp_path):
+    def check(folder: Path, said: list[int]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of damage: there is none
+            if not (folder / trainer.WEIGHTS).exists():
+                kept = checkpoints.load(folder) if folder.exists() else None
+                # A step is said after its checkpoint.
+                last = max((step for step in said if step and step % work.BUDGET.checkpoint_every == 0), default=0)
+                assert (kept["step"] if kept else 0) >= min(last, work.BUDGET.iterations - work.BUDGET.checkpoint_every)
+            work.train(folder)
+        whole = tmp_path / "undisturbed"
+        assert (folder / trainer.WEIGHTS).read_bytes() == (whole / trainer.WEIGHTS).read_bytes()
+        assert losses(folder) == losses(whole)
+        assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+    kill_often("training", work.train, tmp_path, check)
+
+
+def losses(folder: Path) -> list[tuple]:
+    lines = map(json.loads, (folder / "train.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def test_checkpointing(tmp_path):
+    def check(folder: Path, said: list[int]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            kept = checkpoints.load(folder) if folder.exists() else None
+        last = max(said, default=0)
+        assert (kept["step"] if kept else 0) in (last, last + 1)
+        assert kept is None or kept["weights"].equal(work.state(kept["step"])["weights"])
+
+    kill_often("checkpointing", work.keep, tmp_path, check)
+
+
+def test_writing(tmp_path):
+    def check(folder: Path, said: list[str]) -> None:
+        store = Store(folder)
+        scores = store.scores()
+        assert set(said) <= set(scores["image"]) <= set(work.STEMS)
+        assert store.evaluations()["problem"].isna().all() and store.means()["psnr"].isna().tolist() in (
+            [],
+            [True],
+            [False],
+        )
+        work.write(folder, lambda stem: None)
+        assert (
+            Store(folder)
+            .means()
+            .drop(columns="hash")
+            .equals(Store(tmp_path / "undisturbed").means().drop(columns="hash"))
+        )
+
+    kill_often("writing", work.write, tmp_path, check)
+
+
+def test_importing(tmp_path):
+    theirs = Store(tmp_path / "theirs")
+    for seed in range(4):
+        finish(theirs, cell(seed=seed), rows("baby", "bird"), {"Set5": 2})
+    theirs.add_evaluation(key(), rows("head", "woman"), {"device": "x"}, expected=5)
+    with tarfile.open(tmp_path / "theirs.tar", "w") as archive:
+        archive.add(theirs.root, "runs")
+
+    def check(folder: Path, said: list) -> None:
+        store = Store(folder)
+        assert store.cells()["problem"].isna().all()
+        work.bring(folder, None)
+        assert store.cells().equals(theirs.cells()) and store.scores().equals(theirs.scores())
+        assert not [path.name for path in store.root.iterdir() if path.name.startswith(".import")]
+
+    kill_often("importing", work.bring, tmp_path, check)
+
+
+def test_publishing(tmp_path):
+    def check(folder: Path, said: list[int]) -> None:
+        page = folder / "report.html"
+        allowed = {bytes(work.PAGES[number % 2][:1]) for number in ([said[-1], said[-1] + 1] if said else [0])}
+        assert page.exists() or not said
+        if page.exists():
+            content = page.read_bytes()
+            assert content[:1] in allowed and content in work.PAGES
+
+    kill_often("publishing", work.publish, tmp_path, check)
+
+
+def test_scoring(tmp_path):
+    work.draw(tmp_path / "data")
+
+    def check(folder: Path, said: list) -> None:
+        work.evaluate(folder, None)
+        ours, whole = (
+            Store(path).scores().drop(columns=["seconds", "environment"]) for path in (folder, tmp_path / "undisturbed")
+        )
+        assert ours.sort_values("image", ignore_index=True).equals(whole.sort_values("image", ignore_index=True))
+
+    kill_often("scoring", work.evaluate, tmp_path, check)
