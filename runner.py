@@ -174,13 +174,16 @@ def compare(
 def complexity(
     model: cli.Variant = None, task: cli.OptionalTask = None, output: cli.OutputSize = "720x1280",
     network: cli.ClassFile = None, arguments: cli.Arguments = None, count_all: cli.CountAll = False,
-    json: cli.Json = None,
+    swept: cli.CountSwept = False, json: cli.Json = None,
 ) -> None:
     """Parameters, MACs by the paper's convention and by a clean count, scan FLOPs, each by component."""
     from suites import network_file
     from suites.benchmark import cost
     if count_all:
         return cost.count_published(model, show)
+    if swept:
+        from suites.benchmark.sweep import counting
+        return counting.count(model, show)
     result = cost.of_variant(model, task, output, network_file.only_class(network, arguments))
     cli.save(json, result)
     show(cost.lines(result))

@@ -2,6 +2,7 @@
 
     counted/complexity.csv           parameters, MACs and scan FLOPs by `runner.py complexity --all`; overrides
                                      as in the published tables, without the task's own arguments
+    counted/networks.json            the same of every network of the sweep, by `runner.py complexity --swept`
     <machine>/<name>.scores.json     {"exported": ..., "environments": {label: ...},
                                      "evaluations": {hash: {"key", "expected", "file", "as_official"}},
                                      "cells": {hash: {"config", "status", "environment", "parameters"}}}
@@ -32,6 +33,7 @@ from results.store import MACHINE, SPENT, flatten_config, told_of
 FOLDER = Path(__file__).parent / "measured"
 GOALS = FOLDER / "goals.json"
 COMPLEXITY = FOLDER / "counted" / "complexity.csv"
+NETWORKS = FOLDER / "counted" / "networks.json"
 COMPLEXITY_COLUMNS = (
     *("model", "overrides", "task", "size", "params", "macs_paper", "macs", "scan_flops", "counters"),
 )

@@ -178,6 +178,9 @@ OwnInterventions = Annotated[
 Variant = Annotated[str | None, Argument(help="overrides after the name: 'mambairv2-light scans=2'")]
 OptionalTask = Annotated[str | None, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...; sr-x2")]
 OutputSize = Annotated[str, Option("--output", help="HEIGHTxWIDTH of the restored image")]
+CountSwept = Annotated[
+    bool, Option("--swept", help="count every network again that `profile --preset resolution` measures")
+]
 CountAll = Annotated[bool, Option("--all", help="count every network and size of the published tables again")]
 Variants = Annotated[str | None, Option("--models", help="A,B; overrides after a name: 'mambairv2-light scans=2'")]
 Sizes = Annotated[str | None, Option(help="HEIGHTxWIDTH of the input, several for a sweep; 64x64")]

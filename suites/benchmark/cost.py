@@ -86,20 +86,33 @@ def complexity(
     if height < 1 or width < 1:
         raise SpecError(f"an output of {output[0]}x{output[1]} has no input pixel at {task.name}")
     network = own.build().eval().requires_grad_(False) if own else _build(name, {**task.network, **overrides})
-    part, unit = (_child, OWN_UNIT) if own else (component, UNIT)
+    part, unit = (child, OWN_UNIT) if own else (component, UNIT)
     window = models.capabilities_of(network).multiple
-    padded = tuple(-(-side // window) * window for side in (height, width))
-
-    paper, by_fvcore, traced = _fvcore(network, task.channels, window if window > 1 else unit, prod(padded))
-    macs, scan_flops, by_component = _flop_counter_mode(network, task.channels, height, width, prod(padded), part)
-    params = _parameters(network, part)
-    difference = abs(by_fvcore - macs) / macs
     return {
         "model": name,
         "overrides": dict(own.arguments) if own else overrides,
         **({"source": own.key()["source"]} if own else {}),
         "task": task.name,
         "output": list(output),
+        **counted(network, task.channels, (height, width), part, window if window > 1 else unit),
+    }
+
+
+def counted(
+    network: nn.Module, channels: int, size: tuple[int, int], part: Callable[[str], str], side: int
+) -> dict[str, Any]:
+    """What `complexity` says of any network with an input of `size`, in evaluation mode and without gradients.
+
+    part: the component of a module's name. side: of the small image that is traced, a multiple of its windows.
+    """
+    height, width = size
+    window = models.capabilities_of(network).multiple
+    padded = tuple(-(-side // window) * window for side in size)
+    paper, by_fvcore, traced = _fvcore(network, channels, side, prod(padded))
+    macs, scan_flops, by_component = _flop_counter_mode(network, channels, height, width, prod(padded), part)
+    params = _parameters(network, part)
+    difference = abs(by_fvcore - macs) / macs
+    return {
         "input": [height, width],
         "padded": list(padded),
         "params": sum(params.values()),
@@ -274,7 +287,7 @@ def _parameters(network: nn.Module, part: Callable[[str], str]) -> dict[str, int
     return dict(counts)
 
 
-def _child(name: str) -> str:
+def child(name: str) -> str:
     """The part of a user's network that a module or parameter is in."""
     return name.partition(".")[0] or "the network itself"
 
