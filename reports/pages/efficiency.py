@@ -1,0 +1,192 @@
+"""The tables of docs/efficiency.md and of the report's costs against resolution, made from committed sweeps."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from reports.pages.profile import figure, span
+from reports.statistics.growth import exponent, proportional
+from reports.tables import costs
+from reports.tables.blocks import Block, Cell
+from reports.tables.render import grid
+
+NOTHING = "No sweep is committed: `runner.py profile --preset resolution` measures one, `runner.py export` commits it."
+GROWTH = ("network", "precision", "sizes", "time ~ pixels^", "95 %", "from 256x256", "95 %", "memory ~ pixels^", "95 %")
+GROWTH = (*GROWTH, "proportional from", "to")
+LARGE = 256 * 256  # pixels from which the second exponent is taken
+TABLE = ("network", "params", "published", "GMAC", "as the paper", "published", "precision", "ms", "p10, p90", "MiB")
+TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "PSNR Urban100")
+DIRECTIONS = ("size", "precision", "0 scans", "1", "2", "4", "4 over 1", "SGN off", "ASE off", "MambaIR-light (4)")
+UNTIMED = ("network", "why", "points")
+LIGHT = "mambairv2-light"
+WAYS = {"0 scans": "scans=0", "1": "", "2": "scans=2", "4": "scans=4", "SGN off": "sgn=off", "ASE off": "ase=off"}
+OPERATIONS = 2  # of a multiply-add
+PASSES = {"fp32": "fp32", "tf32x3": "tf32", "tf32": "tf32", "bf16": "bf16"}  # the rate that bounds a precision
+PRODUCTS = {"tf32x3": 3}  # of TF32 for one
+
+
+def growth() -> list[Block]:
+    """Exponents of time and memory against pixels, and where a pixel costs least."""
+    frame = costs.fastest(costs.timed())
+    frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
+    blocks = []
+    for machine, part in frame.groupby("machine", sort=False):
+        rows = []
+        for (subject, precision, backend), own in part.groupby(["subject", "precision", "backend"], sort=False):
+            own = own.sort_values("pixels")
+            if own["pixels"].nunique() < 3 or backend == "mamba_ssm":
+                continue
+            time, large = exponent(own["pixels"], own["ms"]), own[own["pixels"] >= LARGE]
+            texts = [str(time.sizes), figure(time.slope, 3), span(time.low, time.high)]
+            later = exponent(large["pixels"], large["ms"]) if len(large) > 2 else None
+            texts += [figure(later.slope, 3), span(later.low, later.high)] if later else ["", ""]
+            held = own[own["mib"].notna()]
+            memory = exponent(held["pixels"], held["mib"]) if len(held) > 2 else None
+            texts += [figure(memory.slope, 3), span(memory.low, memory.high)] if memory else ["", ""]
+            texts += [_size(own, edge) for edge in proportional(own["pixels"].tolist(), own["ms"].tolist())]
+            rows.append([Cell(name(subject)), Cell(precision), *_cells(texts, own)])
+        blocks += _block(f"{machine}{_clock(part)}:", GROWTH, rows, part, left=2)
+    return blocks
+
+
+def table() -> list[Block]:
+    """Parameters, multiply-adds, time and memory at the input behind a 720x1280 output, with what was published."""
+    frame = costs.fastest(costs.timed())
+    frame = frame[(frame["height"] == costs.IMAGE[0]) & (frame["width"] == costs.IMAGE[1]) & (frame["batch"] == 1)]
+    frame = frame[(frame["mode"] == "inference") & (frame["task"] == "sr-x2")]
+    counts = costs.counted()
+    blocks = []
+    for machine, part in frame.groupby("machine", sort=False):
+        rows = []
+        for row in part.sort_values("ms").to_dict("records"):
+            subject, method = row["subject"], costs.METHODS.get(row["subject"], "")
+            count = counts.get((subject, row["task"], *costs.IMAGE), {})
+            macs = count.get("macs")
+            backend = f" {row['backend']}" if row["backend"] == "mamba_ssm" else ""
+            told = [figure(macs and macs / 1e9), figure(count and count["macs_paper"] / 1e9)]
+            counted = [Cell(text, source=COUNTED) for text in (f"{row['params']:,}", *told)]
+            rate = OPERATIONS * macs / (row["ms"] / 1e3) if macs else None
+            texts = [f"{row['precision']}{backend} {row['launch']}", _time(row), span(row["p10_ms"], row["p90_ms"])]
+            texts += [figure(row["mib"]), figure(1e6 * row["ms"] / row["pixels"], 3), figure(rate and rate / 1e12, 3)]
+            texts += [figure(rate and 100 * rate / ceiling(row), 2) if ceiling(row) else ""]
+            cells = [Cell(name(subject)), counted[0], _printed(method, "params"), counted[1], counted[2]]
+            cells += [_printed(method, "macs"), *(Cell(text, source=row["source"]) for text in texts)]
+            rows.append([*cells, _printed(method, "psnr", "Urban100")])
+        blocks += _block(f"{machine}{_clock(part)}:", TABLE, rows, part, left=1)
+    return blocks
+
+
+COUNTED = "results/measured/counted/networks.json: runner.py complexity --swept"
+
+
+def directions() -> list[Block]:
+    """What a scan direction, the sort and the prompts cost in the light network, size by size."""
+    frame = costs.fastest(costs.timed())
+    frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
+    frame = frame[frame["backend"] != "mamba_ssm"]
+    blocks = []
+    for machine, part in frame.groupby("machine", sort=False):
+        rows = []
+        for (_, precision), own in part.groupby(["pixels", "precision"]):
+            by_subject = {row["subject"]: row for row in own.to_dict("records")}
+            found = {label: by_subject.get(f"{LIGHT} {change}".strip()) for label, change in WAYS.items()}
+            if not found["1"] or not found["4"]:
+                continue
+            found["MambaIR-light (4)"] = by_subject.get("mambair-light")
+            size = f"{found['1']['height']}x{found['1']['width']}"
+            texts = {label: _time(row) if row else "" for label, row in found.items()}
+            ratio = found["4"]["ms"] / found["1"]["ms"]
+            noisy = " (noisy)" if found["4"]["noise"] or found["1"]["noise"] else ""
+            texts |= {"size": size, "precision": precision, "4 over 1": f"{ratio:.2f}{noisy}"}
+            rows.append(_cells([texts[label] for label in DIRECTIONS], own))
+        blocks += _block(f"{machine}{_clock(part)}, ms:", DIRECTIONS, rows, part, left=2)
+    return blocks
+
+
+def untimed() -> list[Block]:
+    """What has no time, and why: a row for everything that shares a reason."""
+    frame, blocks = costs.untimed(), []
+    for machine, part in frame.groupby("machine", sort=False):
+        rows = []
+        for (status, reason), own in part.groupby(["status", "reason"], sort=False):
+            names = ", ".join(dict.fromkeys(map(name, own["subject"])))
+            rows.append([Cell(names), Cell(f"{status}: {reason}", source=own.iloc[0]["source"]), Cell(str(len(own)))])
+        blocks += _block(f"{machine}:", UNTIMED, rows, part, left=2)
+    return blocks
+
+
+def ceiling(row: dict[str, Any]) -> float | None:
+    """Operations per second that bound matrix products in a row's precision on its machine, as measured there."""
+    rate = row["rates"].get(PASSES[row["precision"]])
+    return rate and rate / PRODUCTS.get(row["precision"], 1)
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+
+def name(subject: str) -> str:
+    """As the tables call it: "MambaIRv2-light scans=2"."""
+    first, _, rest = subject.partition(" ")
+    return f"{costs.METHODS.get(first, first)} {rest}".strip()
+
+
+def _time(row: dict[str, Any]) -> str:
+    return figure(row["ms"]) + ("~" if row["noise"] else "")
+
+
+def _clock(part: pd.DataFrame) -> str:
+    busy = part["clock"].eq("processor")
+    return ", the processor's own time because the machine was busy" if len(part) and busy.all() else ""
+
+
+def _size(own: pd.DataFrame, pixels: int) -> str:
+    row = own[own["pixels"] == pixels].iloc[0]
+    return f"{row['height']}x{row['width']}"
+
+
+def _printed(method: str, metric: str, dataset: str = "") -> Cell:
+    row = costs.printed(method, "sr-x2", metric, dataset) if method else None
+    if row is None or row["value"] in ("", "-"):
+        return Cell()
+    return Cell(row["value"], source=f"{row['table']}, {row['provenance']}: {row['source']}")
+
+
+def _cells(texts: Sequence[str], own: pd.DataFrame) -> list[Cell]:
+    return [Cell(text, source=own.iloc[0]["source"]) for text in texts]
+
+
+def _block(heading: str, header: Sequence[str], rows: list[list[Cell]], part: pd.DataFrame, left: int) -> list[Block]:
+    if not rows:
+        return []
+    kept = [i for i in range(len(header)) if any(row[i].text for row in rows)]
+    cells = [[row[i] for i in kept] for row in rows]
+    notes = [f"- `{text}`" for text in dict.fromkeys(part["source"])]
+    if any(cell.text.endswith(("~", "(noisy)")) for row in cells for cell in row):
+        notes.insert(0, "~: the machine was not quiet; the file says in what way.")
+    return [Block(heading, tuple(header[i] for i in kept), cells, notes, tuple(range(left)))]
+
+
+CAPTIONS = {
+    "growth": "Exponents of time and memory against pixels, and over which sizes time is proportional",
+    "networks": "Parameters, multiply-adds, time and memory for a 720x1280 output, beside what was published",
+    "directions": "What scan directions, the sort by classes and the prompts cost in the light network",
+    "untimed": "What has no time, and why",
+}
+
+
+def blocks() -> dict[str, Callable[[], list[Block]]]:
+    """What makes each table that CAPTIONS names."""
+    return {"growth": growth, "networks": table, "directions": directions, "untimed": untimed}
+
+
+def tables() -> dict[str, Callable[[], str]]:
+    """What makes each table of the document, as Markdown."""
+    return {name: lambda make=make: markdown(make()) for name, make in blocks().items()}
+
+
+def markdown(made: Sequence[Block]) -> str:
+    parts = []
+    for block in made:
+        parts += [block.heading, grid(block.header, block.rows, block.left), "\n".join(block.notes)]
+    return "\n\n".join(filter(None, parts)) or NOTHING

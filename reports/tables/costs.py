@@ -1,0 +1,111 @@
+"""What networks cost, as frames: the committed sweeps joined with what was counted and what was published."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from results import measured, published, records
+from results.costs import committed
+
+Row = dict[str, Any]
+OFFICIAL = {"mambairv2-light": "MambaIRv2-light", "mambairv2-small": "MambaIRv2-S", "mambairv2-base": "MambaIRv2-B"}
+OFFICIAL |= {"mambairv2-large": "MambaIRv2-L", "mambair": "MambaIR", "mambair-light": "MambaIR-light"}
+PEERS = {"swinir-light": "SwinIR-light", "srformer-light": "SRFormer-light", "omnisr": "OmniSR", "craft": "CRAFT"}
+PEERS |= {"atd-light": "ATD-light", "span": "SPAN", "swinir": "SwinIR", "hat": "HAT", "dat": "DAT", "rcan": "RCAN"}
+PEERS |= {"atd": "ATD", "rgt": "RGT", "plksr": "PLKSR"}
+METHODS = {**OFFICIAL, **PEERS}  # names in the published tables, or as its paper has it, by subject
+EXACT = ("tf32x3", "fp32")  # precisions of float32's accuracy, the faster one first
+IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
+KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width")
+
+
+def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
+    """A row per point that has a time, the latest of each machine: KEEP, pixels (of a call), machine, ms, p10_ms,
+    p90_ms, mib, noise, clock, bytes, source, and the machine's rates.
+
+    clock: "wall", or "processor" where the machine was busy and the processor's own time is known: then `ms` is that.
+    """
+    found: dict[tuple, Row] = {}
+    for sweep in committed.load() if sweeps is None else sweeps:
+        machine, rates = machine_name(sweep["machine"]), (sweep["rates"] or [{}])[-1]
+        for row in (row for row in sweep["rows"] if row["status"] == "ok"):
+            busy = bool(row["noise"]) and row.get("cpu_ms") is not None
+            told = {name: row[name] for name in KEEP}
+            told |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine}
+            told |= {"clock": "processor" if busy else "wall", "ms": row["cpu_ms"] if busy else row["median_ms"]}
+            told |= {name: None if busy else row[name] for name in ("p10_ms", "p90_ms")}
+            told |= {"mib": row["peak_mib"], "noise": row["noise"], "bytes": row.get("bytes"), "rates": rates}
+            found[(machine, row["key"])] = told | {"source": source(sweep), "params": row["params"]}
+    frame = pd.DataFrame(list(found.values()))
+    return frame if len(frame) else pd.DataFrame(columns=[*KEEP, "pixels", "machine", "clock", "ms", "mib", "noise"])
+
+
+def untimed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
+    """subject, machine, status, reason and the points of everything else."""
+    rows = []
+    for sweep in committed.load() if sweeps is None else sweeps:
+        for row in (row for row in sweep["rows"] if row["status"] != "ok"):
+            told = {name: row[name] for name in (*KEEP, "status", "reason")}
+            rows.append(told | {"machine": machine_name(sweep["machine"]), "source": source(sweep)})
+    return pd.DataFrame(rows, columns=[*KEEP, "status", "reason", "machine", "source"])
+
+
+def machine_name(machine: Row) -> str:
+    threads = machine["threads"]
+    on_cpu = f", {threads} thread{'s' if threads > 1 else ''}" if machine["device_type"] == "cpu" else ""
+    return f"{machine['device']}{on_cpu}"
+
+
+def source(sweep: Row) -> str:
+    """Where, by which command, of which commit and when."""
+    run, machine = sweep["runs"][-1], sweep["machine"]
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "triton"))
+    told = f"results/measured/{sweep['file']}: {run['command']}, commit {machine['commit'][:10]}"
+    return f"{told}, {machine_name(machine)}, {versions}, {run['started'][:10]}"
+
+
+def fastest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of the launch modes of a point the faster one."""
+    keys = [name for name in (*KEEP, "machine") if name != "launch"]
+    return frame.loc[frame.groupby(keys)["ms"].idxmin()].reset_index(drop=True) if len(frame) else frame
+
+
+def exact(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of the precisions of float32's accuracy one for each subject and machine: `tf32x3` where it is there."""
+    own = frame[frame["precision"].isin(EXACT) & (frame["backend"] != "mamba_ssm")]
+    with_best = own.groupby(["machine", "subject", "mode", "task", "batch"])["precision"].transform("max")
+    return fastest(own[own["precision"] == with_best])
+
+
+# --- counted and published ------------------------------------------------------------------------------------------
+
+
+def counted() -> dict[tuple[str, str, int, int], Row]:
+    """What `complexity --swept` counted, by subject, task, height and width; nothing where no file is committed."""
+    if not measured.NETWORKS.exists():
+        return {}
+    rows = records.read_json(measured.NETWORKS)["rows"]
+    return {(row["subject"], row["task"], row["height"], row["width"]): row for row in rows if "params" in row}
+
+
+def multiply_adds(subject: str, task: str, pixels: int) -> float | None:
+    """Of one image forward, by the clean count: the line through the sizes that were counted, in pixels. Padding, which
+    is a few per cent at most, is that of the counted sizes."""
+    own = [(h * w, row["macs"]) for (name, its, h, w), row in counted().items() if (name, its) == (subject, task)]
+    if len(own) < 2:
+        return next((macs for size, macs in own if size == pixels), None)
+    (small, low), (large, high) = min(own), max(own)
+    return low + (high - low) * (pixels - small) / (large - small)
+
+
+def printed(method: str, task: str, metric: str, dataset: str = "") -> Row | None:
+    """The published row of a method in Table 3 or 4 as printed; None where the tables have none."""
+    tables = published.load(published.FOLDER).tables
+    for name in ("table3", "table4"):
+        frame = tables[name]
+        own = frame[(frame["method"] == method) & (frame["task"] == task) & (frame["metric"] == metric)]
+        own = own[own["dataset"] == dataset]
+        if len(own):
+            return own.iloc[0].to_dict()
+    return None
