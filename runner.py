@@ -153,19 +153,26 @@ def evaluate(
 @app.command()
 def compare(
     a: cli.Compared, b: cli.Compared, sets: cli.ComparedSets = None, task: cli.ComparedTask = None,
+    network: cli.ClassFile = None, arguments: cli.Arguments = None, crops: cli.Crops = None,
     device: cli.Device = None, json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> None:
     """Weights A against weights B, paired by image: differences, intervals, verdicts, and a sentence."""
     from reports.tables import compare as comparing
     from results.evidence import Evidence
+    from suites import network_file
     from suites.evaluation import lookup
     from suites.progress import ScoreBar
     from suites.spec import Task
-    store, names = cli.store(results), sets.split(",") if sets else []
+    store, names, own = cli.store(results), sets.split(",") if sets else [], network_file.only_class(network, arguments)
+    sides = {name: lookup.Named(text, own) for name, text in (("A", a), ("B", b))}
     with ScoreBar(err) as progress:
         how = {"device": device, "data": data, "progress": progress}
-        sides = [lookup.named(text, store, task, names, **how) for text in (a, b)]
-    found = comparing.compare(Evidence(store), *sides, sets=names, task=task and Task.parse(task).name)
+        words = [lookup.words(side, store, task, names, **how) for side in sides.values()]
+    found = comparing.compare(Evidence(store), *words, sets=names, task=task and Task.parse(task).name)
+    if crops:
+        what = found.most(), found.scored_by(), Task.parse(task or found.task)
+        made = lookup.write_crops(crops, sides, *what, device=cli.device(device), data=data)
+        show(f"written: {path}" for path in made)
     show(found.lines())
     cli.save(json, found.to_json())
 

@@ -155,6 +155,7 @@ COMPARED_HELP = (
 )
 Compared = Annotated[str, Argument(help=COMPARED_HELP)]
 ComparedSets = Annotated[str | None, Option("--sets", help="Set5,Set14,...; all that both were scored on")]
+Crops = Annotated[Path | None, Option(help="folder for crops of the images on which A and B differ most")]
 ComparedTask = Annotated[str | None, Option("--task", help="sr-x2, ...; the only one that both were scored on")]
 
 # sweep

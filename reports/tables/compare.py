@@ -77,7 +77,7 @@ class Comparison:
             [row["dataset"], _number(row["a"]), _number(row["b"]), _interval(row), row["images"], row["verdict"]]
             for row in self.rows
         ]
-        most = [one for row in self.rows for one in self._most(row["dataset"])]
+        most = self.most()
         lines = [*told, "", *_grid(header, cells)]
         if most:
             shown = [[one["dataset"], one["image"], *(_number(one[n]) for n in "ab"), _signed(one)] for one in most]
@@ -102,8 +102,15 @@ class Comparison:
         }
         return {**sides, "task": self.task, "rows": self.rows, "images": self.images, "sentence": self.sentence}
 
-    def _most(self, dataset: str) -> list[dict[str, Any]]:
-        return [one for one in self.images if one["dataset"] == dataset][:SHOWN]
+    def most(self) -> list[dict[str, Any]]:
+        """The images of each set on which they differ most."""
+        sets = (row["dataset"] for row in self.rows)
+        return [one for name in sets for one in [each for each in self.images if each["dataset"] == name][:SHOWN]]
+
+    def scored_by(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The protocols with the first seed of the noise that both were scored with."""
+        seed = min((seed for row in self.rows for seed in row["seeds"]), default=0)
+        return tuple({**one, "seed": seed if one["routing"] == "gumbel" else 0} for one in self.protocols)
 
 
 def find(evidence: Evidence, text: str, task: str | None = None) -> Side:

@@ -4,21 +4,24 @@ Only of pictures that may be passed on: those embedded in scikit-image and the u
 somebody's data set, whatever folder it lies in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
 from results import crops, records
 from suites.data import catalogue
+from suites.data.pictures import as_rgb
 from suites.data.resize import imresize
 from suites.evaluation.metrics import quantise
 from suites.spec import Task
 
 SIZE = 120  # pixels of the truth, a multiple of every scale
 FREE = "embedded"
+WIDTH, GAP, CAPTION = 240, 8, 22  # pixels: of a shown crop, between two, of the line above
 
 
 def may_be_kept(dataset: str) -> bool:
@@ -63,6 +66,27 @@ def views(
     if scale > 1:
         made["bicubic"] = imresize(quantise(degraded), scale)[here]
     return {name: _squeezed(pixels) for name, pixels in made.items()}, [top, left, height, width]
+
+
+def side_by_side(
+    task: Task, degraded: np.ndarray, restored: Sequence[np.ndarray], truth: np.ndarray, told: Sequence[str]
+) -> np.ndarray:
+    """uint8 [H, W, 3]: the degraded image enlarged, both restored ones and the truth, each under its name, where the
+    restored ones differ most. Images as `views` takes them; told: what stands over each restored one."""
+    shown = [quantise(one) for one in restored]
+    top, left, height, width = window(shown[0], shown[1], task.scale)
+    enlarged = imresize(quantise(degraded), task.scale) if task.scale > 1 else quantise(degraded)
+    named = [("bicubic" if task.scale > 1 else "degraded", enlarged), *zip(told, shown, strict=True), ("truth", truth)]
+    factor = max(1, WIDTH // width)
+    tiles = [as_rgb(_squeezed(one[top : top + height, left : left + width])) for _, one in named]
+    tiles = [tile.repeat(factor, 0).repeat(factor, 1) for tile in tiles]
+    page = Image.new("RGB", (sum(tile.shape[1] + GAP for tile in tiles) - GAP, tiles[0].shape[0] + CAPTION), "white")
+    draw, at = ImageDraw.Draw(page), 0
+    for (name, _), tile in zip(named, tiles, strict=True):
+        draw.text((at, 2), name, "black", ImageFont.load_default(CAPTION - 6))
+        page.paste(Image.fromarray(tile), (at, CAPTION))
+        at += tile.shape[1] + GAP
+    return np.asarray(page)
 
 
 def window(restored: np.ndarray, truth: np.ndarray, scale: int) -> tuple[int, int, int, int]:

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import models
 from results import measured
@@ -40,6 +42,17 @@ def test_files_are_scored_once_and_compared(command: Command, files, tmp_path: P
     assert row["images"] == 2 and row["difference"] == pytest.approx(sum(one["difference"] for one in images) / 2)
     assert row["low"] < row["difference"] < row["high"]
     assert out.strip().splitlines()[-1] == made["sentence"] and f"(weights {digests[0][:8]}) against" in out
+    status, out, _ = command("compare", *named, *asked, "--crops", "crops", *where)
+    assert status == 0 and out.count("written: ") == 2 and out.strip().splitlines()[-1] == made["sentence"]
+    shown = np.asarray(Image.open(tmp_path / "crops" / f"Two-{images[0]['image']}.png"))
+    side = {"a": 20, "b": 24}[images[0]["image"]]
+    factor = 240 // side
+    truth = np.asarray(Image.open(tmp_path / "data" / "Two" / f"{images[0]['image']}.png"))
+    assert shown.shape == (22 + side * factor, 4 * side * factor + 3 * 8, 3)
+    assert np.array_equal(shown[22:, -side * factor :][::factor, ::factor], truth)  # the last of the four
+    left, right = (shown[22:, (side * factor + 8) * i :][:, : side * factor].astype(int) for i in (1, 2))
+    assert np.abs(left - right).max() > 0
+    refused(command("compare", *digests, *asked, "--crops", "crops", *where), "'MODEL FILE'")
     monkeypatch.setattr(scoring, "score", None)  # nothing is scored again
     assert command("compare", *files, *where)[:2] == command("compare", *(d[:8] for d in digests), *where)[:2]
 

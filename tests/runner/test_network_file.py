@@ -48,7 +48,8 @@ def test_a_class_in_a_file_is_scored_stored_and_compared(command: Command, where
     source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
     assert record["overrides"] == {"class": "EDSR", "source": source, "arguments": {"dim": 4}}
     assert record["weights"] == models.weights_hash(Path("a.pth"))
-    assert command(*score("mine", "b.pth", "--set", "dim=4"), *where)[0] == 0
+    asked = ["--network", f"{SOURCE}:EDSR", "--set", "dim=4", "--task", "sr-x2", "--sets", "Three"]
+    assert command("compare", "a.pth", "mine b.pth", *asked, *where)[0] == 0  # scored on the way
     status, out, _ = command("compare", "a.pth", "b.pth", "--json", target, *where)
     row, images = json.loads(target.read_text())["rows"][0], told["images"]
     assert status == 0 and row["a"] == pytest.approx(sum(image["psnr"] for image in images) / 3)
