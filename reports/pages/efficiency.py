@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from reports.costs import frames as costs
 from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
-from reports.tables import costs
 from reports.tables.blocks import Block, Cell
 from reports.tables.render import grid
 
