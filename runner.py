@@ -254,6 +254,24 @@ def restore(
         return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **how) > 0)
 
 
+@app.command()
+def perceptual(
+    folder: cli.RestoredFolder, sets: cli.Sets, task: cli.TaskName, metrics: cli.Metrics = "lpips,dists",
+    device: cli.Device = None, json: cli.Json = None, data: cli.Data = cli.DATA,
+) -> None:
+    """LPIPS and DISTS of the pictures that `evaluate --save-images` wrote; beside the protocol, in no table."""
+    from suites import perceptual as module
+    from suites.progress import ScoreBar
+    from suites.spec import Task
+    names = metrics.split(",")
+    with ScoreBar(err) as bar:
+        where = {"device": cli.device(device), "data": data, "progress": bar}
+        rows = module.measure(folder, sets.split(","), Task.parse(task), names, **where)
+    found = module.means(rows, names)
+    show(cli.text_table([{**row, **{name: f"{row[name]:.4f}" for name in names}} for row in found]))
+    cli.save(json, {"rows": found, "images": rows})
+
+
 @app.command("import")
 def import_results(archive: Path, results: cli.Results = cli.STORE) -> int:
     """Merges results made on another machine (an archive or a folder) into the store."""

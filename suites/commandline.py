@@ -54,6 +54,7 @@ DOING = {
     "evaluate": "loading the network",
     "compare": "reading what is stored",
     "restore": "loading the network",
+    "perceptual": "loading the metrics",
     "analyse": "loading the network",
     "complexity": "counting",
     "profile": "loading the networks",
@@ -157,6 +158,10 @@ Compared = Annotated[str, Argument(help=COMPARED_HELP)]
 ComparedSets = Annotated[str | None, Option("--sets", help="Set5,Set14,...; all that both were scored on")]
 Crops = Annotated[Path | None, Option(help="folder for crops of the images on which A and B differ most")]
 ComparedTask = Annotated[str | None, Option("--task", help="sr-x2, ...; the only one that both were scored on")]
+
+# perceptual
+RestoredFolder = Annotated[Path, Argument(metavar="FOLDER", help="of `evaluate --save-images`")]
+Metrics = Annotated[str, Option(help="of lpips, dists; lower is better")]
 
 # sweep
 ScaledWeights = Annotated[list[str], Argument(metavar="SCALE=WEIGHTS...", help="such as 2=mambairv2_lightSR_x2.pth")]

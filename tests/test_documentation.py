@@ -24,6 +24,7 @@ NOT_RUN = {
     "data check": "needs the standard test images",
     "evaluate *": "needs test images and weights",
     "restore *": "needs pictures and weights",
+    "perceptual *": "needs restored pictures and weights",
     "sweep *": "needs test images and weights",
     "analyse *": "needs test images and weights",
     "compare *": "needs stored records",

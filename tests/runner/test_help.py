@@ -35,7 +35,7 @@ def test_help_holds_the_commands_of_this_version_and_no_other(command: Command) 
     names = [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()]
     assert status == 0
     expected = "list run pilot curve sweep tables evaluate compare complexity profile breakdown restore export import"
-    expected += " verify figures report data doctor analyse"
+    expected += " perceptual verify figures report data doctor analyse"
     assert sorted(names) == sorted(expected.split())
     assert command()[:2] == (0, out) and command("-h")[:2] == (0, out)  # nothing asked for: the help, and no error
 
