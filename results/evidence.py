@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from results import families, measured, records
-from results.analyses import Record, load
+from results.analyses import Record, chosen, every
 from results.store import CELL_COLUMNS, EVALUATION_COLUMNS, MEAN_COLUMNS, SCORE_COLUMNS, Store, StoreError
 
 
@@ -68,14 +68,19 @@ class Evidence:
         folders = {path.name: path for path in (*self._committed.families, *self.store.family_folders())}
         return families.frame(list(folders.values()), self.cells)
 
-    @property
+    @cached_property
     def analyses(self) -> list[Record]:
-        """What was asked of trained networks, stored or committed (`results.analyses.load`)."""
+        """What was asked of trained networks, stored or committed: each once (`results.analyses.chosen`)."""
+        return chosen(self.copies)
+
+    @property
+    def copies(self) -> list[Record]:
+        """The same with all copies of what was asked more than once (`results.analyses.every`)."""
         return self._analyses[0]
 
     @cached_property
     def _analyses(self) -> tuple[list[Record], list[str]]:
-        return load(self.store.root, measured=self._folder)
+        return every(self.store.root, self._folder)
 
     def parameters(self, name: str) -> int | None:
         """Number of parameters of the finished cell with this hash; None when its weights cannot be read."""

@@ -97,7 +97,7 @@ _STEPS = (1, 4, 16, 64, 256, 1024, 4096)
 def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series], only: str = "*") -> pd.DataFrame:
     """Rows of `compare` with an interval, and `network`. Raises StoreError where there are none, with how `only` makes
     them."""
-    frame = compare(evidence.analyses)
+    frame = compare(evidence.copies)
     frame = frame[frame["low"].notna() & (frame["intervention"] != UNCHANGED)]
     frame = frame[chosen(frame)] if len(frame) else frame
     if frame.empty:

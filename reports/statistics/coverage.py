@@ -3,9 +3,10 @@
 
 Scores are variant + seed + error; errors are normal, heavy-tailed (Student's t with 3 degrees of freedom) or of unequal
 variance (the base and three variants 1, the fourth 3; without pairs: 1 against 3), differences of images also skewed
-(exponential). The functions that the tables use are called on every sample.
+(exponential), of a long tail (lognormal) or rare: of one image in fourteen much, of the others little. The functions
+that the tables use are called on every sample.
 
-`write` makes coverage.csv and environment.json there; docs/statistics.md shows them."""
+`write` makes coverage.csv and environment.json there, `add` what they lack; docs/statistics.md shows them."""
 
 import platform
 import subprocess
@@ -25,6 +26,7 @@ from reports.statistics.intervals import (
     draw_interval,
     holm,
     mean_interval,
+    skewed_interval,
     welch_interval,
 )
 from results import records
@@ -33,12 +35,14 @@ from results.measured import FOLDER
 TARGET = FOLDER / "coverage"
 REPEATS, SEED = 20_000, 20_260
 SEEDS, IMAGES, VARIANTS = (3, 4, 8), (5, 14, 100), 4
+RARE = 1 / 14
 UNEQUAL = (1.0, 1.0, 1.0, 1.0, 3.0)  # base, then the variants
 
 MEAN, DRAW, WELCH = "mean of seeds", "seeds against one run", "two samples (Welch)"
 OWN, POOLED, POOLED_NOISY = "paired, own variance", "paired, pooled variance", "paired, pooled: the variant with sd 3"
 HOLM, OVER_IMAGES = "no false verdict in a family of 4 (Holm)", "paired over images"
-SCATTERS = ("normal", "unequal", "t3", "skewed")
+UNSKEWED = "paired over images, skewness removed"
+SCATTERS = ("normal", "unequal", "t3", "skewed", "long tail", "rare")
 # half_width: mean over samples, in units of the error's scale
 COLUMNS = ("interval", "scatter", "n", "coverage", "standard_error", "half_width")
 
@@ -63,7 +67,9 @@ def points() -> Iterator[Point]:
     for interval in _SAMPLERS:
         for scatter in SCATTERS:
             if scatter in _SCATTERS_OF[interval]:
-                yield from (Point(interval, scatter, n) for n in (IMAGES if interval == OVER_IMAGES else SEEDS))
+                yield from (
+                    Point(interval, scatter, n) for n in (IMAGES if interval in (OVER_IMAGES, UNSKEWED) else SEEDS)
+                )
 
 
 def simulate(point: Point, repeats: int = REPEATS, seed: int = SEED) -> tuple[float, float, float]:
@@ -78,8 +84,7 @@ def simulate(point: Point, repeats: int = REPEATS, seed: int = SEED) -> tuple[fl
 
 def table(repeats: int = REPEATS, seed: int = SEED) -> pd.DataFrame:
     """A row per cell, with COLUMNS."""
-    rows = [(*point, *simulate(point, repeats, seed)) for point in points()]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).round({"coverage": 5, "standard_error": 5, "half_width": 4})
+    return _frame([[*point, *simulate(point, repeats, seed)] for point in points()])
 
 
 def load() -> pd.DataFrame:
@@ -89,8 +94,27 @@ def load() -> pd.DataFrame:
 
 def write() -> None:
     """Simulates the table and replaces the committed one; minutes."""
-    records.write_bytes(TARGET / "coverage.csv", table().to_csv(index=False, lineterminator="\n").encode())
-    records.write_json(TARGET / "environment.json", _environment())
+    _save(table())
+    records.write_json(TARGET / "environment.json", _environment("coverage.write()"))
+
+
+def add() -> None:
+    """Simulates the cells that the committed table lacks. environment.json says in `added` when and by which commit."""
+    known = {Point(*row[: len(Point._fields)]): row for row in load().values.tolist()}
+    new = [point for point in points() if point not in known]
+    known |= {point: [*point, *simulate(point)] for point in new}
+    _save(_frame([known[point] for point in points()]))
+    environment = records.read_json(TARGET / "environment.json")
+    added = {"cells": len(new), **_environment("coverage.add()")}
+    records.write_json(TARGET / "environment.json", {**environment, "added": [*environment.get("added", []), added]})
+
+
+def _frame(rows: list[list]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS)).round({"coverage": 5, "standard_error": 5, "half_width": 4})
+
+
+def _save(frame: pd.DataFrame) -> None:
+    records.write_bytes(TARGET / "coverage.csv", frame.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _errors(rng: np.random.Generator, scatter: str, shape: tuple[int, ...] | int) -> np.ndarray:
@@ -99,6 +123,10 @@ def _errors(rng: np.random.Generator, scatter: str, shape: tuple[int, ...] | int
         return rng.standard_t(3, shape)
     if scatter == "skewed":
         return rng.exponential(size=shape) - 1
+    if scatter == "long tail":
+        return rng.lognormal(size=shape) - np.exp(0.5)
+    if scatter == "rare":
+        return 0.1 * rng.normal(size=shape) + (rng.random(size=shape) < RARE) - RARE
     errors = rng.normal(size=shape)
     return errors * np.array(UNEQUAL)[:, None] if scatter == "unequal" else errors
 
@@ -109,6 +137,10 @@ def _sample(interval: Interval) -> Sample:
 
 def _mean(rng: np.random.Generator, scatter: str, n: int) -> Sample:
     return _sample(mean_interval(_errors(rng, scatter, n)))
+
+
+def _unskewed(rng: np.random.Generator, scatter: str, n: int) -> Sample:
+    return _sample(skewed_interval(_errors(rng, scatter, n)))
 
 
 def _draw(rng: np.random.Generator, scatter: str, n: int) -> Sample:
@@ -147,21 +179,22 @@ def _holm(rng: np.random.Generator, scatter: str, n: int) -> Sample:
 
 _SAMPLERS: dict[str, Callable[[np.random.Generator, str, int], Sample]] = {
     **{MEAN: _mean, DRAW: _draw, OWN: _own, POOLED: _pooled, POOLED_NOISY: _pooled_noisy},
-    **{HOLM: _holm, WELCH: _welch, OVER_IMAGES: _mean},
+    **{HOLM: _holm, WELCH: _welch, OVER_IMAGES: _mean, UNSKEWED: _unskewed},
 }
 _SCATTERS_OF = {
     **dict.fromkeys((MEAN, DRAW), ("normal", "t3")),
     **dict.fromkeys((OWN, POOLED, HOLM, WELCH), ("normal", "unequal", "t3")),
-    **{POOLED_NOISY: ("unequal",), OVER_IMAGES: ("normal", "t3", "skewed")},
+    **{POOLED_NOISY: ("unequal",)},
+    **dict.fromkeys((OVER_IMAGES, UNSKEWED), ("normal", "t3", "skewed", "long tail", "rare")),
 }
 
 
-def _environment() -> dict[str, object]:
+def _environment(call: str) -> dict[str, object]:
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
     )
     return {
-        "command": "reports.statistics.coverage.write()",
+        "command": f"reports.statistics.{call}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": head.stdout.strip(),
         "seed": SEED,

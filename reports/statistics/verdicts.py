@@ -12,7 +12,7 @@ EQUIVALENCE = 0.02  # dB: a variant is equivalent to its base when the 95 % inte
 
 REPRODUCED, CONFIRMS, CONTRADICTS, DIFFERS = "reproduced", "confirms", "contradicts", "differs"
 INCONCLUSIVE, BETTER, WORSE, BASE = "inconclusive", "better", "worse", "base"
-COSTS, GAINS, NO_BASE = "costs", "gains", "no base"
+COSTS, GAINS, NO_BASE, APART = "costs", "gains", "no base", "no base of the same machine"
 MARGIN = 0.01  # dB: a change of trained weights that is worth less is without effect
 NO_EFFECT, EQUIVALENT = f"no effect within {MARGIN} dB", f"equivalent within {MARGIN} dB"
 NO_COUNTERPART = "no published counterpart"

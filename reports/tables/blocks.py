@@ -381,7 +381,8 @@ def _changes(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     notes += [f"Protocol: {text}." for text in dict.fromkeys(part["protocol"])]
     notes.append(
         "Differences in dB with their 95 % interval over pictures, at the seeds that both have; verdicts after Holm's "
-        f"correction for a question and a set. = is '{verdicts.NO_EFFECT}', no word is '{verdicts.INCONCLUSIVE}'."
+        "correction for a question and a set. The number behind it is how many pictures are worse. "
+        f"= is '{verdicts.NO_EFFECT}', no word is '{verdicts.INCONCLUSIVE}'."
     )
     for question, own in part[part["study"] != "unchanged"].groupby("study", sort=False):
         heading = f"{part['model'].iloc[0]}, {task}, {origin.partition(' (')[0]}: {question}"  # notes name the file
@@ -400,7 +401,9 @@ def _judged(row: dict[str, Any] | None) -> str:
     if row["difference"] is None:
         return row["verdict"]
     marks = {verdicts.NO_EFFECT: "=", verdicts.INCONCLUSIVE: ""}
-    return f"{_change(row)} {marks.get(row['verdict'], row['verdict'])}".rstrip()
+    low, high = ("" if row[end] is None else number(row[end], "psnr", signed=True) for end in ("low", "high"))
+    change = number(row["difference"], "psnr", signed=True) + (f" [{low}, {high}]" if low else "")
+    return f"{change} {row['worse']} {marks.get(row['verdict'], row['verdict'])}".rstrip()
 
 
 def _starred(row: dict[str, Any]) -> str:

@@ -17,12 +17,13 @@ class TableError(ValueError):
 # setting: in what a study differs from the others of its table; empty for the only one
 # published: as printed; in a trained table the published difference from the base
 # p: Holm's, within the family, of no difference; own_low, own_high: the interval by this variant's own variance
+# median, worse: of the images' differences, and how many are below 0
 # mde: what would be found with power 0.8, given in inconclusive rows
 # made_by: commands, dates and whereabouts of what was measured (`made_by`)
 COLUMNS = (
     *("table", "kind", "method", "model", "overrides", "task", "budget", "study", "setting", "dataset", "size"),
     *("metric", "published", "measured", "difference", "low", "high", "interval", "df", "p", "own_low", "own_high"),
-    *("mde", "verdict", "evidence", "protocol", "provenance", "source", "note", "made_by"),
+    *("median", "worse", "mde", "verdict", "evidence", "protocol", "provenance", "source", "note", "made_by"),
 )
 
 

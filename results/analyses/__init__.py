@@ -9,30 +9,42 @@
 protocol. `folder.py` reads and writes one, `committed.py` those under results/measured, and `load` gives both.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from results.analyses import committed, folder
 from results.analyses.folder import Record, key
 from results.records import StoreError
 
-__all__ = ["Record", "key", "load"]
+__all__ = ["Record", "chosen", "every", "key", "load"]
 
 
 def load(root: Path, name: str | None = None, measured: Path | None = None) -> tuple[list[Record], list[str]]:
     """The records of a store at `root` and those that are committed, and a line for each that cannot be read.
 
-    name: of the analysis; None for all. measured: in place of results/measured. Of what both have, the one with more
-    rows is taken, the store's where they have as many: rows of two machines are never mixed.
+    name: of the analysis; None for all. measured: in place of results/measured. A record that there is several times is
+    taken as `chosen` says.
     """
+    records, problems = every(root, measured)
+    return chosen([record for record in records if name is None or record.key["analysis"] == name]), problems
+
+
+def every(root: Path, measured: Path | None = None) -> tuple[list[Record], list[str]]:
+    """All records, the store's first: what was asked twice, on two machines perhaps, is there twice."""
     records, problems = committed.load(measured)
-    found = {record.hash: record for record in records}
+    own = []
     for path in folder.folders(root):
         try:
-            own = folder.read(path)
+            own.append(folder.read(path))
         except StoreError as error:
             problems.append(str(error))
-            continue
-        if own.hash not in found or len(own.rows) >= len(found[own.hash].rows):
-            found[own.hash] = own
-    chosen = [record for record in found.values() if name is None or record.key["analysis"] == name]
-    return sorted(chosen, key=lambda record: record.hash), problems
+    return own + records, problems
+
+
+def chosen(records: Iterable[Record]) -> list[Record]:
+    """Of records of one hash the one with most rows, the first of equals: rows of two machines are never mixed."""
+    found: dict[str, Record] = {}
+    for record in records:
+        if record.hash not in found or len(record.rows) > len(found[record.hash].rows):
+            found[record.hash] = record
+    return sorted(found.values(), key=lambda record: record.hash)

@@ -95,23 +95,18 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 def load(folder: Path | None = None) -> tuple[list[Record], list[str]]:
     """Every record under `folder` (results/measured), and a line for each file that cannot be used.
 
-    A record that is in two files is taken from the one with more rows of it, and of as many from the one with more rows
-    in all, so that records that are compared with each other are of one file where they can be.
+    A record that is in two files is there twice. Files with more rows come first, so that of equal records those are
+    taken that were measured with most others.
     """
     folder, problems = measured.FOLDER if folder is None else folder, []
-    found: dict[str, tuple[tuple[int, int], Record]] = {}
+    files: list[list[Record]] = []
     for path in sorted(folder.glob("*/*.analyses.json")):
         try:
-            own = _read(path)
+            files.append(_read(path))
         except StoreError as error:
             problems.append(" ".join(str(error).replace(f"{folder}/", "").split()))
-            continue
-        in_all = sum(len(record.rows) for record in own)
-        for record in own:
-            size = len(record.rows), in_all
-            if record.hash not in found or size > found[record.hash][0]:
-                found[record.hash] = size, record
-    return [record for _, record in found.values()], problems
+    files.sort(key=lambda own: -sum(len(record.rows) for record in own))
+    return [record for own in files for record in own], problems
 
 
 def _read(path: Path) -> list[Record]:

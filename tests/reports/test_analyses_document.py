@@ -1,5 +1,6 @@
 """docs/analyses.md and docs/classes.md say what the committed records say."""
 
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -7,15 +8,20 @@ import pytest
 
 from reports.statistics.intervals import mean_interval
 from reports.tables.analyses import classes, mechanisms
-from results.analyses import committed
+from results.analyses import Record, chosen, committed
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEXT, CLASSES = ((DOCS / name).read_text() for name in ("analyses.md", "classes.md"))
 
 
+@cache
+def records() -> list[Record]:
+    return chosen(committed.load()[0])
+
+
 def summed(name: str) -> pd.DataFrame:
     """Of the official x4 weights on Set14."""
-    found = [one for one in committed.load()[0] if one.key["analysis"] == name and one.key["dataset"] == "Set14"]
+    found = [one for one in records() if one.key["analysis"] == name and one.key["dataset"] == "Set14"]
     frame = mechanisms.summary(name, found)
     return frame[frame["network"] == "official x4"]
 
@@ -49,7 +55,7 @@ def test_the_table_of_squares():
 
 def test_the_part_of_the_output_that_is_the_states():
     """RMS of s over RMS of y, from what s(1) is of each."""
-    (record,) = (one for one in committed.load()[0] if one.key["analysis"] == "decay" and one.key["dataset"] == "Set14")
+    (record,) = (one for one in records() if one.key["analysis"] == "decay" and one.key["dataset"] == "Set14")
     rows = record.rows[(record.rows["order"] == "network") & (record.rows["steps"] == 1)]
     part = rows["of_output"] / rows["of_state"]
     found, layers = mean_interval(part.groupby(rows["image"]).mean().tolist()), part.groupby(rows["layer"]).mean()
@@ -68,7 +74,7 @@ def test_the_part_of_the_output_that_is_the_states():
     ],
 )
 def test_rows_of_classes(label, analysis, chosen, digits):
-    own = [one for one in committed.load()[0] if one.key["analysis"] == analysis and one.key["dataset"] == "Set5"]
+    own = [one for one in records() if one.key["analysis"] == analysis and one.key["dataset"] == "Set5"]
     rows = pd.DataFrame(classes.SUMMARIES[analysis](own)).set_index("network")
     for name, value in chosen.items():
         rows = rows[rows[name] == value]
@@ -81,7 +87,7 @@ def test_rows_of_classes(label, analysis, chosen, digits):
 
 def test_the_table_of_windows():
     """The official weights, whose SHA-256 begins with 2609912b, and the others."""
-    found = [one for one in committed.load()[0] if one.key["analysis"] == "lam"]
+    found = [one for one in records() if one.key["analysis"] == "lam"]
     own, other = (
         one.rows.set_index("image") for one in sorted(found, key=lambda one: one.key["weights"][:8] != "2609912b")
     )
@@ -93,7 +99,7 @@ def test_the_table_of_windows():
 
 @pytest.mark.parametrize("steps", [1, 16])
 def test_classes_without_noise_against_raster_order(steps):
-    own = [one for one in committed.load()[0] if one.key["analysis"] == "sgn-order"]
+    own = [one for one in records() if one.key["analysis"] == "sgn-order"]
     for record in own:
         if mechanisms.network_name(record) not in ("official x2", "official x4"):
             continue

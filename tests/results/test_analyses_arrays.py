@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.analyses import committed, folder
+from results.analyses import chosen, committed, folder
 from results.records import PROTOCOL_KEYS, StoreError
 
 OWN = {"model": "m", "overrides": {}, "weights": "w", "task": "sr-x2", "dataset": "Set5"}
@@ -71,5 +71,6 @@ def test_what_is_compared_is_of_one_machine_where_two_have_it(tmp_path):
         (tmp_path / "measured" / machine).mkdir(parents=True)
         committed.export(tmp_path / machine, tmp_path / "measured" / machine / "all", {})
     found, problems = committed.load(tmp_path / "measured")
+    found = chosen(found)
     assert not problems and {one.key["analysis"]: len(one.rows) for one in found} == {"unchanged": 3, "off": 1}
     assert {machine["device"] for one in found for machine in one.environments.values()} == {"b"}

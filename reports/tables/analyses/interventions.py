@@ -2,20 +2,23 @@
 
 The weights are fixed, so the unit is the picture: its difference is taken at the seeds of the routing noise that both
 have, and averaged over them; a change after which nothing is drawn is compared with the mean over the seeds of the
-unchanged network. The interval is Student's over the pictures of a set; Holm's correction runs over what answers one
-question on one set. A set that is not whole has no mean and no interval.
+unchanged network. Both sides are of one machine, since another's float32 differs in the last digits: where records of a
+store and committed ones know both, those are taken that share one, and the same commit where they can. The interval is
+of the mean over the pictures of a set, by Hall's transformation, because losses have a long tail: a few pictures lose
+much, most little. Holm's correction runs over what answers one question on one set. A set that is not whole has no mean
+and no interval.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from reports.statistics import verdicts
-from reports.statistics.intervals import Interval, holm, mean_interval
+from reports.statistics.intervals import Interval, holm, skewed_interval
 from reports.tables.rows import interval_fields, machine_text, overrides_text, protocol_text
 from reports.tables.steps import own_arguments
 from results.analyses import Record
@@ -30,7 +33,8 @@ CAPTION = (
 NEEDS = "no trained network was changed (runner.py analyse interventions)"
 COLUMNS = (
     *("model", "overrides", "weights", "file", "task", "protocol", "intervention", "question", "text", "dataset"),
-    *("psnr", "difference", "low", "high", "p", "verdict", "images", "expected", "seeds", "machines"),
+    *("psnr", "difference", "low", "high", "p", "median", "worse", "verdict", "images", "expected", "seeds"),
+    "machines",
 )
 QUESTIONS = ("prompts", "routing", "order", "scan", "memory", "memory in raster order", "parts")  # as tables show them
 BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
@@ -38,7 +42,7 @@ BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
 
 def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
     """The rows of the table: PSNR and its difference, a row per network, intervention and set."""
-    for row in compare(evidence.analyses).to_dict("records"):
+    for row in compare(evidence.copies).to_dict("records"):
         weights = f"weights {row['weights'][:8]}"
         origin = f"{weights} ({row['file']})" if row["file"] else weights
         made = {"kind": NAME, "metric": "psnr", "budget": "", "size": "", "method": row["intervention"]}
@@ -47,7 +51,8 @@ def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
         made |= {"study": row["question"], "setting": weights, "measured": row["psnr"]}
         if row["low"] is not None:
             interval = Interval(row["difference"], row["low"], row["high"], row["images"], row["images"] - 1)
-            made |= interval_fields(interval, "psnr", "image")
+            made |= interval_fields(interval, "psnr", "image") | {"median": row["median"], "worse": row["worse"]}
+            made["interval"] += f", median {row['median']:+z.3f}, {row['worse']} worse"
         seeds = f"Gumbel seeds {', '.join(map(str, row['seeds']))}" if row["seeds"] else "no noise"
         made |= {"note": row["text"], "protocol": _protocol(row)}
         yield made | {"evidence": f"{origin}, {seeds}; {row['machines']}"}
@@ -66,8 +71,9 @@ def compare(records: Sequence[Record]) -> pd.DataFrame:
     """A row per network, intervention and set, with COLUMNS; the unchanged network first.
 
     psnr: mean over pictures and seeds, dB; difference, low, high: from the unchanged network with its 95 % interval,
-    dB; p: Holm's, of no difference; images of expected; seeds: those that are compared; machines: of both sides of the
-    difference. What has no number is None, and the verdict says why.
+    dB; p: Holm's, of no difference; median: of the pictures' differences, dB; worse: how many of them are below 0;
+    images of expected; seeds: those that are compared; machines: of both sides of the difference. What has no number is
+    None, and the verdict says why. records: copies of one hash, from several machines, may be among them.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -84,37 +90,96 @@ def _set(record: Record) -> str:
     return f"{list(FULL_SETS).index(name) if name in FULL_SETS else len(FULL_SETS):02} {name}"
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one machine measured of a record. scores: PSNR by image and seed; one column, named -1, where nothing is
+    drawn."""
+
+    record: Record
+    machine: dict[str, Any]
+    scores: pd.DataFrame
+
+    @property
+    def place(self) -> tuple[Any, Any]:
+        return self.machine["device"], self.machine.get("backend")
+
+    @property
+    def name(self) -> str:
+        return self.record.key["parameters"]["intervention"]
+
+    @property
+    def whole(self) -> bool:
+        return len(self.scores) == self.record.expected and bool(self.scores.notna().all(axis=None))
+
+
+def _parts(record: Record) -> Iterator[Part]:
+    machines = {label: one | {"commit": one.get("commit")} for label, one in record.environments.items()}
+    places = {label: (one.get("device"), one.get("backend")) for label, one in machines.items()}
+    rows = record.rows.assign(seed=record.rows["seed"].fillna(-1).astype(int))
+    rows["place"] = rows["environment"].map(places)
+    for _, own in rows.groupby("place", sort=False):
+        scores = own.pivot(index="image", columns="seed", values="psnr")
+        last = machines[own["environment"].iloc[-1]]
+        yield Part(record, {"device": None} | last, scores)
+
+
+def _pair(parts: Sequence[Part], bases: Sequence[Part]) -> tuple[Part, Part | None]:
+    """Of one intervention the part, and of the unchanged network that of the same machine, that have most in common:
+    images first, then the commit, then seeds."""
+    pairs = [(part, base) for part in parts for base in bases if part.place == base.place]
+    if not pairs:
+        return max(parts, key=lambda part: part.scores.size), None
+
+    def common(pair: tuple[Part, Part]) -> tuple[Any, ...]:
+        part, base = pair
+        found = differences(part.scores, base.scores)
+        return found.notna().sum(), part.machine["commit"] == base.machine["commit"], base.scores.size
+
+    return max(pairs, key=common)
+
+
 def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     """The rows of one network on one set."""
-    names = {record.key["parameters"]["intervention"]: record for record in sorted(records, key=_place)}
-    scores = _scores(names)
-    base = scores.get(UNCHANGED)
-    intervals: dict[str, Interval] = {}
+    parts: dict[str, list[Part]] = {}
+    for record in sorted(records, key=_place):
+        for part in _parts(record):
+            parts.setdefault(part.name, []).append(part)
+    bases = parts.get(UNCHANGED, [])
+    pairs = {name: _pair(own, bases) for name, own in parts.items()}
+    found = {name: _differences(*pair) for name, pair in pairs.items() if name != UNCHANGED}
+    found = {name: own for name, own in found.items() if own is not None}
+    intervals = {name: skewed_interval(own.tolist()) for name, own in found.items()}
     questions: dict[str, dict[str, float]] = {}
-    for name, record in names.items():
-        if base is not None and name != UNCHANGED and record.complete and len(base) == record.expected:
-            found = differences(scores[name], base)
-            if len(found) == record.expected and found.notna().all():
-                intervals[name] = mean_interval(found.tolist())
-                if (p := intervals[name].p()) is not None:
-                    questions.setdefault(record.key["parameters"]["question"], {})[name] = p
+    for name, interval in intervals.items():
+        if (p := interval.p()) is not None:
+            questions.setdefault(pairs[name][0].record.key["parameters"]["question"], {})[name] = p
     corrected = {name: p for own in questions.values() for name, p in holm(own).items()}
-    for name, record in names.items():
-        own, interval = scores[name], intervals.get(name)
-        row = dict.fromkeys(COLUMNS) | _about(record)
-        row |= {"images": len(own), "expected": record.expected, "seeds": _seeds(own, base)}
-        compared = [record] if interval is None else [record, names[UNCHANGED]]
-        row["machines"] = machine_text([_last(one) for one in compared])
-        whole = record.complete and own.notna().all(axis=None)
-        row["psnr"] = float(own.mean(axis=1).mean()) if whole else None
+    for name, (part, base) in pairs.items():
+        own, interval = part.scores, intervals.get(name)
+        row = dict.fromkeys(COLUMNS) | _about(part)
+        row |= {"images": len(own), "expected": part.record.expected}
+        row["seeds"] = _seeds(own, None if base is None else base.scores)
+        row["machines"] = machine_text([part.machine] if interval is None else [part.machine, base.machine])
+        row["psnr"] = float(own.mean(axis=1).mean()) if part.whole else None
         if interval is not None:
             row |= {"difference": interval.mean, "low": interval.low, "high": interval.high, "p": corrected.get(name)}
+            row |= {"median": float(found[name].median()), "worse": int((found[name] < 0).sum())}
             row["verdict"] = verdicts.of_change(interval, corrected.get(name))
-        elif not whole:
-            row["verdict"] = f"{len(own)} of {record.expected} images"
+        elif not part.whole:
+            row["verdict"] = f"{len(own)} of {part.record.expected} images"
+        elif name == UNCHANGED:
+            row["verdict"] = verdicts.BASE
         else:
-            row["verdict"] = verdicts.BASE if name == UNCHANGED else verdicts.NO_BASE
+            row["verdict"] = verdicts.APART if base is None and bases else verdicts.NO_BASE
         yield row
+
+
+def _differences(part: Part, base: Part | None) -> pd.Series | None:
+    """By image; None unless every image of the set has one."""
+    if base is None or len(part.scores) != part.record.expected:
+        return None
+    found = differences(part.scores, base.scores.reindex(part.scores.index))
+    return found if found.notna().all() else None
 
 
 def _place(record: Record) -> tuple[Any, ...]:
@@ -126,25 +191,10 @@ def _place(record: Record) -> tuple[Any, ...]:
     return name != UNCHANGED, known + question.startswith("layers"), question, natural
 
 
-def _about(record: Record) -> dict[str, Any]:
-    row = {name: record.key[name] for name in BY} | {"text": record.question, "file": _last(record).get("file")}
-    row |= {name: record.key["parameters"][name] for name in ("intervention", "question")}
-    return row
-
-
-def _last(record: Record) -> dict[str, Any]:
-    """The environment that measured the last of its rows."""
-    found = list(record.environments.values())[-1]
-    return found | {name: found.get(name) for name in ("device", "commit")}
-
-
-def _scores(records: Mapping[str, Record]) -> dict[str, pd.DataFrame]:
-    """By intervention: PSNR by image and seed; one column, named -1, where nothing is drawn."""
-    frame = pd.concat([record.rows for record in records.values()], ignore_index=True)
-    frame["intervention"] = np.repeat(list(records), [len(record.rows) for record in records.values()])
-    frame["seed"] = frame["seed"].fillna(-1).astype(int)
-    wide = frame.pivot(index="image", columns=["intervention", "seed"], values="psnr")  # of all images at once
-    return {name: wide.loc[np.unique(record.rows["image"]), name] for name, record in records.items()}
+def _about(part: Part) -> dict[str, Any]:
+    row = {name: part.record.key[name] for name in BY}
+    row |= {"text": part.record.question, "file": part.machine.get("file")}
+    return row | {name: part.record.key["parameters"][name] for name in ("intervention", "question")}
 
 
 def differences(changed: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
@@ -167,17 +217,30 @@ def lines(found: pd.DataFrame) -> list[str]:
     if found.empty:
         return []
     shown = []
-    for row in found.to_dict("records"):
-        half = "" if row["low"] is None else f"{row['difference']:+z.4f} [{row['low']:+z.4f}, {row['high']:+z.4f}]"
-        psnr = "-" if row["psnr"] is None else f"{row['psnr']:.4f}"
-        shown.append([row["dataset"], row["intervention"], psnr, half, row["verdict"]])
-    header = ("set", "intervention", "PSNR, dB", "difference, 95 %", "verdict")
-    return tabulate(shown, header, tablefmt="plain", disable_numparse=True).splitlines()
+    for dataset, rows in found.groupby("dataset", sort=False):
+        own = [
+            [row["intervention"], *_numbers(row), "" if row["verdict"] == verdicts.BASE else row["verdict"]]
+            for row in rows.to_dict("records")
+        ]
+        header = (dataset, "dB, 95 % over images", "median", "worse", "")
+        shown += ["", *tabulate(own, header, tablefmt="plain", disable_numparse=True).splitlines()]
+    return shown
+
+
+def _numbers(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Difference with its interval, median and share of images that are worse; the unchanged network's PSNR."""
+    if row["difference"] is None:
+        return ("" if row["psnr"] is None else f"{row['psnr']:.4f}"), "", ""
+    change = f"{row['difference']:+z.4f}"
+    if row["low"] is not None:
+        change += f" [{row['low']:+z.4f}, {row['high']:+z.4f}]"
+    return change, f"{row['median']:+z.4f}", f"{row['worse']} of {row['images']}"
 
 
 def to_json(found: pd.DataFrame, records: Sequence[Record]) -> dict[str, Any]:
     """`rows` and `images` of the JSON of `analyse interventions` (a number that is not there is null)."""
     keys = ("intervention", "question", "dataset", "psnr", "difference", "low", "high", "verdict", "images", "seeds")
+    keys += ("median", "worse")
     images = []
     for record in records:
         about = {"intervention": record.key["parameters"]["intervention"], "dataset": record.key["dataset"]}

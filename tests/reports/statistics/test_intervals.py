@@ -14,6 +14,7 @@ from reports.statistics.intervals import (
     holm,
     mean_interval,
     paired_interval,
+    skewed_interval,
     welch_interval,
 )
 
@@ -157,6 +158,23 @@ def test_holm_by_hand():
         {"b": 0.04, "c": 0.09, "a": 0.09, "d": 0.9}  # 4 * .01, 3 * .03, max(.09, 2 * .04), .9
     )
     assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
+
+
+def test_without_skewness_halls_interval_is_students():
+    values = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    found, plain = skewed_interval(values), mean_interval(values)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high)) and found.p() == 1.0
+    assert skewed_interval([1.0, 2.0]) == mean_interval([1.0, 2.0]) and skewed_interval([3.0] * 4).low == 3.0
+
+
+def test_halls_interval_reaches_to_the_side_of_the_tail_and_ends_where_p_is_005():
+    """Its ends are those means of which the test at 5 % has p = 0.05; mirrored values have the mirrored interval."""
+    values = [-1.15, -0.12, -0.07, -0.03, -0.01, 0.0, 0.01, 0.04, 0.05]
+    found, plain = skewed_interval(values), mean_interval(values)
+    assert found.low < plain.low and found.high < plain.high and found.mean == plain.mean
+    assert [found.p(end) for end in (found.low, found.high)] == pytest.approx([0.05, 0.05])
+    mirrored = skewed_interval([-value for value in values])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
 
 
 # How often the intervals cover

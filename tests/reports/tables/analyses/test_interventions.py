@@ -11,7 +11,7 @@ from reports.tables import index, render
 from reports.tables.analyses.interventions import compare, differences, to_json
 from results import export as exporting
 from results import measured
-from results.analyses import folder, load
+from results.analyses import every, folder, load
 from results.evidence import Evidence
 from results.records import StoreError
 from results.store import Store
@@ -62,6 +62,7 @@ def test_differences_are_paired_by_image_and_seed(store):
     ]
     assert list(found["verdict"][["prompts/times-2", "routing/argmax"]]) == ["inconclusive", "gains"]
     zero = found.loc["prompts/zero"]
+    assert zero["median"] == pytest.approx(-0.5) and zero["worse"] == 5 and found.loc["prompts/mean", "worse"] == 2
     half = 2.7764451 * np.sqrt(2.5e-6 / 5)  # t(0.975, 4) times the standard error of -2 ... 2 thousandths
     assert zero["difference"] == pytest.approx(-0.5) and zero["high"] - zero["low"] == pytest.approx(2 * half, rel=1e-5)
     assert (
@@ -72,11 +73,29 @@ def test_differences_are_paired_by_image_and_seed(store):
     assert raster["verdict"] == "3 of 5 images" and raster["psnr"] is None and raster["difference"] is None
 
 
-def test_a_difference_between_two_machines_names_both(store):
+def test_two_machines_do_not_meet_in_one_difference(store, tmp_path):
+    """What another machine measured is compared with what it knows of the unchanged network, or with nothing."""
     ask(store, "prompts/times-10", "prompts", BASE - 0.1, device="another GPU", commit="b" * 40)
-    found = compare(load(store.root)[0]).set_index("intervention")["machines"]
-    assert found["prompts/zero"] == found["unchanged"] and " and " not in found["prompts/zero"]
-    assert found["prompts/times-10"] == f"another GPU, commit bbbbbbbb and {found['unchanged']}"
+    found = compare(load(store.root)[0]).set_index("intervention")
+    assert " and " not in "".join(found["machines"])
+    assert found.loc["prompts/times-10", "verdict"] == "no base of the same machine"
+    assert found.loc["prompts/times-10", "machines"] == "another GPU, commit bbbbbbbb"
+    other = Store(tmp_path / "other")
+    ask(other, "unchanged", "unchanged", BASE + 7, device="another GPU", commit="c" * 40)
+    both = [record for root in (store.root, other.root) for record in every(root)[0]]
+    found = compare(both).set_index("intervention")
+    assert found.loc["prompts/times-10", "difference"] == pytest.approx(-7.1)
+    assert found.loc["prompts/times-10", "machines"] == "another GPU, commit bbbbbbbb and another GPU, commit cccccccc"
+    assert found.loc["prompts/zero", "difference"] == pytest.approx(-0.5) and len(found) == 7
+
+
+def test_of_two_bases_of_one_machine_that_of_the_same_commit_is_taken(store, tmp_path):
+    other = Store(tmp_path / "other")
+    ask(other, "unchanged", "unchanged", BASE + 7, commit="c" * 40)
+    ask(other, "order/columns", "order", BASE - 1, commit="c" * 40)
+    both = [record for root in (store.root, other.root) for record in every(root)[0]]
+    found = compare(both).set_index("intervention")["difference"]
+    assert found["order/columns"] == pytest.approx(-8) and found["prompts/zero"] == pytest.approx(-0.5)
 
 
 def test_a_seed_that_one_lacks_is_no_pair():
@@ -108,6 +127,7 @@ def test_json_has_a_row_per_change_and_per_image(store, tmp_path):
     records = load(store.root, measured=tmp_path / "none")[0]
     made = to_json(compare(records), records)
     keys = ["intervention", "question", "dataset", "psnr", "difference", "low", "high", "verdict", "images", "seeds"]
+    keys += ["median", "worse"]
     assert list(made["rows"][0]) == keys and len(made["rows"]) == 6
     argmax = [row for row in made["images"] if row["intervention"] == "routing/argmax"]
     assert [row["seed"] for row in argmax] == [None] * 5 and len(made["images"]) == 4 * 10 + 5 + 6
@@ -118,8 +138,8 @@ def test_the_table_shows_questions_with_verdicts(store, tmp_path):
     assert "interventions" in index.names(evidence)
     frame = index.table("interventions", evidence)
     text = render.render_all([(frame, index.caption("interventions"))], "md", contents=False)
-    assert "x2.pth" in text and "-0.500 ±0.002 costs" in text and "3 of 5 images" in text
-    assert "0.000 ±0.002 =" in text
+    assert "x2.pth" in text and "-0.500 [-0.502, -0.498] 5 costs" in text and "3 of 5 images" in text
+    assert "0.000 [-0.002, +0.002] 2 =" in text
 
 
 def test_what_is_exported_is_read_as_it_was(store, tmp_path, monkeypatch):
