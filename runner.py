@@ -111,6 +111,9 @@ def tables(
     from reports.tables import index, render, terminal
     from results.evidence import Evidence
     evidence = Evidence(cli.store(results))
+    if names == ["claims"]:
+        from reports.pages import report as pages
+        return show(pages.claims_text(evidence))
     frames = [(index.table(name, evidence), index.caption(name)) for name in names or index.names(evidence)]
     text = render.render_all(frames, format_, contents=not names)
     print(terminal.fit(text, terminal.columns()) if format_ == "md" else text)

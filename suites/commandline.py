@@ -383,7 +383,7 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield from ("datasets:", *data_lines("list", data)[0])
     yield f"tables: {', '.join(published.names())}"
     budgets = "smoke, reduced, reduced-bf16, long-bf16, recovery, paper"
-    yield f"tables of what is stored, once it is: sensitivity, interventions, prompt-quality, {budgets}"
+    yield f"tables of what is stored, once it is: claims, sensitivity, interventions, prompt-quality, {budgets}"
 
 
 def check_writable(path: Path | None) -> None:

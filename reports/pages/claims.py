@@ -6,26 +6,30 @@ at the paper's budget alone: what was trained for less leaves it open, whatever 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from reports.pages import performance
+from reports.pages import mechanisms, performance
 from reports.statistics import verdicts
 from reports.statistics.intervals import LEVEL
 from reports.statistics.verdicts import EQUIVALENCE
 from reports.tables import index, sensitivity
 from reports.tables.analyses import interventions
-from reports.tables.blocks import Cell, detectable, measured_source, number, published_source
+from reports.tables.blocks import Cell, measured_source, number, published_source
 from results import measured, published
+from results.analyses import Record
 from results.evidence import Evidence
-from results.sets import FULL_SETS
 
 FILE = "claims.yml"
+SECTIONS = {
+    "claims": "What the paper claims",
+    "beside": "What it leaves unsaid",
+    "questions": "What it asks next",
+}
 HOLDS, FAILS, OPEN, ABSENT = "holds", "fails", "open", "absent"  # how a verdict is shown
 GIVEN, TRAINED, COUNTED, TIMED = "given weights", "trainings", "counts", "times"
 JUDGED = (verdicts.REPRODUCED, verdicts.DIFFERS, verdicts.INCONCLUSIVE)
@@ -39,7 +43,8 @@ class Judged:
     """A claim with what the paper prints for it, what was found, and the verdict. level: of HOLDS, FAILS, OPEN, ABSENT.
 
     said, found: text in pieces, each with where its number comes from. evidence: of which kind it is. tables: names.
-    key: the one number of it, and headline: what that number is, in words; for the top of a page.
+    key: the one number of it, and headline: what that number is, in words; for the top of a page. weights, trainings:
+    the two halves of `found` of a claim about a mechanism. command: what measures it.
     """
 
     claim: str
@@ -52,17 +57,23 @@ class Judged:
     tables: list[str] = field(default_factory=list)
     key: Cell = field(default_factory=Cell)
     headline: str = ""
+    weights: list[Cell] = field(default_factory=list)
+    trainings: list[Cell] = field(default_factory=list)
+    command: str = ""
 
 
 def load(folder: Path | None = None) -> dict[str, list[Claim]]:
-    """{"claims": ..., "beside": ...} as the file has them."""
+    """Claims by SECTIONS, as the file has them."""
     return yaml.safe_load(((published.FOLDER if folder is None else folder) / FILE).read_text())
 
 
 def judge(evidence: Evidence, claims: Sequence[Claim]) -> list[Judged]:
     """Every claim by its rule. Raises KeyError for a rule that does not exist."""
     frames = index.tables(evidence)
-    return [RULES[claim["rule"]](claim, frames) for claim in claims]
+    return [
+        analysed(claim, frames, evidence.analyses) if "analysis" in claim else RULES[claim["rule"]](claim, frames)
+        for claim in claims
+    ]
 
 
 def _judged(
@@ -80,7 +91,8 @@ def _judged(
     tables = [name for name in claim["tables"] if name in frames]
     headline = claim.get("headline", "").format(**words) if key else ""
     told = (said, found, verdict, level, evidence if found else "", tables)
-    return Judged(claim["claim"], claim["where"], *told, key=key or Cell(), headline=headline)
+    more = {"headline": headline, "command": claim["command"]}
+    return Judged(claim["claim"], claim["where"], *told, key=key or Cell(), **more)
 
 
 def _rows(claim: Claim, frames: Frames) -> list[dict[str, Any]]:
@@ -174,58 +186,40 @@ def fewer(claim: Claim, frames: Frames) -> Judged:
     return _judged(claim, frames, said, found, "holds" if right else "differs", HOLDS if right else FAILS, COUNTED)
 
 
-def ablation(claim: Claim, frames: Frames) -> Judged:
-    """Variants that were trained here against their base; only the paper's budget decides."""
-    steps = _published_steps(claim, frames)
-    said = _listed(Cell(text, source=source) for text, source in steps) or [Cell("no number was found")]
-    trained = [frame for frame in frames.values() if next(iter(frame["kind"]), "") == "trained"]
-    rows = [row for frame in trained for row in frame.to_dict("records") if row["metric"] == "psnr"]
-    rows = [row for row in rows if any(fnmatch(row["overrides"], pattern) for pattern in claim["variants"])]
-    rows = [row for row in rows if row["difference"] is not None and row["verdict"] != verdicts.BASE]
-    full = [row for row in rows if row["budget"] == "paper"]
-    if not rows:
-        return _judged(claim, frames, said, [], f"{NOT_RUN}: no such pair is trained", ABSENT, TRAINED)
-    shown = _telling(full or rows)
-    found = _listed(
-        Cell(
-            f"{row['method']} {number(row['difference'], 'psnr', signed=True)} {row['interval'] or ''}".strip(),
-            source=source,
-        )
-        for row in shown
-        for source in [measured_source(row)]
-    )
-    found.append(Cell(f" on {shown[0]['dataset']}"))
-    sure = [row for row in full or rows if row["low"] is not None]
-    if sure:
-        found.append(Cell(f"; {sum(map(_equivalent, sure))} of {len(sure)} on all sets are within ±{EQUIVALENCE} dB"))
-    known = [row["mde"] for row in full or rows if row["mde"] is not None]
-    if known:
-        found.append(Cell(f"; these seeds would find a difference of {detectable(max(known))} dB at the worst"))
-    claim = claim | {"tables": [*claim["tables"], *dict.fromkeys(row["budget"] for row in full or rows)]}
-    if not full:
-        budgets = " and ".join(dict.fromkeys(row["budget"] for row in rows))
-        seen = " and ".join(dict.fromkeys(row["budget"] for row in rows if row["mde"] is not None))
-        key = Cell(f"±{detectable(max(known))} dB", source=measured_source(rows[0])) if known else None
-        words = Counter(row["verdict"] for row in rows)
-        told = ", ".join(f"{count} {word}" for word, count in words.items())
-        told += f", {single} of them of single seeds" if (single := len(rows) - len(sure)) else ""
-        return _judged(
-            claim,
-            frames,
-            said,
-            found,
-            f"open: only at the budget {budgets} ({told})",
-            OPEN,
-            TRAINED,
-            key,
-            budgets=seen,
-        )
-    wrong = sum(row["verdict"] in (verdicts.CONTRADICTS, verdicts.DIFFERS) for row in full)
-    sure = sum(row["verdict"] in (verdicts.CONFIRMS, verdicts.WORSE) for row in full)
-    level = FAILS if wrong else HOLDS if sure == len(full) else OPEN
-    return _judged(
-        claim, frames, said, found, f"confirmed in {sure}, contradicted in {wrong} of {len(full)}", level, TRAINED
-    )
+def mechanism(claim: Claim, frames: Frames) -> Judged:
+    """What trained weights and what trainings lose without a part (`reports.pages.mechanisms`)."""
+    said = mechanisms.published_steps(claim, _rows(claim, frames))
+    weights, first = mechanisms.of_weights(claim, frames)
+    trainings, second, budgets = mechanisms.of_trainings(claim, frames)
+    found = [*weights, *([Cell("; ")] if weights and trainings else ()), *trainings]
+    verdict, level = _both(first, second)
+    evidence = " and ".join(name for name, own in ((GIVEN, weights), (TRAINED, trainings)) if own)
+    claim = claim | {"tables": [*claim["tables"], *([interventions.NAME] if weights else ()), *budgets]}
+    key, budgets_seen = mechanisms.largest_mde(claim, frames)
+    key = key if budgets_seen and "paper" not in budgets else None
+    judged = _judged(claim, frames, said, found, verdict, level, evidence, key, budgets=budgets_seen)
+    return replace(judged, weights=weights, trainings=trainings)
+
+
+def _both(weights: str, trainings: str) -> tuple[str, str]:
+    """The verdict in words, and its level: trainings at the paper's budget decide, else trained weights."""
+    levels = {mechanisms.CONFIRMED: HOLDS, mechanisms.CONTRADICTED: FAILS, verdicts.NO_EFFECT: FAILS}
+    if {weights, trainings} <= {NOT_RUN, ""}:
+        return NOT_RUN, ABSENT
+    decided = trainings if trainings in levels else weights
+    words = [f"{name}: {word}" for name, word in (("weights", weights), ("trainings", trainings)) if word]
+    return "; ".join(words), levels.get(decided, OPEN)
+
+
+def analysed(claim: Claim, frames: Frames, records: Sequence[Record]) -> Judged:
+    """What an analysis of trained weights says of a claim."""
+    if claim["analysis"] == mechanisms.QUALITY:
+        found, verdict = mechanisms.correlated(frames.get(mechanisms.QUALITY))
+    else:
+        found, verdict = mechanisms.ASKED[claim["analysis"]](records)
+    levels = {mechanisms.CONFIRMED: HOLDS, mechanisms.CONTRADICTED: FAILS, NOT_RUN: ABSENT}
+    judged = _judged(claim, frames, [], found, verdict, levels.get(verdict, OPEN), GIVEN)
+    return replace(judged, weights=found)
 
 
 def protocol(claim: Claim, frames: Frames) -> Judged:
@@ -242,7 +236,7 @@ def protocol(claim: Claim, frames: Frames) -> Judged:
     found.append(
         Cell(f" on {worst['dataset']} {worst['task'].removeprefix('sr-')}; {len(apart)} of {len(rows)} sets differ")
     )
-    if all(map(_equivalent, rows)):
+    if all(map(mechanisms.equivalent, rows)):
         return _judged(claim, frames, [], found, f"equivalent: all within ±{EQUIVALENCE} dB", HOLDS, GIVEN)
     if apart:
         key = Cell(f"{number(worst['difference'], 'psnr', signed=True)} dB", source=measured_source(worst))
@@ -250,28 +244,6 @@ def protocol(claim: Claim, frames: Frames) -> Judged:
         verdict = f"no: differs on {len(apart)} of {len(rows)}"
         return _judged(claim, frames, [], found, verdict, FAILS, GIVEN, key, **words)
     return _judged(claim, frames, [], found, "inconclusive", OPEN, GIVEN)
-
-
-def intervention(claim: Claim, frames: Frames) -> Judged:
-    """Given weights after `changes` that take away what the claim is about: it holds where a set loses by that."""
-    frame = frames.get(interventions.NAME, pd.DataFrame(columns=["method"]))
-    rows = [row for row in frame.to_dict("records") if row["method"] in claim["changes"]]
-    rows = [row for row in rows if row["difference"] is not None and row["low"] is not None]
-    if not rows:
-        return _judged(claim, frames, [], [], NOT_RUN, ABSENT, GIVEN)
-    found = _listed(
-        Cell(f"{number(row['difference'], 'psnr', signed=True)} dB {row['interval']}", source=measured_source(row))
-        for row in rows
-    )
-    places = [f"{row['dataset']} {row['task'].removeprefix('sr-')}" for row in rows]
-    found = [Cell(f"{claim['without']}: "), *found, Cell(f" on {', '.join(places)}")]
-    words = Counter(row["verdict"] for row in rows)
-    told = ", ".join(f"{word} on {count} of {len(rows)} sets" for word, count in words.items())
-    if words[verdicts.COSTS]:
-        return _judged(claim, frames, [], found, f"used: {told}", HOLDS, GIVEN)
-    if words[verdicts.INCONCLUSIVE]:
-        return _judged(claim, frames, [], found, f"open: {told}", OPEN, GIVEN)
-    return _judged(claim, frames, [], found, f"not used: {told}", FAILS, GIVEN)
 
 
 def _listed(cells: Iterable[Cell]) -> list[Cell]:
@@ -305,8 +277,8 @@ def speed(claim: Claim, frames: Frames) -> Judged:
 
 
 RULES: dict[str, Callable[[Claim, Frames], Judged]] = {
-    **{"reproduced": reproduced, "lead": lead, "fewer": fewer, "ablation": ablation, "protocol": protocol},
-    **{"intervention": intervention, "speed": speed},
+    **{"reproduced": reproduced, "lead": lead, "fewer": fewer, "protocol": protocol},
+    **{"mechanism": mechanism, "speed": speed},
 }
 
 
@@ -318,37 +290,3 @@ def _pair(claim: Claim, frames: Frames, metric: str, dataset: str | None = None)
         if (row["task"], row["metric"]) == (claim["task"], metric) and dataset in (None, row["dataset"])
     }
     return [found[claim["ours"]], found[claim["theirs"]]]
-
-
-def _telling(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the last of their budgets on the set with the most pictures: a claim has no room for all.
-
-    Those with an interval, where there are any: a single seed tells nothing.
-    """
-    rows = [row for row in rows if row["low"] is not None] or rows
-    budget = max((row["budget"] for row in rows), key=index.BUDGETS.index)
-    last = [row for row in rows if row["budget"] == budget]
-    dataset = max((row["dataset"] for row in last), key=lambda name: FULL_SETS.get(name, 0))
-    found = {row["overrides"]: row for row in reversed(last) if row["dataset"] == dataset}
-    return list(reversed(found.values()))
-
-
-def _equivalent(row: dict[str, Any]) -> bool:
-    """Whether the 95 % interval of a difference lies within EQUIVALENCE."""
-    return row["low"] is not None and row["low"] >= -EQUIVALENCE and row["high"] <= EQUIVALENCE
-
-
-def _published_steps(claim: Claim, frames: Frames) -> list[tuple[str, str]]:
-    """The paper's differences of the claim's variants from its base on its first set, with their sources."""
-    rows = [row for row in _rows(claim, frames) if row["metric"] == "psnr" and row["model"]]
-    values = {(row["overrides"], row["dataset"]): row for row in rows if published.number(row["published"] or "")}
-    steps = []
-    first = next((dataset for _, dataset in values), None)
-    for (overrides, dataset), row in values.items():
-        if dataset != first:
-            continue  # the table has the others
-        base = values.get(("", dataset))
-        if base is not None and any(fnmatch(overrides, pattern) for pattern in claim["variants"]):
-            step = published.number(row["published"]) - published.number(base["published"])
-            steps.append((f"{row['method']} {step:+.2f} dB on {dataset}", published_source(row)))
-    return steps

@@ -22,14 +22,15 @@ from results.store import Store, StoreError
 class Contents:
     """What the report shows, whatever its form. origin: in a sentence, which of it is the store's and which committed.
 
-    claims: of the paper; beside: what it leaves unsaid. frames: every table. protocols, machines: short names of those
-    in `cells` and `evaluations`, the blocks of the store.
+    claims: of the paper; beside: what it leaves unsaid; questions: that it asks itself. frames: every table. protocols,
+    machines: short names of those in `cells` and `evaluations`, the blocks of the store.
     """
 
     evidence: Evidence
     origin: str
     claims: list[Judged]
     beside: list[Judged]
+    questions: list[Judged]
     frames: dict[str, pd.DataFrame]
     states: str
     cells: Block | None
@@ -49,6 +50,7 @@ def gather(store: Store) -> Contents:
         origin=_origin(evidence, cells, evaluations),
         claims=claims.judge(evidence, told["claims"]),
         beside=claims.judge(evidence, told["beside"]),
+        questions=claims.judge(evidence, told["questions"]),
         frames=index.tables(evidence),
         states=", ".join(f"{n} {state}" for state, n in sorted(Counter(cells["state"].fillna("damaged")).items())),
         cells=_cell_block(cells, store, protocols, machines) if len(cells) else None,

@@ -6,16 +6,19 @@ written by hand. A test holds the documents to what is committed.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from reports.figures import curve
-from reports.pages import performance, pilot
+from reports.pages import claims, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.render import text_grid
 from results import measured, records
+from results.evidence import Evidence
+from results.store import Store
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -25,10 +28,21 @@ Tables = Mapping[str, Callable[[], str]]
 def tables() -> dict[str, Tables]:
     """What makes the tables of each document, by its file's name."""
     return {
+        "findings.md": {name: partial(_claims, name) for name in claims.SECTIONS},
         "performance.md": performance.tables(),
         "pilot.md": pilot.tables(pilot.load()),
         "statistics.md": {"coverage": lambda: coverage_table(coverage.load())},
     }
+
+
+@cache
+def _committed() -> Evidence:
+    """What is committed, without any store."""
+    return Evidence(Store(FOLDER / "none"))
+
+
+def _claims(section: str) -> str:
+    return report.claims_table(claims.judge(_committed(), claims.load()[section]))
 
 
 def filled(text: str, made: Tables) -> str:

@@ -105,6 +105,7 @@ def render(contents: Contents) -> str:
             for name, title, judged in (
                 ("claims", "What the paper claims", contents.claims),
                 ("unsaid", "What it leaves unsaid", contents.beside),
+                ("questions", "What it asks next", contents.questions),
             )
         ],
         "tally": _tally(contents),

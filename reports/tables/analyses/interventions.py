@@ -113,14 +113,15 @@ class Part:
 
 
 def _parts(record: Record) -> Iterator[Part]:
-    machines = {label: one | {"commit": one.get("commit")} for label, one in record.environments.items()}
-    places = {label: (one.get("device"), one.get("backend")) for label, one in machines.items()}
-    rows = record.rows.assign(seed=record.rows["seed"].fillna(-1).astype(int))
-    rows["place"] = rows["environment"].map(places)
-    for _, own in rows.groupby("place", sort=False):
-        scores = own.pivot(index="image", columns="seed", values="psnr")
-        last = machines[own["environment"].iloc[-1]]
-        yield Part(record, {"device": None} | last, scores)
+    machines = {label: {"device": None, "commit": None} | one for label, one in record.environments.items()}
+    places = {label: (one["device"], one.get("backend")) for label, one in machines.items()}
+    seeds = record.rows["seed"].fillna(-1).astype(int)
+    for place in dict.fromkeys(places.values()):
+        labels = [label for label, own in places.items() if own == place]
+        chosen = record.rows["environment"].isin(labels).to_numpy()
+        rows = record.rows[chosen]
+        index = [rows["image"].to_numpy(), seeds[chosen].to_numpy()]
+        yield Part(record, machines[labels[-1]], pd.Series(rows["psnr"].to_numpy(), index=index).unstack())
 
 
 def _pair(parts: Sequence[Part], bases: Sequence[Part]) -> tuple[Part, Part | None]:
@@ -129,6 +130,8 @@ def _pair(parts: Sequence[Part], bases: Sequence[Part]) -> tuple[Part, Part | No
     pairs = [(part, base) for part in parts for base in bases if part.place == base.place]
     if not pairs:
         return max(parts, key=lambda part: part.scores.size), None
+    if len(pairs) == 1:
+        return pairs[0]
 
     def common(pair: tuple[Part, Part]) -> tuple[Any, ...]:
         part, base = pair

@@ -1,9 +1,11 @@
 """Claims are judged by what is stored and committed: as docs/findings.md says, and each rule on made-up scores."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
-from reports.pages import claims, report
+from reports.pages import claims, mechanisms, report
 from reports.tables import index
 from reports.tables.rows import COLUMNS
 from results import published
@@ -11,10 +13,11 @@ from results.evidence import Evidence
 from results.store import Store
 
 TOLD = claims.load()
+ALL = [claim for section in claims.SECTIONS for claim in TOLD[section]]
 
 
 def judged(evidence: Evidence, name: str) -> claims.Judged:
-    (claim,) = [claim for claim in (*TOLD["claims"], *TOLD["beside"]) if claim["id"] == name]
+    (claim,) = [claim for claim in ALL if claim["id"] == name]
     return claims.judge(evidence, [claim])[0]
 
 
@@ -25,14 +28,16 @@ def clone(tmp_path_factory) -> Evidence:
 
 def test_no_number_stands_in_the_file():
     """All of them are read from what is published and measured."""
-    told = (value for claim in (*TOLD["claims"], *TOLD["beside"]) for value in claim.values())
+    told = (value for claim in ALL for value in claim.values())
     assert not [value for value in told if isinstance(value, int | float)]
 
 
 def test_every_claim_has_a_rule_and_tables_that_there_are(clone):
     names = set(index.names(clone)) | set(published.names())
-    for claim in (*TOLD["claims"], *TOLD["beside"]):
-        assert claim["rule"] in claims.RULES and set(claim["tables"]) <= names, claim["id"]
+    analyses = {*mechanisms.ASKED, mechanisms.QUALITY}
+    for claim in ALL:
+        assert claim.get("rule") in claims.RULES or claim["analysis"] in analyses, claim["id"]
+        assert set(claim["tables"]) <= names and claim["command"], claim["id"]
 
 
 def test_what_is_committed_is_judged_as_the_findings_say(clone):
@@ -45,10 +50,15 @@ def test_what_is_committed_is_judged_as_the_findings_say(clone):
     assert report.text_of(judged(clone, "fewer").said).startswith("9.3 % fewer")
     assert judged(clone, "lead-hat").level == judged(clone, "jpeg-denoising").level == claims.ABSENT
     components = judged(clone, "components")
-    assert components.level == claims.OPEN and "only at the budget reduced" in components.verdict
+    assert components.level == claims.OPEN and components.verdict == "trainings: open"
+    assert report.text_of(components.said) == "+ ASE + SGN (base) +0.08 dB on Urban100"
+    assert "reduced, BSD100: plain scan 0.000 dB [-0.007, +0.006] n=4" in report.text_of(components.trainings)
+    assert components.key.text.startswith("±0.0") and "they found no difference" in components.headline
+    assert report.text_of(judged(clone, "prompts").said) == "+ ASE +0.05 dB on Urban100"
+    assert judged(clone, "classes").verdict.startswith("weights: no effect within 0.01 dB")
     routing = judged(clone, "routing")
     assert (routing.level, routing.key.text) == (claims.FAILS, "-0.270 dB")
-    assert judged(clone, "order").verdict == "equivalent: all within ±0.02 dB"
+    assert judged(clone, "equation").verdict == "equivalent: all within ±0.02 dB"
 
 
 def test_a_score_that_differs_is_named(store, make):
@@ -59,7 +69,7 @@ def test_a_score_that_differs_is_named(store, make):
 
 
 def test_nothing_run_has_no_headline(store):
-    for claim in claims.judge(Evidence(store), [*TOLD["claims"], *TOLD["beside"]]):
+    for claim in claims.judge(Evidence(store), ALL):
         assert claim.level != claims.HOLDS or claim.evidence in (claims.COUNTED, claims.TIMED)
         assert not claim.headline or claim.evidence in (claims.COUNTED, claims.TIMED)
 
@@ -71,30 +81,55 @@ def test_only_the_papers_budget_decides_an_ablation(store, make):
         for budget in (Budget("smoke", 300),):
             make.train(store, make.cell("base", seed, budget, "mambairv2-light"), 30.0 + seed / 10)
             make.train(store, make.cell("sgn-off", seed, budget, "mambairv2-light", sgn="off"), 29.0 + seed / 9.9)
-    found = judged(Evidence(store), "components")
-    assert found.level == claims.OPEN and "only at the budget smoke (1 worse)" in found.verdict
+    found = judged(Evidence(store), "order")
+    assert found.level == claims.OPEN and found.verdict == "weights: not run; trainings: open"
+    assert "worse on 1" in report.text_of(found.trainings)
     for seed in (0, 1, 2):
         make.train(store, make.cell("base", seed, Budget("paper", 250_000), "mambairv2-light"), 30.0 + seed / 10)
         variant = make.cell("sgn-off", seed, Budget("paper", 250_000), "mambairv2-light", sgn="off")
         make.train(store, variant, 29.0 + seed / 9.9)
-    found = judged(Evidence(store), "components")
-    assert (found.level, found.verdict) == (claims.HOLDS, "confirmed in 1, contradicted in 0 of 1")
+    found = judged(Evidence(store), "order")
+    assert (found.level, found.verdict) == (claims.HOLDS, "weights: not run; trainings: confirmed")
 
 
 def test_what_weights_do_without_is_not_used(store, monkeypatch):
-    def rows(*told):
+    def rows(*told, name="prompts", method="prompts/zero"):
         keys = ("dataset", "difference", "low", "high", "verdict")
-        common = dict.fromkeys(COLUMNS) | {"method": "prompts/zero", "task": "sr-x2", "metric": "psnr", "interval": "I"}
-        common |= {"evidence": "weights 0 on a machine", "protocol": "official"}
+        common = dict.fromkeys(COLUMNS) | {"method": method, "task": "sr-x2", "metric": "psnr", "interval": "I"}
+        common |= {"evidence": "weights zz (mine.pth), Gumbel seeds 0", "protocol": "official", "setting": "weights zz"}
         frame = pd.DataFrame([common | dict(zip(keys, each, strict=True)) for each in told])
         monkeypatch.setattr(claims.index, "tables", lambda _: {"interventions": frame})
-        return judged(Evidence(store), "prompts-used")
+        return judged(Evidence(store), name)
 
-    none = ("Set14", 0.001, -0.004, 0.006, "no effect within 0.01 dB")
-    found = rows(none)
-    assert (found.level, found.verdict) == (claims.FAILS, "not used: no effect within 0.01 dB on 1 of 1 sets")
-    assert report.text_of(found.found) == "official weights with all prompts zero: +0.001 dB I on Set14 x2"
-    assert rows(none, ("Set5", -0.004, -0.012, 0.004, "inconclusive")).level == claims.OPEN
-    found = rows(none, ("Set5", -0.4, -0.5, -0.3, "costs"))
-    assert (found.level, found.tables) == (claims.HOLDS, ["interventions"])
+    none, unsure = (
+        ("Set14", 0.001, -0.004, 0.006, "no effect within 0.01 dB"),
+        ("Set5", -0.4, -1.0, 0.2, "inconclusive"),
+    )
+    found = rows(none, unsure)  # the larger set tells
+    assert (found.level, found.verdict) == (claims.FAILS, "weights: no effect within 0.01 dB; trainings: not run")
+    told = "mine Set14 +0.001 dB I; no effect within 0.01 dB on 1 of 2 sets, inconclusive on 1 of 2 sets"
+    assert report.text_of(found.weights) == told and found.tables == ["interventions"]
+    assert rows(none, ("BSD100", *unsure[1:])).level == claims.OPEN
+    costs = ("Set5", -0.4, -0.5, -0.3, "costs")
+    assert rows(none, costs).verdict.startswith("weights: confirmed")
+    four = {"name": "scans", "method": "scan/directions-4"}  # claimed to gain nothing
+    assert [rows(each, **four).level for each in (none, costs)] == [claims.HOLDS, claims.HOLDS]
+    assert rows(("Set5", 0.4, 0.3, 0.5, "gains"), **four).level == claims.FAILS
     assert rows(("Set5", None, None, None, "3 of 5 images")).level == claims.ABSENT
+
+
+def test_what_an_analysis_finds_decides(made):
+    """decay: in the records made here raster order keeps more, at every step; none is of 64 steps."""
+    assert mechanisms.reach([])[1] == mechanisms.pixels([])[1] == "not run"
+    rows = made.decay()
+    near = rows.rows.replace({"steps": {16: 64}})
+    found, word = mechanisms.reach([replace(rows, rows=near)])
+    assert word == "contradicted" and "official x4 Set5 -0.2452" in report.text_of(found)
+    swapped = near.replace({"order": {"network": "raster", "raster": "network"}})
+    assert mechanisms.reach([replace(rows, rows=swapped)])[1] == "confirmed"
+
+
+def test_the_claims_fit_a_terminal_and_say_their_command(clone):
+    lines = report.claims_text(clone)
+    assert max(map(len, lines)) <= 100
+    assert {f"  command   runner.py {claim['command']}"[:60] for claim in ALL} <= {line[:60] for line in lines}

@@ -1,0 +1,286 @@
+"""Claims about mechanisms, judged by what trained weights lose without them, and by what trainings lose without them.
+
+The first tells what these weights rely on, the second what training with a part gains; neither tells the other. Of
+trainings only the paper's budget decides: what was trained for less is said, and leaves them open.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+import pandas as pd
+
+from reports.statistics import verdicts
+from reports.statistics.intervals import Interval, mean_interval
+from reports.statistics.verdicts import EQUIVALENCE
+from reports.tables import index
+from reports.tables.analyses import interventions, prompt_quality
+from reports.tables.analyses.mechanisms import network_name
+from reports.tables.blocks import Cell, detectable, measured_source, number, published_source
+from results import published
+from results.analyses import Record
+from results.sets import FULL_SETS
+
+Rows = Sequence[dict[str, Any]]
+CONFIRMED, CONTRADICTED, OPEN, NOT_RUN = "confirmed", "contradicted", "open", "not run"
+SMALL = 0.01  # of a cosine and of a share: less is as good as nothing
+STEPS = 64  # back in a scan, at which sorted and raster order are compared
+
+
+def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[list[Cell], str]:
+    """What the changes of a claim cost trained weights, on the largest set of each, and what that says of it; no word
+    where it names no changes. Smaller sets count where they are certain of an effect: few pictures show no equivalence.
+    """
+    frame = frames.get(interventions.NAME, pd.DataFrame(columns=["method"]))
+    rows = [row for row in frame.to_dict("records") if row["method"] in claim.get("changes", ())]
+    rows = [row for row in rows if row["difference"] is not None and row["low"] is not None]
+    if not rows:
+        return [], NOT_RUN if "changes" in claim else ""
+    largest: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["method"], row["task"], row["setting"]
+        if key not in largest or FULL_SETS.get(row["dataset"], 0) > FULL_SETS.get(largest[key]["dataset"], 0):
+            largest[key] = row
+    several = len(claim["changes"]) > 1
+    found = []
+    for row in largest.values():
+        name = f"{row['method']}, " if several else ""
+        found.append([Cell(f"{name}{_weights(row)} {row['dataset']} "), _measured(row)])
+    words = Counter(row["verdict"] for row in rows)
+    told = ", ".join(f"{word} on {count} of {len(rows)} sets" for word, count in words.items())
+    telling = [row for row in rows if row in largest.values() or row["verdict"] in (verdicts.COSTS, verdicts.GAINS)]
+    word = _word(Counter(row["verdict"] for row in telling), len(telling), claim.get("expects", "loss"))
+    return [*_listed(found), Cell(f"; {told}")], word
+
+
+def _word(words: Counter[str], count: int, expects: str) -> str:
+    """expects: what a change does if the claim holds: a "loss", a "gain", or "nothing" that would be better."""
+    costs, gains, none = (words[name] for name in (verdicts.COSTS, verdicts.GAINS, verdicts.NO_EFFECT))
+    if expects == "nothing":
+        return CONTRADICTED if gains else CONFIRMED if none + costs == count else OPEN
+    wanted, other = (costs, gains) if expects == "loss" else (gains, costs)
+    if wanted or other:
+        return OPEN if wanted and other else CONFIRMED if wanted else CONTRADICTED
+    return verdicts.NO_EFFECT if none == count else OPEN
+
+
+def _weights(row: dict[str, Any]) -> str:
+    """Whose weights a row of interventions is of: "official x2", or the name of their file."""
+    scale, start = row["task"].removeprefix("sr-"), row["setting"].removeprefix("weights ")
+    if any(name.startswith(start) for name in published.official_weights()):
+        return f"official {scale}"
+    file = str(row["evidence"]).partition("(")[2].partition(")")[0]
+    return file.rsplit(".", 1)[0] or row["setting"]
+
+
+def of_trainings(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[list[Cell], str, list[str]]:
+    """What variants that were trained without a part have lost, budget by budget; what that says of the claim, which
+    only the paper's budget decides; and the tables."""
+    rows = _trained(claim, frames)
+    if not rows:
+        return [], NOT_RUN if "variants" in claim else "", []
+    budgets = sorted(dict.fromkeys(row["budget"] for row in rows), key=index.BUDGETS.index, reverse=True)
+    found = [_of_budget([row for row in rows if row["budget"] == name], name) for name in budgets]
+    full = [row for row in rows if row["budget"] == "paper"]
+    wrong = sum(row["verdict"] in (verdicts.CONTRADICTS, verdicts.DIFFERS) for row in full)
+    sure = sum(row["verdict"] in (verdicts.CONFIRMS, verdicts.WORSE) for row in full)
+    word = CONTRADICTED if wrong else CONFIRMED if full and sure == len(full) else OPEN
+    return _listed(found), word, budgets
+
+
+def _trained(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> Rows:
+    """Rows of PSNR of the claim's variants, in families whose base is the whole network."""
+    rows = []
+    for frame in frames.values():
+        if next(iter(frame["kind"]), "") != "trained":
+            continue
+        own = [row for row in frame.to_dict("records") if row["metric"] == "psnr"]
+        whole = {
+            (row["study"], row["setting"]) for row in own if row["verdict"] == verdicts.BASE and not row["overrides"]
+        }
+        rows += [row for row in own if (row["study"], row["setting"]) in whole and row["difference"] is not None]
+    patterns = claim.get("variants", ())
+    rows = [row for row in rows if any(fnmatch(row["overrides"], pattern) for pattern in patterns)]
+    families = claim.get("families", ["*"])
+    rows = [row for row in rows if not row["setting"] or any(fnmatch(row["setting"], f"*{name}*") for name in families)]
+    tasks = claim.get("tasks", ["*"])
+    return [row for row in rows if any(fnmatch(row["task"], task) for task in tasks)]
+
+
+def largest_mde(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[Cell, str]:
+    """The difference that the trainings of a claim would have found at the worst, and their budgets; "" without one."""
+    rows = [row for row in _trained(claim, frames) if row["mde"] is not None]
+    if not rows:
+        return Cell(), ""
+    worst = max(rows, key=lambda row: row["mde"])
+    budgets = " and ".join(dict.fromkeys(row["budget"] for row in rows))
+    return Cell(f"±{detectable(worst['mde'])} dB", source=measured_source(worst)), budgets
+
+
+def _of_budget(rows: Rows, budget: str) -> list[Cell]:
+    """The variants on the set with the most pictures, and on how many sets they are equivalent to the whole network."""
+    sure = [row for row in rows if row["low"] is not None]
+    shown = sure or rows
+    dataset = max((row["dataset"] for row in shown), key=lambda name: FULL_SETS.get(name, 0))
+    last = list({row["overrides"]: row for row in reversed(shown) if row["dataset"] == dataset}.values())[::-1]
+    said = [[Cell(f"{row['method']} "), _measured(row)] for row in last]
+    found = [Cell(f"{budget}, {dataset}: "), *_listed(said)]
+    if sure:
+        equal = sum(equivalent(row) for row in sure)
+        found.append(Cell(f"; within ±{EQUIVALENCE} dB on {equal} of {len(sure)}"))
+        lost = sum(row["verdict"] in (verdicts.WORSE, verdicts.CONFIRMS) for row in sure)
+        found.append(Cell(f", worse on {lost}" if lost else ""))
+    known = [row["mde"] for row in rows if row["mde"] is not None]
+    if known:
+        found.append(Cell(f"; {detectable(max(known))} dB would be found"))
+    return found
+
+
+def equivalent(row: dict[str, Any]) -> bool:
+    """Whether the 95 % interval of a difference lies within EQUIVALENCE."""
+    return row["low"] is not None and row["low"] >= -EQUIVALENCE and row["high"] <= EQUIVALENCE
+
+
+def published_steps(claim: dict[str, Any], rows: Rows) -> list[Cell]:
+    """The paper's differences on its first set: of the claim's variants from the base, or of `steps` [one, from]."""
+    rows = [row for row in rows if row["metric"] == "psnr" and row["model"]]
+    values = {(row["overrides"], row["dataset"]): row for row in rows if published.number(row["published"] or "")}
+    first, against = next((dataset for _, dataset in values), None), ""
+    wanted = claim.get("variants", ())
+    if "steps" in claim:
+        against, wanted = claim["steps"][1], claim["steps"][:1]
+    found = []
+    for (overrides, dataset), row in values.items():
+        base = values.get((against, dataset))
+        if dataset == first and base is not None and any(fnmatch(overrides, pattern) for pattern in wanted):
+            step = published.number(row["published"]) - published.number(base["published"])
+            text = f"{row['method']} {step:+.2f} dB on {dataset}"
+            found.append([Cell(text, source=published_source(row))])
+    return _listed(found)
+
+
+# Claims that an analysis answers: (records of it, ...) -> (found, word)
+
+
+def reach(records: Sequence[Record]) -> tuple[list[Cell], str]:
+    """Whether more of a scan's output is older than STEPS in sorted order than in raster order: of the state's part."""
+
+    def difference(rows: pd.DataFrame) -> pd.Series:
+        share = rows[rows["steps"] == STEPS].groupby(["image", "order"])["share"].mean().unstack()
+        return share["network"] - share["raster"]
+
+    what = f"part of the state's output from {STEPS} or more steps ago, sorted less raster: "
+    return _asked("decay", what, records, difference)
+
+
+def neighbours(records: Sequence[Record]) -> tuple[list[Cell], str]:
+    """Whether pixels that follow each other are more alike than in a sequence sorted by the same classes, shuffled."""
+
+    def difference(rows: pd.DataFrame) -> pd.Series:
+        own = rows[(rows["scope"] == "tile") & (rows["steps"] == 1)]
+        similarity = own.groupby(["image", "order"])["similarity"].mean().unstack()
+        return similarity["network"] - similarity["shuffled"]
+
+    return _asked("sgn-order", "cosine of the next pixel, sorted less classes shuffled: ", records, difference)
+
+
+def redundant(records: Sequence[Record]) -> tuple[list[Cell], str]:
+    """How alike directions are with all of their output, and without the skip that they share."""
+    found, untrained = [], 0
+    for record in _largest(records, "redundancy"):
+        untrained += "untrained" in network_name(record)
+        whole, state = (mean_interval(record.rows.groupby("image")[way].mean().tolist()) for way in ("whole", "state"))
+        text = f"{whole.mean:.3f}, without D u {_bounds(state, 3)}"
+        name = f"{network_name(record)} ({record.key['model']}) {record.key['dataset']} "
+        found.append([Cell(name), Cell(text, source=_source(record))])
+    return _listed(found), f"alike, and so are {untrained} untrained networks" if found else NOT_RUN
+
+
+def pixels(records: Sequence[Record]) -> tuple[list[Cell], str]:
+    """Diffusion indices of local attribution maps; the claim is about MambaIR's, which must be there to judge it."""
+    found, models = [], set()
+    for record in _largest(records, "lam"):
+        if record.key["parameters"]["intervention"] == "unchanged":
+            own = mean_interval(record.rows.groupby("image")["di"].mean().tolist())
+            name = f"DI of {network_name(record)} on {record.key['dataset']} "
+            found.append([Cell(name), Cell(_bounds(own, 1), source=_source(record))])
+            models.add(record.key["model"])
+    return _listed(found), f"{OPEN}: no trained MambaIR was asked" if found else NOT_RUN
+
+
+def correlated(frame: pd.DataFrame | None) -> tuple[list[Cell], str]:
+    """Qualities of prompts that go with PSNR over trained cells, whose interval leaves zero out."""
+    rows = [] if frame is None else [row for row in frame.to_dict("records") if row["low"] is not None]
+    if not rows:
+        return [], NOT_RUN
+    dataset = max((row["dataset"] for row in rows), key=lambda name: FULL_SETS.get(name, 0))
+    rows = [row for row in rows if row["dataset"] == dataset]
+    sure = [row for row in rows if not row["low"] <= 0 <= row["high"]]
+    shown = sure or sorted(rows, key=lambda row: -abs(row["measured"]))[:1]
+    found = [
+        [Cell(f"{row['metric']} "), Cell(f"r = {row['measured']:+.2f} {row['interval']}", source=measured_source(row))]
+        for row in shown
+    ]
+    word = f"{len(sure)} of {len(rows)} qualities on {dataset} go with PSNR"
+    return _listed(found), word
+
+
+QUALITY = prompt_quality.NAME
+ASKED = {"decay": reach, "sgn-order": neighbours, "redundancy": redundant, "lam": pixels}
+
+
+def _asked(name: str, what: str, records: Sequence[Record], difference: Any) -> tuple[list[Cell], str]:
+    """`difference` (rows -> one number per image) of each network on its largest set. The claim is that it is above
+    zero: confirmed where every interval is, contradicted where every interval ends below SMALL."""
+    found, intervals = [], []
+    for record in _largest(records, name):
+        own = mean_interval(difference(record.rows).dropna().tolist())
+        intervals.append(own)
+        text = Cell(_bounds(own, 4, signed=True), source=_source(record))
+        found.append([Cell(f"{network_name(record)} {record.key['dataset']} "), text])
+    if not found:
+        return [], NOT_RUN
+    sure = [own for own in intervals if own.low is not None]
+    above, below = (sum(test(own) for own in sure) for test in (lambda own: own.low > 0, lambda own: own.high < SMALL))
+    word = CONTRADICTED if below == len(intervals) else CONFIRMED if above == len(intervals) else OPEN
+    return [Cell(what), *_listed(found)], word
+
+
+def _largest(records: Sequence[Record], name: str) -> list[Record]:
+    """The whole records of an analysis, that of the largest set of each network (trained ones first)."""
+    found: dict[tuple[str, ...], Record] = {}
+    for record in records:
+        if record.key["analysis"] == name and record.complete:
+            key = record.key["model"], record.key["weights"], str(record.key["parameters"].get("intervention"))
+            if key not in found or record.expected > found[key].expected:
+                found[key] = record
+    return sorted(found.values(), key=lambda one: ("untrained" in network_name(one), network_name(one)))
+
+
+def _bounds(interval: Interval, digits: int, signed: bool = False) -> str:
+    """Mean with its interval, as text."""
+    sign = "+" if signed else ""
+
+    def text(value: float) -> str:
+        return f"{value:{sign}z.{digits}f}"
+
+    if interval.low is None:
+        return text(interval.mean)
+    return f"{text(interval.mean)} [{text(interval.low)}, {text(interval.high)}] n={interval.n}"
+
+
+def _source(record: Record) -> str:
+    last = list(record.environments.values())[-1]
+    return f"{last.get('device')}, commit {str(last.get('commit'))[:8]}; `{last.get('command')}`"
+
+
+def _measured(row: dict[str, Any]) -> Cell:
+    text = f"{number(row['difference'], 'psnr', signed=True)} dB {row['interval'] or ''}".strip()
+    return Cell(text, source=measured_source(row))
+
+
+def _listed(parts: Iterable[list[Cell]]) -> list[Cell]:
+    """The pieces of each part, with "; " between parts."""
+    pieces = [piece for part in parts for piece in (Cell("; "), *part)]
+    return pieces[1:]
