@@ -4,7 +4,7 @@ PYTHON ?= python3
 RESULTS ?= results/runs
 BIN := .venv/bin
 
-.PHONY: smoke test faults bench lint setup clean
+.PHONY: smoke test faults slurm bench lint setup clean
 .DELETE_ON_ERROR:
 
 smoke: setup
@@ -22,6 +22,11 @@ test: setup
 FAULTS ?= 50
 faults: setup
 	FAULTS=$(FAULTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
+
+# A SLURM of this host alone, in a temporary folder, a suite on it, and a node that is killed (root; docs/scaling.md).
+slurm: setup
+	@folder=$$(mktemp -d) && tests/slurm/start $$folder && { SLURM_CONF=$$folder/slurm.conf OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/slurm; status=$$?; tests/slurm/stop $$folder; sleep 1; rm -rf $$folder; exit $$status; }
 
 # Every way of taking an operator, a layer, a network, each checked and then timed; BENCH=--benchmark-json=FILE to keep it.
 bench: setup

@@ -5,6 +5,7 @@ holder on another machine while it renews the file's time. The kernel's lock on 
 taking one step; it is held for a moment.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,8 @@ from results.records import StoreError, guarded
 
 NAME = "lock"
 RENEWED_S = 60  # how often a holder renews
+WAIT_S = 0.02
+NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 STALE_S = 15 * 60  # silence after which a holder on another machine is taken for dead
 
 
@@ -29,19 +32,26 @@ class LockedError(StoreError):
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that works on a cell. `born`: its start in clock ticks since boot, None where the system hides it."""
+    """A process that works on a cell. `born`: its start in clock ticks since boot, None where the system hides it.
+    job, restarts: the SLURM job that it is in, and how often SLURM has started that again."""
 
     pid: int
     host: str
     born: int | None
+    job: str | None = None
+    restarts: int = 0
 
     @classmethod
     def myself(cls) -> "Holder":
-        return cls(os.getpid(), socket.gethostname(), _born(os.getpid()))
+        job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+        return cls(os.getpid(), socket.gethostname(), _born(os.getpid()), job, int(restarts))
 
     def alive(self, renewed: float) -> bool:
         """`renewed`: when the lock file was last touched, in seconds since the epoch."""
         if self.host != socket.gethostname():
+            me = Holder.myself()
+            if self.job is not None and self.job == me.job and self.restarts < me.restarts:
+                return False  # its node has failed: SLURM has started the same job again here
             return time.time() - renewed < STALE_S
         try:
             os.kill(self.pid, 0)
@@ -88,20 +98,51 @@ def holder(folder: Path) -> Holder | None:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[int]:
-    """Opens `path` (made if missing) under the kernel's exclusive lock, waiting for it; yields the descriptor."""
+    """Opens `path` (made if missing) under the kernel's exclusive lock, waiting for it; yields the descriptor.
+
+    On a file system without such locks (some network ones) a folder beside it takes their place: to make one is one
+    step everywhere.
+    """
+    taken = path.with_name(f"{path.name}.taken")
     with guarded(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                made = False
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise
+                made = _make_alone(taken)
             with suppress(FileNotFoundError):
                 if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                     break
-            os.close(descriptor)  # its holder removed it while we waited
+            _release(descriptor, taken if made else None)  # its holder removed it while we waited
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        _release(descriptor, taken if made else None)
+
+
+def _release(descriptor: int, taken: Path | None) -> None:
+    os.close(descriptor)
+    if taken is not None:
+        with suppress(OSError):
+            taken.rmdir()
+
+
+def _make_alone(folder: Path) -> bool:
+    """Makes the folder, waiting while another process has it; one that was left behind by a crash is removed."""
+    while True:
+        try:
+            folder.mkdir()
+            return True
+        except FileExistsError:
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > STALE_S:
+                    folder.rmdir()
+            time.sleep(WAIT_S)
 
 
 @contextmanager

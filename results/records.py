@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import parquet
 
 # The order in which a protocol is stored and hashed: the contract of the store, not of any program that fills it.
 PROTOCOL_KEYS = (
@@ -165,11 +166,15 @@ def read_frame(path: Path) -> pd.DataFrame:
     """A score table. Raises StoreError naming the file when it is missing, unreadable, or lacks a column."""
     try:
         # Pages whose checksum is wrong are refused; tables of older stores have none.
-        frame = pd.read_parquet(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
+        table = parquet.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
+        described = [column["field_name"] for column in (table.schema.pandas_metadata or {}).get("columns", [])]
+        frame = table.to_pandas()
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing") from error
     except Exception as error:  # pyarrow raises classes of its own for a damaged file, OSError among them
         raise StoreError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    if described not in ([], table.schema.names):
+        raise StoreError(f"{path} is damaged: it names its columns twice, and not alike")
     return check_rows(frame, str(path))
 
 

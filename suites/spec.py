@@ -281,7 +281,17 @@ class Cell:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Cell":
-        """The inverse of `config()`. Raises SpecError or TypeError for what no cell of this version could have."""
+        """The inverse of `config()`. Raises SpecError for what no cell of this version could have."""
+        try:
+            return cls._from_config(config)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, SpecError):
+                raise
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise SpecError(f"a cell's configuration that this version does not understand: {what}") from error
+
+    @classmethod
+    def _from_config(cls, config: dict[str, Any]) -> "Cell":
         budget = {**config["budget"]}
         budget |= {"betas": tuple(budget["betas"]), "milestones": tuple(budget["milestones"])}
         initial = config.get("initial")

@@ -248,8 +248,10 @@ class _Engine:
         with interruptible(), Display(self.console, len(todo), capacity, self._waiting) as display:
             try:
                 while self.queue or self.running:
-                    while self.queue and self.free and time.time() < self.until:
-                        self._start(self.queue.popleft(), display)
+                    if self.queue and self.free and time.time() < self.until:
+                        with self.launcher.batch():
+                            while self.queue and self.free:
+                                self._start(self.queue.popleft(), display)
                     for item in list(self.running):
                         self._attend(item, display)
                     if not self.running and time.time() >= self.until:

@@ -5,6 +5,7 @@ once it has ended, and the end of its error output. The engine sees no more of i
 """
 
 import json
+import logging
 import os
 import queue
 import shutil
@@ -13,8 +14,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -23,6 +24,7 @@ GRACE_S = 15  # between asking a process to stop and killing it: a step on two c
 TAIL_BYTES = 4000
 CLUSTER_MINUTES = 24 * 60  # per submission; a cell that needs longer is requeued and continues from its checkpoint
 CLUSTER_CPUS = 8
+ASK_S = 5  # between two questions whether a cluster still knows a job
 
 
 class EngineError(RuntimeError):
@@ -53,6 +55,9 @@ class Launcher(Protocol):
     queues: bool  # whether a job may wait for others, so that its silence says nothing
 
     def start(self, command: Sequence[str], slot: int) -> Job: ...
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Around calls of `start` that belong together; their jobs are asked nothing within."""
 
 
 def stop_all(jobs: Iterable[Job]) -> None:
@@ -162,6 +167,9 @@ class LocalLauncher:
             self.gpus = [",".join(names[first : first + processes]) for first in range(0, gpus, processes)]
         self.threads = threads or max(1, cores() // (jobs * processes))
 
+    def batch(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def start(self, command: Sequence[str], slot: int) -> "LocalJob":
         changes = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         if self.gpus:
@@ -233,7 +241,7 @@ class LocalJob:
 
 
 class SubmititLauncher:
-    """A SLURM job per cell. Partition, account and time limit are SLURM's own SBATCH_* environment variables.
+    """A job of a SLURM array per cell. Partition, account and time limit are SLURM's own SBATCH_* variables.
 
     folder: where submitit keeps its logs, on the file system that all nodes share. cluster: "slurm", or "local" to try
     it without one. Raises EngineError when submitit or SLURM is missing.
@@ -250,6 +258,7 @@ class SubmititLauncher:
             raise EngineError("--launch submitit needs the package: pip install -e '.[cluster]'") from None
         if cluster is None and shutil.which("sbatch") is None:
             raise EngineError("--launch submitit: there is no SLURM here (no sbatch on the PATH); use --launch local")
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns every minute where SLURM keeps no accounts
         self.capacity, self.processes = capacity, processes
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,6 +268,7 @@ class SubmititLauncher:
             timeout_min=CLUSTER_MINUTES,
             cpus_per_task=CLUSTER_CPUS,
             tasks_per_node=1,
+            slurm_array_parallelism=capacity,
             **({"gpus_per_node": processes} if gpu else {}),
         )
         self._count = 0
@@ -269,16 +279,26 @@ class SubmititLauncher:
         events, errors = base.with_suffix(".events"), base.with_suffix(".errors")
         events.touch()
         errors.touch()
+        job = self._executor.submit(ClusterCell(together(command, self.processes), events, errors))
+        return SubmititJob(job, events, errors)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """What is started within is one job array, handed in at the end."""
+        import submitit
+
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = _environment({})["PYTHONPATH"]  # the job unpickles ClusterCell from this checkout
         try:
-            job = self._executor.submit(ClusterCell(together(command, self.processes), events, errors))
+            with self._executor.batch():
+                yield
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            raise EngineError(f"the cluster refuses the jobs: {' '.join(str(error).split())}") from error
         finally:
             if before is None:
                 del os.environ["PYTHONPATH"]
             else:
                 os.environ["PYTHONPATH"] = before
-        return SubmititJob(job, events, errors)
 
 
 class ClusterCell:
@@ -320,7 +340,7 @@ class SubmititJob:
 
     def __init__(self, job: Any, events: Path, errors: Path) -> None:
         self._job, self._events, self._errors, self._read = job, events, errors, 0
-        self._failure = ""
+        self._failure, self._asked, self._missed = "", time.monotonic(), 0
 
     def events(self) -> list[dict[str, Any]]:
         with open(self._events, "rb") as file:
@@ -331,12 +351,25 @@ class SubmititJob:
 
     def poll(self) -> int | None:
         if not self._job.done():
-            return None
+            if not self._gone():
+                return None
+            self._failure = f"SLURM does not know job {self._job.job_id} any more, and it left no result"
+            return 1
         problem = self._job.exception()
         if problem is None:
             return self._job.result()
         self._failure = str(problem).strip()
         return 1
+
+    def _gone(self) -> bool:
+        """Whether SLURM has twice not known the job, `ASK_S` apart. Submitit cannot tell where no accounting runs."""
+        if shutil.which("squeue") is None or time.monotonic() - self._asked < ASK_S:
+            return False
+        self._asked = time.monotonic()
+        asked = subprocess.run(["squeue", "-h", "-j", self._job.job_id], capture_output=True, text=True)
+        unknown = not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
+        self._missed = self._missed + 1 if unknown else 0
+        return self._missed > 1
 
     def errors(self) -> str:
         with open(self._errors, "rb") as file:
@@ -346,5 +379,5 @@ class SubmititJob:
         self._job.cancel()
 
     def reap(self, until: float) -> None:
-        while not self._job.done() and time.monotonic() < until:
+        while not self._job.done() and not self._gone() and time.monotonic() < until:
             time.sleep(0.1)

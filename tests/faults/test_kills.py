@@ -56,11 +56,8 @@ def test_writing(tmp_path):
         store = Store(folder)
         scores = store.scores()
         assert set(said) <= set(scores["image"]) <= set(work.STEMS)
-        assert store.evaluations()["problem"].isna().all() and store.means()["psnr"].isna().tolist() in (
-            [],
-            [True],
-            [False],
-        )
+        for problem in store.evaluations()["problem"].dropna():
+            assert not said and problem.endswith("record.json is missing")  # killed while it filed the first image
         work.write(folder, lambda stem: None)
         assert (
             Store(folder)
