@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.pages import claims
-from reports.pages.claims import Judged
+from reports import claims
+from reports.claims import Judged
 from reports.tables import index
 from reports.tables.blocks import Block, Cell, number
 from reports.tables.rows import machine_text, made_by, protocol_text

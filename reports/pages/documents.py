@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from reports import claims
 from reports.figures import curve
-from reports.pages import claims, performance, pilot, report
+from reports.pages import performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.render import text_grid
 from results import measured, records

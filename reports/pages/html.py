@@ -19,9 +19,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from reports.charts import chart as charts
+from reports.claims import Judged
 from reports.figures import index as figures
 from reports.pages import assets, performance, pictures
-from reports.pages.claims import Judged
 from reports.pages.contents import Contents
 from reports.tables import index
 from reports.tables import render as render_tables

@@ -10,8 +10,8 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from reports.pages import claims
-from reports.pages.claims import Judged
+from reports import claims
+from reports.claims import Judged
 from reports.pages.contents import Contents, gather
 from reports.tables import index, render
 from reports.tables.blocks import Cell

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from reports.pages import claims, mechanisms, report
+from reports import claims
+from reports.claims import mechanisms
+from reports.pages import report
 from reports.tables import index
 from reports.tables.rows import COLUMNS
 from results import published

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports.pages import mechanisms, performance
+from reports.claims import mechanisms
+from reports.pages import performance
 from reports.statistics import verdicts
 from reports.statistics.intervals import LEVEL
 from reports.statistics.verdicts import EQUIVALENCE
@@ -187,7 +188,7 @@ def fewer(claim: Claim, frames: Frames) -> Judged:
 
 
 def mechanism(claim: Claim, frames: Frames) -> Judged:
-    """What trained weights and what trainings lose without a part (`reports.pages.mechanisms`)."""
+    """What trained weights and what trainings lose without a part (`reports.claims.mechanisms`)."""
     said = mechanisms.published_steps(claim, _rows(claim, frames))
     weights, first = mechanisms.of_weights(claim, frames)
     trainings, second, budgets = mechanisms.of_trainings(claim, frames)
