@@ -218,8 +218,8 @@ MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured
 TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]
 FIGURE = (
-    "scores, forest, way, losses, curve (training), pareto, resolution, protocol; of analyses: interventions, layers, "
-    "memory, lam, erf, decay, redundancy, sgn-classes, sgn-order, prompts"
+    "scores, forest, way, losses, curve (training), pareto, protocol, resolution, tradeoff, roofline, directions; of "
+    "analyses: interventions, layers, memory, lam, erf, decay, redundancy, sgn-classes, sgn-order, prompts"
 )
 FigureName = Annotated[str, Argument(metavar="NAME", help=FIGURE)]
 FigureFormat = Annotated[str, Option("--format", help="png, pdf or svg")]

@@ -1,11 +1,11 @@
-"""What accuracy costs: PSNR against milliseconds with memory as area, and time and memory against resolution."""
+"""What accuracy costs: PSNR against milliseconds with memory as area."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-from reports.charts.chart import COLUMNS, PANEL, Chart, NothingToDraw, panels
+from reports.charts.chart import PANEL, Chart, NothingToDraw, panels
 from reports.statistics.intervals import mean_interval
 from reports.tables.paper import is_official
 from reports.tables.rows import machine_text
@@ -15,7 +15,6 @@ from results.evidence import Evidence
 from results.sets import FULL_SETS
 
 CAPTION = "PSNR against the time of one image, memory as area; the Pareto front dashed"
-RESOLUTION_CAPTION = "Time and memory against resolution"
 DATASET = "Urban100"
 EXACT = ("fp32", "tf32x3")  # precisions whose scores are those of float32
 Row = dict[str, Any]
@@ -152,48 +151,3 @@ class _Scores:
                         "of": f"published in {name}, primary: {row['source']}",
                     }
         return None
-
-
-def resolution(evidence: Evidence) -> Chart:
-    """Lines of time and memory over pixels for what was profiled at several sizes. Raises NothingToDraw."""
-    import altair as alt
-
-    found = []
-    for profile in measured.profiles():
-        environment, sizes = profile["environment"], {}
-        for row in (row for row in profile["rows"] if row["status"] == "ok"):
-            key = row["model"], str(row["overrides"]), row["mode"], row["batch"], row["precision"], row["launch"]
-            sizes.setdefault((*key, row["backend"]), []).append(row)
-        for (model, _, mode, batch, precision, launch, _), rows in sizes.items():
-            if len({(row["height"], row["width"]) for row in rows}) < 2:
-                continue
-            for row in rows:
-                shown = {"milliseconds": row["median_ms"], "MiB": row["peak_mib"]}
-                for quantity, value in shown.items():
-                    if value is not None:
-                        line = f"{model} {precision} {launch}"
-                        own = {"panel": f"{quantity}, {mode}, batch {batch}, {environment['device']}", "line": line}
-                        own |= {"size": f"{row['height']}x{row['width']}", "pixels": row["height"] * row["width"]}
-                        found.append(own | {"value": value, "of": f"{profile['file']}: {environment['command']}"})
-    if not found:
-        raise NothingToDraw(
-            "no committed profile has more than one size of a network: runner.py profile --sizes 64x64,128x128,360x640 "
-            "measures it"
-        )
-    data = pd.DataFrame(found)
-    scale = alt.Scale(type="log")
-    drawn = (
-        alt.Chart(data)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("pixels:Q", scale=scale, title="pixels of the input"),
-            y=alt.Y("value:Q", scale=scale, title=None),
-            color=alt.Color("line:N", title=None),
-            tooltip=["line:N", "size:N", "value:Q", "of:N"],
-        )
-        .properties(width=PANEL, height=190)
-        .facet(panels(data["panel"]), columns=COLUMNS)
-        .resolve_scale(y="independent")
-    )
-    text = f"{data['line'].nunique()} networks at {data['size'].nunique()} sizes, on logarithmic axes."
-    return Chart(drawn, text, data[["panel", "line", "size", "value", "of"]])

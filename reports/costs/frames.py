@@ -16,6 +16,8 @@ PEERS |= {"atd-light": "ATD-light", "span": "SPAN", "swinir": "SwinIR", "hat": "
 PEERS |= {"atd": "ATD", "rgt": "RGT", "plksr": "PLKSR"}
 METHODS = {**OFFICIAL, **PEERS}  # names in the published tables, or as its paper has it, by subject
 EXACT = ("tf32x3", "fp32")  # precisions of float32's accuracy, the faster one first
+OPERATIONS = 2  # of a multiply-add
+PRODUCTS = {"tf32x3": 3}  # of TF32 for one
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
 KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width")
 
@@ -63,6 +65,12 @@ def source(sweep: Row) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "triton"))
     told = f"results/measured/{sweep['file']}: {run['command']}, commit {machine['commit'][:10]}"
     return f"{told}, {machine_name(machine)}, {versions}, {run['started'][:10]}"
+
+
+def name(subject: str) -> str:
+    """As the tables call it: "MambaIRv2-light scans=2"."""
+    first, _, rest = subject.partition(" ")
+    return f"{METHODS.get(first, first)} {rest}".strip()
 
 
 def fastest(frame: pd.DataFrame) -> pd.DataFrame:

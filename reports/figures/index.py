@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from reports.charts import cost, forest, protocol, scores, way
+from reports.charts import cost, directions, forest, protocol, resolution, roofline, scores, tradeoff, way
 from reports.charts.chart import Chart, save
 from reports.figures import attribution, classes, curve, decay, field, interventions, prompts, redundancy, sequences
 from reports.tables.analyses.mechanisms import network_name
@@ -50,7 +50,10 @@ FIGURES = {
     "way": Figure(way.CAPTION, chart=way.chart),
     "losses": Figure(way.LOSS_CAPTION, chart=way.losses),
     "pareto": Figure(cost.CAPTION, chart=cost.pareto),
-    "resolution": Figure(cost.RESOLUTION_CAPTION, chart=cost.resolution),
+    "resolution": Figure(resolution.CAPTION, chart=resolution.chart),
+    "tradeoff": Figure(tradeoff.CAPTION, chart=tradeoff.chart),
+    "roofline": Figure(roofline.CAPTION, chart=roofline.chart),
+    "directions": Figure(directions.CAPTION, chart=directions.chart),
     "protocol": Figure(protocol.CAPTION, chart=protocol.chart),
     "lam": Figure(
         "Local attribution maps of the same windows for several networks, and their diffusion indices",

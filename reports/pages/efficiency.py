@@ -21,9 +21,7 @@ DIRECTIONS = ("size", "precision", "0 scans", "1", "2", "4", "4 over 1", "SGN of
 UNTIMED = ("network", "why", "points")
 LIGHT = "mambairv2-light"
 WAYS = {"0 scans": "scans=0", "1": "", "2": "scans=2", "4": "scans=4", "SGN off": "sgn=off", "ASE off": "ase=off"}
-OPERATIONS = 2  # of a multiply-add
 PASSES = {"fp32": "fp32", "tf32x3": "tf32", "tf32": "tf32", "bf16": "bf16"}  # the rate that bounds a precision
-PRODUCTS = {"tf32x3": 3}  # of TF32 for one
 
 
 def growth() -> list[Block]:
@@ -45,7 +43,7 @@ def growth() -> list[Block]:
             memory = exponent(held["pixels"], held["mib"]) if len(held) > 2 else None
             texts += [figure(memory.slope, 3), span(memory.low, memory.high)] if memory else ["", ""]
             texts += [_size(own, edge) for edge in proportional(own["pixels"].tolist(), own["ms"].tolist())]
-            rows.append([Cell(name(subject)), Cell(precision), *_cells(texts, own)])
+            rows.append([Cell(costs.name(subject)), Cell(precision), *_cells(texts, own)])
         blocks += _block(f"{machine}{_clock(part)}:", GROWTH, rows, part, left=2)
     return blocks
 
@@ -66,11 +64,11 @@ def table() -> list[Block]:
             backend = f" {row['backend']}" if row["backend"] == "mamba_ssm" else ""
             told = [figure(macs and macs / 1e9), figure(count and count["macs_paper"] / 1e9)]
             counted = [Cell(text, source=COUNTED) for text in (f"{row['params']:,}", *told)]
-            rate = OPERATIONS * macs / (row["ms"] / 1e3) if macs else None
+            rate = costs.OPERATIONS * macs / (row["ms"] / 1e3) if macs else None
             texts = [f"{row['precision']}{backend} {row['launch']}", _time(row), span(row["p10_ms"], row["p90_ms"])]
             texts += [figure(row["mib"]), figure(1e6 * row["ms"] / row["pixels"], 3), figure(rate and rate / 1e12, 3)]
             texts += [figure(rate and 100 * rate / ceiling(row), 2) if ceiling(row) else ""]
-            cells = [Cell(name(subject)), counted[0], _printed(method, "params"), counted[1], counted[2]]
+            cells = [Cell(costs.name(subject)), counted[0], _printed(method, "params"), counted[1], counted[2]]
             cells += [_printed(method, "macs"), *(Cell(text, source=row["source"]) for text in texts)]
             rows.append([*cells, _printed(method, "psnr", "Urban100")])
         blocks += _block(f"{machine}{_clock(part)}:", TABLE, rows, part, left=1)
@@ -110,7 +108,7 @@ def untimed() -> list[Block]:
     for machine, part in frame.groupby("machine", sort=False):
         rows = []
         for (status, reason), own in part.groupby(["status", "reason"], sort=False):
-            names = ", ".join(dict.fromkeys(map(name, own["subject"])))
+            names = ", ".join(dict.fromkeys(map(costs.name, own["subject"])))
             rows.append([Cell(names), Cell(f"{status}: {reason}", source=own.iloc[0]["source"]), Cell(str(len(own)))])
         blocks += _block(f"{machine}:", UNTIMED, rows, part, left=2)
     return blocks
@@ -119,16 +117,10 @@ def untimed() -> list[Block]:
 def ceiling(row: dict[str, Any]) -> float | None:
     """Operations per second that bound matrix products in a row's precision on its machine, as measured there."""
     rate = row["rates"].get(PASSES[row["precision"]])
-    return rate and rate / PRODUCTS.get(row["precision"], 1)
+    return rate and rate / costs.PRODUCTS.get(row["precision"], 1)
 
 
 # --- text --------------------------------------------------------------------------------------------------------
-
-
-def name(subject: str) -> str:
-    """As the tables call it: "MambaIRv2-light scans=2"."""
-    first, _, rest = subject.partition(" ")
-    return f"{costs.METHODS.get(first, first)} {rest}".strip()
 
 
 def _time(row: dict[str, Any]) -> str:

@@ -132,7 +132,7 @@ def test_a_number_without_provenance_is_not_committed(store, committed):
 
 
 def test_an_empty_store_is_not_exported(store, committed):
-    with pytest.raises(StoreError, match="holds no finished cell, no evaluation record and no analysis"):
+    with pytest.raises(StoreError, match="holds no finished cell, no evaluation record, no analysis and no sweep"):
         export.export(store, "h200/a", "")
 
 

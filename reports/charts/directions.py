@@ -1,0 +1,63 @@
+"""What a scan direction costs: the light network with other numbers of scans, without the sort or without prompts, and
+the four-scan network before it, all over the light network as published, size by size."""
+
+import pandas as pd
+
+from reports.charts.chart import PANEL, Chart, NothingToDraw, panels
+from reports.charts.resolution import MEASURES, inference
+from reports.costs import frames
+from results.evidence import Evidence
+
+CAPTION = "What a scan direction costs: time over that of the light network with its one scan, by size"
+LIGHT = "mambairv2-light"
+SHOWN = {f"{LIGHT} scans=0": "no scan", f"{LIGHT} scans=2": "2 scans", f"{LIGHT} scans=4": "4 scans"}
+SHOWN |= {f"{LIGHT} sgn=off": "no sort", f"{LIGHT} ase=off": "no prompts", "mambair-light": "MambaIR-light, 4 scans"}
+
+
+def chart(evidence: Evidence) -> Chart:
+    """A line per change over the pixels, a panel per machine. Raises NothingToDraw."""
+    import altair as alt
+
+    data = rows(frames.exact(inference(frames.timed())))
+    if data.empty:
+        raise NothingToDraw(f"no committed sweep has the light network with other numbers of scans: {MEASURES}")
+    data["last"] = data["pixels"] == data.groupby(["panel", "network"])["pixels"].transform("max")
+    data["label"] = data["network"].where(data["last"], "")
+    tips = [alt.Tooltip(f"{name}:N") for name in ("network", "size", "ms", "times", "noise", "of")]
+    base = alt.Chart().encode(
+        x=alt.X("pixels:Q", title="pixels of the input", scale=alt.Scale(type="log", padding=30, nice=False)),
+        y=alt.Y("ratio:Q", title="time over one scan's", scale=alt.Scale(zero=False, padding=15)),
+        color=alt.Color("network:N", title=None, legend=None, sort=list(SHOWN.values())),
+        tooltip=tips,
+    )
+    quiet = "datum.noise == ''"
+    layers = alt.layer(
+        base.mark_rule(style="zero").encode(y=alt.datum(1.0)),
+        base.mark_line(strokeWidth=1.5),
+        base.transform_filter(quiet).mark_point(filled=True, size=30),
+        base.transform_filter(f"!({quiet})").mark_point(filled=False, size=30),
+        base.mark_text(align="left", dx=6, fontSize=11).encode(text="label:N"),
+    ).properties(width=round(PANEL * 2), height=270)
+    drawn = layers.facet(panels(data["panel"]), columns=2, data=data).resolve_scale(y="independent", x="independent")
+    slowest = data.loc[data["ratio"].idxmax()]
+    text = (
+        "Time of one image over that of the light network with one scan on the same machine. Open points: the machine "
+        f"was not quiet. The most is {slowest['times']} times, {slowest['network']} at {slowest['size']}."
+    )
+    return Chart(drawn, text, data[["panel", "network", "size", "ms", "times", "noise", "of"]])
+
+
+def rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per machine, change and size that the light network was timed at too."""
+    one = {(row["machine"], row["pixels"]): row for row in frame[frame["subject"] == LIGHT].to_dict("records")}
+    made = []
+    for row in frame[frame["subject"].isin(SHOWN)].sort_values("pixels").to_dict("records"):
+        if (base := one.get((row["machine"], row["pixels"]))) is None:
+            continue
+        clock = ", processor's time" if row["clock"] == "processor" else ""
+        told = {"panel": f"{row['machine']}, {row['precision']}{clock}", "network": SHOWN[row["subject"]]}
+        told |= {"size": f"{row['height']}x{row['width']}", "pixels": row["pixels"], "ratio": row["ms"] / base["ms"]}
+        told |= {"ms": f"{row['ms']:,.4g} and {base['ms']:,.4g}", "times": f"{row['ms'] / base['ms']:.2f}"}
+        noise = dict.fromkeys((*row["noise"], *base["noise"]))
+        made.append(told | {"noise": ", ".join(noise), "of": row["source"]})
+    return pd.DataFrame(made)

@@ -1,0 +1,75 @@
+"""Time and memory against pixels, from the committed sweeps."""
+
+import pandas as pd
+
+from reports.charts.chart import Chart, NothingToDraw, panels
+from reports.costs import frames
+from results.evidence import Evidence
+
+CAPTION = "Time and memory against resolution"
+MEASURES = "runner.py profile --preset resolution measures a sweep, runner.py export commits it"
+LIGHT = 2e6  # parameters up to which a network is called light
+WIDTH, HEIGHT = 400, 260
+QUANTITIES = {"ms": "milliseconds", "mib": "MiB"}
+
+
+def chart(evidence: Evidence) -> Chart:
+    """A line per network, in the precision of float32's accuracy, a panel per machine, quantity and class of networks.
+
+    Raises NothingToDraw without a sweep of two sizes.
+    """
+    import altair as alt
+
+    data = rows(frames.exact(inference(frames.timed())))
+    if data.empty:
+        raise NothingToDraw(f"no committed sweep has a network at two sizes: {MEASURES}")
+    data["last"] = data["pixels"] == data.groupby(["panel", "line"])["pixels"].transform("max")
+    data["label"] = data["line"].where(data["last"], "")
+    scale = alt.Scale(type="log", nice=False, padding=10)
+    tips = [alt.Tooltip(f"{name}:N") for name in ("line", "size", "shown", "noise", "of")]
+    x = alt.X("pixels:Q", title="pixels of the input", scale=alt.Scale(type="log", padding=25, nice=False))
+    base = alt.Chart().encode(
+        x=x,
+        y=alt.Y("value:Q", scale=scale, title=None),
+        detail="line:N",
+        color=alt.Color("whose:N", title=None, sort=["this architecture", "others"]),
+        tooltip=tips,
+    )
+    quiet, noisy = "datum.noise == ''", "datum.noise != ''"
+    layers = alt.layer(
+        base.mark_line(strokeWidth=1.5),
+        base.transform_filter(quiet).mark_point(filled=True, size=30),
+        base.transform_filter(noisy).mark_point(filled=False, size=30),
+        base.mark_text(style="note", align="left", dx=6, fontSize=10.5).encode(text="label:N"),
+    ).properties(width=WIDTH, height=HEIGHT)
+    drawn = layers.facet(panels(data["panel"]), columns=2, data=data).resolve_scale(y="independent", x="independent")
+    text = (
+        f"{data['line'].nunique()} networks at {data['size'].nunique()} sizes of one image, both axes logarithmic: a "
+        "cost in proportion to the pixels has slope 1. Open points: the machine was not quiet."
+    )
+    return Chart(drawn, text, data[["panel", "line", "size", "shown", "noise", "of"]])
+
+
+def inference(frame: pd.DataFrame) -> pd.DataFrame:
+    """Calls on one image, x2, with the scan of this project."""
+    own = (frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")
+    return frame[own & (frame["backend"] != "mamba_ssm")]
+
+
+def rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """panel, line, whose, pixels, size, value, shown, noise, of: a row per point and quantity."""
+    made = []
+    for (machine, subject), own in frame.groupby(["machine", "subject"], sort=False):
+        if own["pixels"].nunique() < 2 or subject not in frames.METHODS:  # `directions` shows what is switched off
+            continue
+        for row in own.sort_values("pixels").to_dict("records"):
+            kind = "light networks" if row["params"] < LIGHT else "larger networks"
+            clock = " of the processor" if row["clock"] == "processor" else ""
+            told = {"line": frames.name(subject), "pixels": row["pixels"], "size": f"{row['height']}x{row['width']}"}
+            told |= {"whose": "this architecture" if subject.startswith("mambairv2") else "others"}
+            told |= {"noise": ", ".join(row["noise"]), "of": f"{row['precision']} {row['launch']}; {row['source']}"}
+            for name, quantity in QUANTITIES.items():
+                if row[name] is not None and not pd.isna(row[name]):
+                    panel = f"{quantity}{clock if name == 'ms' else ''}, {kind}, {machine}"
+                    made.append(told | {"panel": panel, "value": row[name], "shown": f"{row[name]:,.4g} {quantity}"})
+    return pd.DataFrame(made)

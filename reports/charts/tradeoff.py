@@ -1,0 +1,66 @@
+"""Published PSNR against the milliseconds of one image, memory as area, with the Pareto front."""
+
+import pandas as pd
+
+from reports.charts.chart import PANEL, Chart, NothingToDraw, panels
+from reports.charts.cost import front
+from reports.charts.resolution import MEASURES, inference
+from reports.costs import frames
+from results import published
+from results.evidence import Evidence
+
+CAPTION = "Published PSNR against measured time at a 720x1280 output, memory as area; the Pareto front dashed"
+DATASET = "Urban100"
+CELL = "PSNR on Urban100 x2 as printed in Table 3 or 4"
+
+
+def chart(evidence: Evidence) -> Chart:
+    """A point per network that has a time and a published score, a panel per machine. Raises NothingToDraw."""
+    import altair as alt
+
+    data = rows(frames.exact(inference(frames.timed())))
+    if data.empty:
+        raise NothingToDraw(f"no committed sweep has a network of the published tables at 360x640: {MEASURES}")
+    data["front"] = False
+    for _, part in data.groupby("panel", sort=False):
+        data.loc[front(part), "front"] = True
+    tips = ["network", "how", "ms", "memory", "PSNR", "of"]
+    base = alt.Chart().encode(
+        x=alt.X(
+            "time:Q", title="ms an image of 360x640, logarithmic", scale=alt.Scale(type="log", padding=45, nice=False)
+        ),
+        y=alt.Y("psnr:Q", title=f"published PSNR on {DATASET} x2, dB", scale=alt.Scale(zero=False, padding=25)),
+        tooltip=[alt.Tooltip(f"{name}:N") for name in tips],
+    )
+    size = alt.Size("gib:Q", title="GiB", scale=alt.Scale(range=[20, 400]), legend=alt.Legend(values=[0.5, 2, 8]))
+    hue = alt.Color("whose:N", title=None, sort=["this architecture", "others"])
+    known, unknown = "isValid(datum.gib)", "!isValid(datum.gib)"
+    layers = alt.layer(
+        base.transform_filter("datum.front").mark_line(style="front", interpolate="step-after"),
+        base.transform_filter(known).mark_point(filled=True, opacity=0.6).encode(size=size, color=hue),
+        base.transform_filter(unknown).mark_point(filled=True, shape="cross", size=50).encode(color=hue),
+        base.mark_text(style="note", align="left", dx=11, dy=-7, fontSize=10.5).encode(text="network:N"),
+    ).properties(width=round(PANEL * 1.9), height=300)
+    drawn = layers.facet(panels(data["panel"]), columns=2, data=data)
+    text = (
+        f"{len(data)} networks in float32's accuracy. Scores are the authors' own, of their weights; times do not "
+        "depend on weights, and networks were built without any. Crosses: memory is not known on a CPU."
+    )
+    return Chart(drawn, text, data[["panel", *tips]])
+
+
+def rows(frame: pd.DataFrame) -> pd.DataFrame:
+    height, width = frames.IMAGE
+    made = []
+    for row in frame[(frame["height"] == height) & (frame["width"] == width)].to_dict("records"):
+        score = frames.printed(frames.METHODS.get(row["subject"], ""), row["task"], "psnr", DATASET)
+        if score is None or score["value"] in ("", "-"):
+            continue
+        gib = None if row["mib"] is None or pd.isna(row["mib"]) else row["mib"] / 1024
+        told = {"panel": row["machine"], "network": frames.name(row["subject"]), "time": row["ms"]}
+        told |= {"how": f"{row['precision']} {row['launch']}", "ms": f"{row['ms']:,.4g}", "gib": gib}
+        told |= {"memory": f"{gib:.2f} GiB" if gib else "not known", "psnr": published.number(score["value"])}
+        told |= {"whose": "this architecture" if row["subject"].startswith("mambairv2") else "others"}
+        source = f"{score['table']}, {score['provenance']}: {score['source']}"
+        made.append(told | {"PSNR": score["value"], "of": f"score: {source}; time: {row['source']}"})
+    return pd.DataFrame(made)

@@ -1,0 +1,97 @@
+"""Figures and tables of sweeps say what was measured: laws that are known come out as they went in."""
+
+import pytest
+
+from reports.charts import directions, resolution, roofline, tradeoff
+from reports.charts.chart import NothingToDraw
+from reports.costs import frames
+from reports.pages import efficiency
+from reports.statistics.growth import exponent, proportional
+from results import measured, records
+from tests.reports.charts import costs
+
+CHARTS = (resolution, tradeoff, roofline, directions)
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """A sweep of known laws, and 1.1 million multiply-adds a pixel for every network."""
+    costs.commit(tmp_path)
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)
+    monkeypatch.setattr(measured, "NETWORKS", tmp_path / "networks.json")
+    rows = [
+        {"subject": subject, "task": "sr-x2", "height": h, "width": w} for subject in costs.NS for h, w in costs.SIZES
+    ]
+    told = [
+        row | {"params": 774_092, "macs": 1_100_000 * row["height"] * row["width"], "macs_paper": 0} for row in rows
+    ]
+    records.write_json(measured.NETWORKS, {"rows": told})
+
+
+def test_exponents_are_those_of_the_law_and_have_intervals():
+    pixels = [64**2, 128**2, 256**2, 512**2]
+    found = exponent(pixels, [3e-6 * p**1.2 for p in pixels])
+    assert found.slope == pytest.approx(1.2) and found.low == pytest.approx(1.2) and found.sizes == 4
+    bent = exponent(pixels, [5 + 1e-4 * p for p in pixels])
+    assert bent.low < bent.slope < bent.high < 1.5 and bent.slope < 1
+    assert exponent(pixels[:2], [1, 4]).low is None
+    with pytest.raises(ValueError, match="two sizes"):
+        exponent([64, 64], [1, 2])
+
+
+def test_a_cost_is_proportional_from_where_its_fixed_part_is_small_to_where_it_bends():
+    pixels = [1_000, 4_000, 16_000, 64_000, 256_000]
+    assert proportional(pixels, [0.5 + p / 1000 for p in pixels]) == (16_000, 256_000)  # 0.5 is 12 % of 4
+    assert proportional(pixels, [p if p < 100_000 else 1.5 * p for p in pixels]) == (1_000, 64_000)
+
+
+def test_frames_keep_the_latest_row_the_faster_launch_and_the_exact_precision(committed):
+    frame = frames.timed()
+    assert len(frame) == len(costs.sweep()["rows"]) - 2 and set(frames.untimed()["status"]) == {"oom", "missing"}
+    own = frames.exact(frame)
+    assert set(own[own["subject"] == "mambairv2-light"]["precision"]) == {"tf32x3"}
+    assert set(own[own["subject"] == "hat"]["precision"]) == {"fp32"}
+    assert frames.multiply_adds("hat", "sr-x2", 360 * 640) == pytest.approx(1.1e6 * 360 * 640)
+
+
+def test_a_busy_processor_is_judged_by_its_own_time():
+    sweep = costs.sweep()
+    sweep["machine"] = {**costs.MACHINE, "device_type": "cpu", "threads": 1}
+    sweep["rows"] = [sweep["rows"][0] | {"noise": ["load"], "cpu_ms": 2.0}, sweep["rows"][1] | {"cpu_ms": 2.0}]
+    first, second = frames.timed([{"file": "x", **sweep}]).to_dict("records")
+    assert (first["clock"], first["ms"], second["clock"]) == ("processor", 2.0, "wall")
+    assert "1 thread" in first["machine"]
+
+
+def test_charts_show_the_measured_numbers(committed):
+    shown = resolution.chart(None).data
+    light = shown[(shown["line"] == "MambaIRv2-light") & (shown["size"] == "360x640")]
+    assert f"{costs.FIXED_MS + 150 * 0.2304:,.4g} ms".replace("ms", "milliseconds") in set(light["shown"])
+    ratios = directions.chart(None).data
+    at = ratios[(ratios["network"] == "4 scans") & (ratios["size"] == "1024x1024")]["times"].item()
+    assert float(at) == pytest.approx((4 + 190 * 1.048576) / (4 + 150 * 1.048576), abs=0.005)
+    hat = tradeoff.chart(None).data.set_index("network").loc["HAT"]
+    assert hat["PSNR"] == "34.45" and "table4" in hat["of"]
+    reached = roofline.chart(None).data.set_index("network").loc["HAT"]["reached"]
+    seconds = (4 + 5000 * 0.2304) / 1e3
+    assert reached.startswith(f"{2 * 1.1e6 * 230400 / seconds / 1e12:.3g} TFLOP/s")
+    for module in CHARTS:
+        assert module.chart(None).spec()["facet"]
+
+
+def test_without_a_sweep_figures_say_which_command_measures_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)
+    for module in CHARTS:
+        with pytest.raises(NothingToDraw, match="--preset resolution"):
+            module.chart(None)
+    assert efficiency.tables()["growth"]() == efficiency.NOTHING
+
+
+def test_tables_have_published_values_beside_and_mark_what_is_noisy(committed):
+    made = {name: make() for name, make in efficiency.tables().items()}
+    lines = [line for line in made["networks"].splitlines() if line.startswith("| MambaIRv2-light   ")]
+    light = next(line for line in lines if "tf32x3" in line)
+    assert "774K" in light and "286.3G" in light and "33.26" in light
+    assert "(noisy)" in made["directions"] and "CARN" in made["untimed"]
+    growth = next(line for line in made["growth"].splitlines() if "HAT" in line).split("|")
+    assert float(growth[4]) == pytest.approx(0.974, abs=0.005) and growth[-3].strip() == "128x128"
