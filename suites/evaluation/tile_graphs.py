@@ -59,4 +59,8 @@ class TileGraphs:
         return self.recorded[size](batch)
 
     def _work(self, batch: SimpleNamespace) -> Tensor:
-        return forward(self.network, batch.tile, batch.labels, batch.keys)
+        kind = self.device.type
+        as_now = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
+        # Weights that autocast keeps in another type live as long as the picture, a graph that reads them lives longer.
+        with torch.autocast(kind, cache_enabled=False, **as_now):
+            return forward(self.network, batch.tile, batch.labels, batch.keys)

@@ -47,6 +47,22 @@ def test_a_size_is_recorded_once_it_recurs_and_every_result_is_the_network_s(rec
     assert list(graphs.recorded) == [(8, 8)] and recording[0].calls == 2
 
 
+def test_what_autocast_keeps_for_a_picture_is_not_read_by_its_graphs(recording):
+    kept = []
+
+    class Watched(torch.nn.Conv2d):
+        def forward(self, x):
+            kept.append(torch.is_autocast_cache_enabled())
+            return super().forward(x)
+
+    network = Watched(3, 3, 1)
+    graphs, tile = tile_graphs.TileGraphs(network, "cpu"), torch.rand(1, 3, 8, 8)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        results = [graphs(tile, None, None) for _ in range(tile_graphs.RECURS + 1)]
+    assert kept == [True] * tile_graphs.RECURS + [False]
+    assert all(torch.equal(one, results[0]) and one.dtype == torch.bfloat16 for one in results)
+
+
 def test_only_declared_networks_in_kernels_are_recorded(monkeypatch):
     gpu = torch.device("cuda")
     monkeypatch.setattr(tile_graphs.scan, "resolve", lambda backend, device: "triton" if backend == "auto" else backend)
