@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow
 from pyarrow import parquet
 
 # The order in which a protocol is stored and hashed: the contract of the store, not of any program that fills it.
@@ -33,6 +34,7 @@ PROTOCOL_KEYS = (
     "precision",
 )
 TOLERANCE = 1e-6  # of a score: below it two measurements of one image are the same
+CONTENT = b"sha256"  # of a table's cells, among its metadata
 SCORES = ("psnr", "ssim", "psnr_single")
 
 
@@ -144,9 +146,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, write_page_checksum=True)
+    """The table with a checksum of its cells: Parquet itself does not notice a changed name or number of rows."""
+    table, buffer = pyarrow.Table.from_pandas(frame, preserve_index=False), io.BytesIO()
+    content = {CONTENT: _content(table.to_pandas())}  # of the types that a reader gets
+    parquet.write_table(table.replace_schema_metadata(table.schema.metadata | content), buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def _content(frame: pd.DataFrame) -> bytes:
+    cells = frame.astype(object).where(frame.notna(), None).values.tolist()
+    return hashlib.sha256(json.dumps([list(frame.columns), cells], default=str).encode()).hexdigest().encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -165,16 +174,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_frame(path: Path) -> pd.DataFrame:
     """A score table. Raises StoreError naming the file when it is missing, unreadable, or lacks a column."""
     try:
-        # Pages whose checksum is wrong are refused; tables of older stores have none.
-        table = parquet.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
-        described = [column["field_name"] for column in (table.schema.pandas_metadata or {}).get("columns", [])]
+        table = parquet.read_table(io.BytesIO(path.read_bytes()))
         frame = table.to_pandas()
+        said = (table.schema.metadata or {}).get(CONTENT)  # which tables of older stores do not have
+        damaged = said is not None and said != _content(frame)
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing") from error
     except Exception as error:  # pyarrow raises classes of its own for a damaged file, OSError among them
         raise StoreError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    if described not in ([], table.schema.names):
-        raise StoreError(f"{path} is damaged: it names its columns twice, and not alike")
+    if damaged:
+        raise StoreError(f"{path} is damaged: its checksum is another")
     return check_rows(frame, str(path))
 
 

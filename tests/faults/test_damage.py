@@ -26,7 +26,7 @@ def flips(content: bytes, count: int) -> list[bytes]:
 
 
 def test_a_bit_turned_over_in_a_table_is_seen_or_changes_nothing(tmp_path):
-    """Pages have checksums; elsewhere (names of columns, sizes) a reader stumbles, or reads the same rows."""
+    """A reader stumbles, or finds another checksum, or reads the same rows."""
     path = tmp_path / "scores.parquet"
     frame = rows(*(f"image-{number}" for number in range(50)))
     frame["psnr"] = np.linspace(20, 40, 50)
