@@ -27,6 +27,9 @@ CELL_FILES = (
     *("config.json", "environment.json", "status.json"),
     *("scores.parquet", "train.jsonl", "weights.safetensors"),
 )
+OTHERS = re.compile(  # of a cell: other weights than its last, and scores of other weights and seeds of the noise
+    r"(half|average|weights-\d+)\.safetensors|scores-(half|average|last|\d+)(-\d+)?\.parquet"
+)
 RECORD_FILES = ("record.json", "environment.json", "scores.parquet")
 ANALYSIS_FILES = ("config.json", "environment.json", "rows.parquet")
 UNDER = {EVALUATIONS: RECORD_FILES, families.FOLDER: (families.FILE,), analyses.FOLDER: ANALYSIS_FILES}
@@ -58,9 +61,10 @@ class ImportReport:
 def import_into(store: Store, path: str | Path) -> ImportReport:
     """Merges the archive or folder `path` into `store`.
 
-    A finished cell replaces an unfinished one here; a cell that both have finished must agree in every score. Rows of
-    an evaluation record are joined image by image. Raises StoreError when `path` is missing, no archive, cut off, or
-    holds no results, and when the store cannot be written.
+    A finished cell replaces an unfinished one here; a cell that both have finished must agree in every score, and gets
+    what is missing here of its other scores and weights. Rows of an evaluation record are joined image by image.
+    Raises StoreError when `path` is missing, no archive, cut off, or holds no results, and when the store cannot be
+    written.
     """
     path, report = Path(path), ImportReport()
     with guarded(store.root):
@@ -167,7 +171,7 @@ def _place(name: str) -> Path | None:
         return None
     if len(parts) > 2 and parts[-3] in UNDER:
         return Path(*parts[-3:]) if parts[-1] in UNDER[parts[-3]] else None
-    return Path(parts[-2], parts[-1]) if parts[-1] in CELL_FILES else None
+    return Path(parts[-2], parts[-1]) if parts[-1] in CELL_FILES or OTHERS.fullmatch(parts[-1]) else None
 
 
 def _copy(source: IO[bytes], target: Path) -> None:
@@ -243,13 +247,16 @@ def _import_cell(store: Store, source: Store, folder: Path, report: ImportReport
         name = f"{config['variant']['name']}/{config['task']}/seed-{config['seed']} ({folder.name})"
         if conflicts:
             report.conflicts.append(f"cell {name}: {'; '.join(conflicts[:3])}{_more(conflicts)}")
-        elif not len(fresh):
-            report.present.append(folder.name)
         elif ours.get("weights") != theirs.get("weights"):
-            report.conflicts.append(f"cell {name}: other weights here, so its {len(fresh)} further images stay out")
+            if len(fresh):
+                report.conflicts.append(f"cell {name}: other weights here, so its {len(fresh)} further images stay out")
+            else:
+                report.present.append(folder.name)
         else:
-            store.write_scores(target, rows)
-            report.merged.append(folder.name)
+            if len(fresh):
+                store.write_scores(target, rows)
+            others = _add_others(folder, target)
+            (report.merged if len(fresh) or others else report.present).append(folder.name)
 
 
 def _import_record(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
@@ -317,8 +324,17 @@ def _move(folder: Path, target: Path) -> None:
 
 def _replace_unfinished(folder: Path, target: Path) -> None:
     """Their finished files over our unfinished ones, status.json last, so that a crash leaves an unfinished cell."""
-    for name in (*(name for name in CELL_FILES if name != "status.json"), "status.json"):
-        if (folder / name).is_file():
-            with guarded(target / name):
-                os.replace(folder / name, target / name)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "status.json"):
+        with guarded(target / path.name):
+            os.replace(path, target / path.name)
     records.sync_folder(target)
+
+
+def _add_others(folder: Path, target: Path) -> int:
+    """Their other scores and weights of a cell that both have trained alike, where ours lacks them; how many."""
+    missing = [path for path in folder.iterdir() if OTHERS.fullmatch(path.name) and not (target / path.name).exists()]
+    for path in missing:
+        with guarded(target / path.name):
+            os.replace(path, target / path.name)
+    records.sync_folder(target)
+    return len(missing)

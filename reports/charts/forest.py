@@ -3,7 +3,7 @@
 import pandas as pd
 
 from reports.charts.chart import COLUMNS, PANEL, Chart, NothingToDraw, panels
-from reports.statistics.verdicts import BASE, EQUIVALENCE
+from reports.statistics.verdicts import BASE, EQUIVALENCE, equivalent
 from reports.tables import index
 from reports.tables.blocks import detectable, measured_source, published_source
 from results.evidence import Evidence
@@ -58,13 +58,12 @@ def rows(evidence: Evidence) -> pd.DataFrame:
                 continue  # a single seed tells nothing; the table has it
             family = ", ".join(filter(None, (row["setting"], row["budget"])))
             panel = f"{row['dataset']}, {row['task']}: {family}"
-            inside = low >= -EQUIVALENCE and high <= EQUIVALENCE
             known = mde is not None and not pd.isna(mde) and mde < 1
             made.append(
                 {
                     **{"panel": panel, "variant": row["method"], "difference": f"{row['difference']:+.3f}"},
                     **{"interval": row["interval"], "detectable": detectable(mde), "published": row["published"] or ""},
-                    **{"verdict": row["verdict"], "equivalent": "yes" if inside else "not shown"},
+                    **{"verdict": row["verdict"], "equivalent": "yes" if equivalent((low, high)) else "not shown"},
                     **{"of": "; ".join(filter(None, (measured_source(row), published_source(row))))},
                     **{"value": row["difference"], "low": low, "high": high, "zero": 0},
                     **{"mde_low": -mde if known else None, "mde_high": mde if known else None},

@@ -41,7 +41,10 @@ def chart(evidence: Evidence) -> Chart:
 
 
 def differences(evidence: Evidence) -> pd.DataFrame:
-    """A row per family, dataset, variant and iteration with a scatter: two or more seeds."""
+    """A row per family, dataset, variant and iteration with a scatter: two or more seeds.
+
+    Only where there are several iterations. What two families compare alike is shown in the one that compares more.
+    """
     scores = trajectory.load(evidence)
     named = evidence.families.dropna(subset=["hash"])
     if scores.empty or named.empty:
@@ -56,6 +59,7 @@ def differences(evidence: Evidence) -> pd.DataFrame:
         if base.empty:
             continue
         title = family if family == suite else f"{suite}, {family}"
+        cells = {label: tuple(sorted(own["hash"])) for label, own in part.groupby("label")}
         for label, found in against_base(values, base.iloc[0]).items():
             interval = found.interval
             if interval.low is None:
@@ -67,9 +71,16 @@ def differences(evidence: Evidence) -> pd.DataFrame:
                     **{"interval": f"[{interval.low:+.3f}, {interval.high:+.3f}]", "seeds": interval.n},
                     **{"draws": int(part["draws"].min()), "value": interval.mean, "zero": 0},
                     **{"low": interval.low, "high": interval.high},
+                    "pair": (dataset, int(iteration), cells[base.iloc[0]], cells[label]),
                 }
             )
-    return pd.DataFrame(made)
+    if not made:
+        return pd.DataFrame()
+    data = pd.DataFrame(made)
+    data = data[data.groupby("panel")["iteration"].transform("nunique") > 1]
+    size = data.groupby("panel")["panel"].transform("size")
+    chosen = data.assign(size=size).sort_values("size", ascending=False, kind="stable").drop_duplicates("pair").index
+    return data[data.index.isin(chosen)].drop(columns="pair").reset_index(drop=True)
 
 
 def losses(evidence: Evidence) -> Chart:

@@ -139,7 +139,7 @@ def _of_budget(rows: Rows, budget: str) -> list[Cell]:
 
 def equivalent(row: dict[str, Any]) -> bool:
     """Whether the 95 % interval of a difference lies within EQUIVALENCE."""
-    return row["low"] is not None and row["low"] >= -EQUIVALENCE and row["high"] <= EQUIVALENCE
+    return verdicts.equivalent((row["low"], row["high"]))
 
 
 def published_steps(claim: dict[str, Any], rows: Rows) -> list[Cell]:

@@ -49,6 +49,13 @@ def of_difference(
     return CONFIRMS if significant and published else INCONCLUSIVE
 
 
+def equivalent(interval: tuple[float | None, float | None]) -> bool:
+    """Whether a variant and its base are shown to be alike: (low, high), the 95 % interval of their difference in dB,
+    lies within +-EQUIVALENCE. False where there is no interval."""
+    low, high = interval
+    return low is not None and high is not None and max(-low, high) <= EQUIVALENCE
+
+
 def of_change(interval: Interval, p: float | None) -> str:
     """A trained network with one thing changed against itself; interval: of the difference in dB over the images, 95 %.
     p: of no difference, Holm's within the question.

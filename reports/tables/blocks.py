@@ -20,7 +20,8 @@ SIGNS = {"secondary": "†", "computed": "‡"}
 LEGEND = {"†": "a secondary source, not the paper itself", "‡": "computed by this project, not printed in the paper"}
 COUNTED = ("quantity", "computed", "counted", "difference", "agreement", "verdict")  # nothing published among them
 COMPARED = ("quantity", "published", "measured", "difference", "95 % interval", "verdict")
-VARIANTS = ("variant", "PSNR", "SSIM", "vs base, 95 %", "paper", "MDE", "verdict")
+ALIKE = f"±{verdicts.EQUIVALENCE}"
+VARIANTS = ("variant", "PSNR", "SSIM", "vs base, 95 %", "paper", "MDE", ALIKE, "verdict")
 DIGITS = {"psnr": 3, "ssim": 4}  # of measured scores
 SCORES = tuple(DIGITS)
 
@@ -271,8 +272,9 @@ def _variants(task: str, dataset: str, part: pd.DataFrame) -> Block:
             cells.append(Cell(text, marks[name].get(key, ""), own))
         ours = measured_source(psnr)
         cells += [Cell(_change(psnr), source=ours), Cell(psnr["published"] or "", source=published_source(psnr))]
-        block.rows.append([*cells, Cell(detectable(psnr["mde"]), source=ours), Cell(psnr["verdict"])])
-    _drop_empty(block, ("paper", "MDE"))
+        alike = Cell("yes" if verdicts.equivalent((psnr["low"], psnr["high"])) else "")
+        block.rows.append([*cells, Cell(detectable(psnr["mde"]), source=ours), alike, Cell(psnr["verdict"])])
+    _drop_empty(block, ("paper", "MDE", ALIKE))
     counts = {rows["params"]["method"]: number(rows["params"]["measured"], "params") for rows in variants.values()}
     block.notes.append("Parameters: " + "; ".join(f"{name}: {count or '-'}" for name, count in counts.items()) + ".")
     block.notes += [
@@ -296,6 +298,8 @@ def _how(part: pd.DataFrame) -> Iterator[str]:
         )
     if psnr["mde"].notna().any():
         yield "MDE: the difference that these seeds would find with power 0.8 after that correction."
+    if any(map(verdicts.equivalent, zip(psnr["low"], psnr["high"], strict=True))):
+        yield f"{ALIKE}: equivalent to the base, for the whole interval lies within {ALIKE} dB."
     if psnr["published"].notna().any():
         signs = dict.fromkeys(SIGNS.get(row, "") for row in psnr["provenance"].dropna())
         legend = "".join(f" {sign} {LEGEND[sign]}." for sign in signs if sign)

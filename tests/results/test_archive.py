@@ -89,6 +89,29 @@ def test_finished_replaces_unfinished_but_not_what_runs(tmp_path, theirs):
     assert len(report.added) == 5
 
 
+@pytest.mark.parametrize("ours", ["nothing", "unfinished", "finished", "other weights"])
+def test_scores_on_the_way_and_other_weights_arrive_with_their_cell(tmp_path, theirs, ours):
+    """With a new cell, over an unfinished one, and beside a finished one of the same weights; never twice."""
+    others = ("scores-1500.parquet", "scores-last-2.parquet", "half.safetensors", "weights-1500.safetensors")
+    source, store = theirs.cell_folder(cell(seed=1).config()), Store(tmp_path / "ours")
+    for name in (*others, "scores-x.parquet", "checkpoint.pt"):
+        (source / name).write_bytes(b"theirs")
+    target = store.cell_folder(cell(seed=1).config())
+    if ours == "unfinished":
+        store.write_status(store.open_cell(cell(seed=1).config()), "failed", reason="killed", step=2)
+    elif ours != "nothing":
+        finish(store, cell(seed=1), rows("baby", "bird"), {"Set5": 2}, **({"weights": "x"} if "other" in ours else {}))
+        (target / others[0]).write_bytes(b"ours")
+    report = import_into(store, source)
+    came = {"finished": others[1:], "other weights": ()}.get(ours, others)
+    assert report.ok and {n for n in others if (target / n).exists()} >= set(came)
+    assert all((target / name).read_bytes() == b"theirs" for name in came)
+    assert ours not in ("finished", "other weights") or (target / others[0]).read_bytes() == b"ours"
+    assert ours != "other weights" or not (target / others[1]).exists()
+    assert not (target / "scores-x.parquet").exists() and not (target / "checkpoint.pt").exists()
+    assert import_into(store, source).present == [source.name]
+
+
 def test_unfinished_never_replaces_finished(tmp_path, theirs):
     store = Store(tmp_path / "ours")
     finish(store, cell("other"), rows("baby"), {"Set5": 1})

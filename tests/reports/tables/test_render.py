@@ -78,6 +78,24 @@ def test_trained_table_in_markdown(store, make):
     )
 
 
+def test_equivalence_is_said_beside_the_verdict(store, make):
+    """Interval within 0.02 dB of the base: said, whether the difference is certain or not; wider ones: nothing."""
+    for seed in range(4):
+        wobble = 0.001 * (-1) ** seed
+        for name, psnr in (("base", 30.0), ("alike", 30.0 + wobble), ("less", 29.99 - wobble), ("far", 29.9)):
+            make.train(store, make.cell(name, seed, num_tokens=len(name)), psnr + seed, 0.9)
+    (block,) = blocks(index.table("smoke", Evidence(store)))
+    column, verdict = block.header.index("±0.02"), block.header.index("verdict")
+    found = {row[0].text: (row[column].text, row[verdict].text) for row in block.rows}
+    assert found == {
+        "base": ("", "base"),
+        "alike": ("yes", "inconclusive"),
+        "less": ("yes", "worse"),
+        "far": ("", "worse"),
+    }
+    assert any(note.startswith("±0.02: equivalent to the base") for note in block.notes)
+
+
 def test_trained_table_in_latex(store, make):
     text = render.render(smoke(store, make), "tex", "A & B")
     assert r"\caption{A \& B. sr-x2 on embedded, smoke budget. Parameters: base: 1,000; ase-off: 1,200; sgn-off" in text
