@@ -137,7 +137,7 @@ class Run:
             if changed:
                 told = ", ".join(f"{k} {before.get(k)} before, {self.circumstances[k]} now" for k in changed)
                 warnings.warn(
-                    f"{self.folder} goes on under other circumstances, so not bit for bit: {told}", stacklevel=2
+                    f"{self.cell.name} goes on under other circumstances, so not bit for bit: {told}", stacklevel=2
                 )
             self.model.load_state_dict(state["model"])
             groups = self.optimizer.state_dict()["param_groups"]
