@@ -10,8 +10,9 @@ from results.evidence import Evidence
 
 CAPTION = "What a scan direction costs: time over that of the light network with its one scan, by size"
 LIGHT = "mambairv2-light"
+OFFICIAL, BEFORE = f"{frames.CODE}mambair-light", "MambaIR-light, 4 scans"
 SHOWN = {f"{LIGHT} scans=0": "no scan", f"{LIGHT} scans=2": "2 scans", f"{LIGHT} scans=4": "4 scans"}
-SHOWN |= {f"{LIGHT} sgn=off": "no sort", f"{LIGHT} ase=off": "no prompts", "mambair-light": "MambaIR-light, 4 scans"}
+SHOWN |= {f"{LIGHT} sgn=off": "no sort", f"{LIGHT} ase=off": "no prompts", "mambair-light": BEFORE, OFFICIAL: BEFORE}
 
 
 def chart(evidence: Evidence) -> Chart:
@@ -27,7 +28,7 @@ def chart(evidence: Evidence) -> Chart:
     base = alt.Chart().encode(
         x=alt.X("pixels:Q", title="pixels of the input", scale=alt.Scale(type="log", padding=30, nice=False)),
         y=alt.Y("ratio:Q", title="time over one scan's", scale=alt.Scale(zero=False, padding=15)),
-        color=alt.Color("network:N", title=None, legend=None, sort=list(SHOWN.values())),
+        color=alt.Color("network:N", title=None, legend=None, sort=list(dict.fromkeys(SHOWN.values()))),
         tooltip=tips,
     )
     quiet = "datum.noise == ''"
@@ -39,22 +40,25 @@ def chart(evidence: Evidence) -> Chart:
         base.mark_text(align="left", dx=6, fontSize=11).encode(text="label:N"),
     ).properties(width=round(PANEL * 2), height=270)
     drawn = layers.facet(panels(data["panel"]), columns=2, data=data).resolve_scale(y="independent", x="independent")
-    slowest = data.loc[data["ratio"].idxmax()]
+    least, most = (data.loc[index] for index in (data["ratio"].idxmin(), data["ratio"].idxmax()))
     text = (
         "Time of one image over that of the light network with one scan on the same machine. Open points: the machine "
-        f"was not quiet. The most is {slowest['times']} times, {slowest['network']} at {slowest['size']}."
+        f"was not quiet. From {least['times']} times ({least['network']}, {least['size']}, {least['panel']}) to "
+        f"{most['times']} ({most['network']}, {most['size']}, {most['panel']})."
     )
     return Chart(drawn, text, data[["panel", "network", "size", "ms", "times", "noise", "of"]])
 
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
     """A row per machine, change and size that the light network was timed at too."""
-    one = {(row["machine"], row["pixels"]): row for row in frame[frame["subject"] == LIGHT].to_dict("records")}
+    bases = frame[frame["subject"].isin((LIGHT, f"{frames.CODE}{LIGHT}"))].to_dict("records")
+    one = {(row["machine"], row["backend"] == "official", row["pixels"]): row for row in bases}
     made = []
     for row in frame[frame["subject"].isin(SHOWN)].sort_values("pixels").to_dict("records"):
-        if (base := one.get((row["machine"], row["pixels"]))) is None:
+        if (base := one.get((row["machine"], row["backend"] == "official", row["pixels"]))) is None:
             continue
         clock = ", processor's time" if row["clock"] == "processor" else ""
+        clock = ", official code" if row["subject"] == OFFICIAL else clock
         told = {"panel": f"{row['machine']}, {row['precision']}{clock}", "network": SHOWN[row["subject"]]}
         told |= {"size": f"{row['height']}x{row['width']}", "pixels": row["pixels"], "ratio": row["ms"] / base["ms"]}
         told |= {"ms": f"{row['ms']:,.4g} and {base['ms']:,.4g}", "times": f"{row['ms'] / base['ms']:.2f}"}

@@ -63,10 +63,10 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
         if own["pixels"].nunique() < 2 or subject not in frames.METHODS:  # `directions` shows what is switched off
             continue
         for row in own.sort_values("pixels").to_dict("records"):
-            kind = "light networks" if row["params"] < LIGHT else "larger networks"
+            kind = "light networks" if (row["params"] or 0) < LIGHT else "larger networks"
             clock = " of the processor" if row["clock"] == "processor" else ""
             told = {"line": frames.name(subject), "pixels": row["pixels"], "size": f"{row['height']}x{row['width']}"}
-            told |= {"whose": "this architecture" if subject.startswith("mambairv2") else "others"}
+            told |= {"whose": frames.whose(subject)}
             told |= {"noise": ", ".join(row["noise"]), "of": f"{row['precision']} {row['launch']}; {row['source']}"}
             for name, quantity in QUANTITIES.items():
                 if row[name] is not None and not pd.isna(row[name]):

@@ -60,7 +60,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
         told = {"panel": row["machine"], "network": frames.name(row["subject"]), "time": row["ms"]}
         told |= {"how": f"{row['precision']} {row['launch']}", "ms": f"{row['ms']:,.4g}", "gib": gib}
         told |= {"memory": f"{gib:.2f} GiB" if gib else "not known", "psnr": published.number(score["value"])}
-        told |= {"whose": "this architecture" if row["subject"].startswith("mambairv2") else "others"}
+        told |= {"whose": frames.whose(row["subject"])}
         source = f"{score['table']}, {score['provenance']}: {score['source']}"
         made.append(told | {"PSNR": score["value"], "of": f"score: {source}; time: {row['source']}"})
     return pd.DataFrame(made)

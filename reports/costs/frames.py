@@ -14,21 +14,27 @@ OFFICIAL |= {"mambairv2-large": "MambaIRv2-L", "mambair": "MambaIR", "mambair-li
 PEERS = {"swinir-light": "SwinIR-light", "srformer-light": "SRFormer-light", "omnisr": "OmniSR", "craft": "CRAFT"}
 PEERS |= {"atd-light": "ATD-light", "span": "SPAN", "swinir": "SwinIR", "hat": "HAT", "dat": "DAT", "rcan": "RCAN"}
 PEERS |= {"atd": "ATD", "rgt": "RGT", "plksr": "PLKSR"}
+CODE = "official-"  # before the subject: the authors' own code
 METHODS = {**OFFICIAL, **PEERS}  # names in the published tables, or as its paper has it, by subject
+METHODS |= {f"{CODE}{subject}": method for subject, method in OFFICIAL.items()}
 EXACT = ("tf32x3", "fp32")  # precisions of float32's accuracy, the faster one first
 OPERATIONS = 2  # of a multiply-add
 PRODUCTS = {"tf32x3": 3}  # of TF32 for one
+MAY_LACK = ("p10_ms", "p90_ms", "mib", "bytes", "params")  # columns that are None where it is not known
+STACK = ("torch", "triton")
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
+SPREAD = 0.1  # (p90 - p10) / median, beyond which a time is not one of a quiet machine
 KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width")
 
 
 def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
     """A row per point that has a time, the latest of each machine: KEEP, pixels (of a call), machine, ms, p10_ms,
-    p90_ms, mib, noise, clock, bytes, source, and the machine's rates.
+    p90_ms, mib, noise, clock, bytes, params, source, and the machine's rates. Of the committed sweeps, and of profiles
+    where no sweep has the point.
 
     clock: "wall", or "processor" where the machine was busy and the processor's own time is known: then `ms` is that.
     """
-    found: dict[tuple, Row] = {}
+    found = profiled() if sweeps is None else {}
     for sweep in committed.load() if sweeps is None else sweeps:
         machine, rates = machine_name(sweep["machine"]), (sweep["rates"] or [{}])[-1]
         for row in (row for row in sweep["rows"] if row["status"] == "ok"):
@@ -38,9 +44,34 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
             told |= {"clock": "processor" if busy else "wall", "ms": row["cpu_ms"] if busy else row["median_ms"]}
             told |= {name: None if busy else row[name] for name in ("p10_ms", "p90_ms")}
             told |= {"mib": row["peak_mib"], "noise": row["noise"], "bytes": row.get("bytes"), "rates": rates}
-            found[(machine, row["key"])] = told | {"source": source(sweep), "params": row["params"]}
-    frame = pd.DataFrame(list(found.values()))
-    return frame if len(frame) else pd.DataFrame(columns=[*KEEP, "pixels", "machine", "clock", "ms", "mib", "noise"])
+            key = machine, *(told[name] for name in KEEP)
+            found[key] = told | {"source": source(sweep), "params": row["params"]}
+    columns = [*KEEP, "pixels", "machine", "clock", "ms", "noise", "source", "rates", *MAY_LACK]
+    frame = pd.DataFrame(list(found.values()), columns=columns)
+    for name in MAY_LACK:
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame
+
+
+def profiled() -> dict[tuple, Row]:
+    """The same of `profile --preset goals`, by machine and KEEP; rates are those of goals.json."""
+    found: dict[tuple, Row] = {}
+    machines = measured.goals()["machines"]
+    for profile in measured.profiles():
+        environment = profile["environment"]
+        machine, rates = machine_name(environment), machines.get(environment["device"], {}).get("rates", {})
+        told = {"machine": environment, "file": profile["file"], "runs": [environment]}
+        for row in (row for row in profile["rows"] if row["status"] == "ok" and not row.get("source")):
+            subject = " ".join([row["model"], *(f"{name}={value}" for name, value in row["overrides"].items())])
+            spread = (row["p90_ms"] - row["p10_ms"]) / row["median_ms"]
+            own = {"subject": subject, **{name: row[name] for name in KEEP if name != "subject"}}
+            own |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine, "clock": "wall"}
+            own |= {"ms": row["median_ms"], "p10_ms": row["p10_ms"], "p90_ms": row["p90_ms"], "mib": row["peak_mib"]}
+            own |= {"noise": [f"readings spread by {spread:.0%}"] if spread > SPREAD else [], "bytes": None}
+            params = next((one["params"] for (name, *_), one in counted().items() if name == subject), None)
+            own |= {"rates": rates, "params": params, "source": source(told)}
+            found[(machine, *(own[name] for name in KEEP))] = own
+    return found
 
 
 def untimed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
@@ -62,7 +93,7 @@ def machine_name(machine: Row) -> str:
 def source(sweep: Row) -> str:
     """Where, by which command, of which commit and when."""
     run, machine = sweep["runs"][-1], sweep["machine"]
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "triton"))
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if name in STACK)
     told = f"results/measured/{sweep['file']}: {run['command']}, commit {machine['commit'][:10]}"
     return f"{told}, {machine_name(machine)}, {versions}, {run['started'][:10]}"
 
@@ -70,13 +101,18 @@ def source(sweep: Row) -> str:
 def name(subject: str) -> str:
     """As the tables call it: "MambaIRv2-light scans=2"."""
     first, _, rest = subject.partition(" ")
-    return f"{METHODS.get(first, first)} {rest}".strip()
+    code = ", official code" if first.startswith(CODE) else ""
+    return f"{METHODS.get(first, first)}{code} {rest}".strip()
+
+
+def whose(subject: str) -> str:
+    return "this architecture" if subject.removeprefix(CODE).startswith("mambairv2") else "others"
 
 
 def fastest(frame: pd.DataFrame) -> pd.DataFrame:
     """Of the launch modes of a point the faster one."""
     keys = [name for name in (*KEEP, "machine") if name != "launch"]
-    return frame.loc[frame.groupby(keys)["ms"].idxmin()].reset_index(drop=True) if len(frame) else frame
+    return frame.loc[frame.groupby(keys, sort=False)["ms"].idxmin()].reset_index(drop=True) if len(frame) else frame
 
 
 def exact(frame: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +136,11 @@ def counted() -> dict[tuple[str, str, int, int], Row]:
 def multiply_adds(subject: str, task: str, pixels: int) -> float | None:
     """Of one image forward, by the clean count: the line through the sizes that were counted, in pixels. Padding, which
     is a few per cent at most, is that of the counted sizes."""
-    own = [(h * w, row["macs"]) for (name, its, h, w), row in counted().items() if (name, its) == (subject, task)]
+    own = [
+        (h * w, row["macs"])
+        for (name, its, h, w), row in counted().items()
+        if (name, its) == (subject.removeprefix(CODE), task)
+    ]
     if len(own) < 2:
         return next((macs for size, macs in own if size == pixels), None)
     (small, low), (large, high) = min(own), max(own)

@@ -19,6 +19,8 @@ TABLE = ("network", "params", "published", "GMAC", "as the paper", "published", 
 TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "PSNR Urban100")
 DIRECTIONS = ("size", "precision", "0 scans", "1", "2", "4", "4 over 1", "SGN off", "ASE off", "MambaIR-light (4)")
 UNTIMED = ("network", "why", "points")
+MEASURED = "results/measured/"
+COUNTED = f"{MEASURED}measured/counted/networks.json: runner.py complexity --swept"
 LIGHT = "mambairv2-light"
 WAYS = {"0 scans": "scans=0", "1": "", "2": "scans=2", "4": "scans=4", "SGN off": "sgn=off", "ASE off": "ase=off"}
 PASSES = {"fp32": "fp32", "tf32x3": "tf32", "tf32": "tf32", "bf16": "bf16"}  # the rate that bounds a precision
@@ -40,11 +42,11 @@ def growth() -> list[Block]:
             later = exponent(large["pixels"], large["ms"]) if len(large) > 2 else None
             texts += [figure(later.slope, 3), span(later.low, later.high)] if later else ["", ""]
             held = own[own["mib"].notna()]
-            memory = exponent(held["pixels"], held["mib"]) if len(held) > 2 else None
+            memory = exponent(held["pixels"], held["mib"].astype(float)) if len(held) > 2 else None
             texts += [figure(memory.slope, 3), span(memory.low, memory.high)] if memory else ["", ""]
             texts += [_size(own, edge) for edge in proportional(own["pixels"].tolist(), own["ms"].tolist())]
             rows.append([Cell(costs.name(subject)), Cell(precision), *_cells(texts, own)])
-        blocks += _block(f"{machine}{_clock(part)}:", GROWTH, rows, part, left=2)
+        blocks += _block(f"{machine}{_clock(part)}:", GROWTH, rows, left=2)
     return blocks
 
 
@@ -59,11 +61,12 @@ def table() -> list[Block]:
         rows = []
         for row in part.sort_values("ms").to_dict("records"):
             subject, method = row["subject"], costs.METHODS.get(row["subject"], "")
-            count = counts.get((subject, row["task"], *costs.IMAGE), {})
-            macs = count.get("macs")
+            count = counts.get((subject.removeprefix(costs.CODE), row["task"], *costs.IMAGE))
+            macs = count and count["macs"]
             backend = f" {row['backend']}" if row["backend"] == "mamba_ssm" else ""
             told = [figure(macs and macs / 1e9), figure(count and count["macs_paper"] / 1e9)]
-            counted = [Cell(text, source=COUNTED) for text in (f"{row['params']:,}", *told)]
+            params = "" if row["params"] is None else f"{row['params']:,.0f}"
+            counted = [Cell(text, source=COUNTED) for text in (params, *told)]
             rate = costs.OPERATIONS * macs / (row["ms"] / 1e3) if macs else None
             texts = [f"{row['precision']}{backend} {row['launch']}", _time(row), span(row["p10_ms"], row["p90_ms"])]
             texts += [figure(row["mib"]), figure(1e6 * row["ms"] / row["pixels"], 3), figure(rate and rate / 1e12, 3)]
@@ -71,11 +74,8 @@ def table() -> list[Block]:
             cells = [Cell(costs.name(subject)), counted[0], _printed(method, "params"), counted[1], counted[2]]
             cells += [_printed(method, "macs"), *(Cell(text, source=row["source"]) for text in texts)]
             rows.append([*cells, _printed(method, "psnr", "Urban100")])
-        blocks += _block(f"{machine}{_clock(part)}:", TABLE, rows, part, left=1)
+        blocks += _block(f"{machine}{_clock(part)}:", TABLE, rows, left=1)
     return blocks
-
-
-COUNTED = "results/measured/counted/networks.json: runner.py complexity --swept"
 
 
 def directions() -> list[Block]:
@@ -98,7 +98,7 @@ def directions() -> list[Block]:
             noisy = " (noisy)" if found["4"]["noise"] or found["1"]["noise"] else ""
             texts |= {"size": size, "precision": precision, "4 over 1": f"{ratio:.2f}{noisy}"}
             rows.append(_cells([texts[label] for label in DIRECTIONS], own))
-        blocks += _block(f"{machine}{_clock(part)}, ms:", DIRECTIONS, rows, part, left=2)
+        blocks += _block(f"{machine}{_clock(part)}, ms:", DIRECTIONS, rows, left=2)
     return blocks
 
 
@@ -110,7 +110,7 @@ def untimed() -> list[Block]:
         for (status, reason), own in part.groupby(["status", "reason"], sort=False):
             names = ", ".join(dict.fromkeys(map(costs.name, own["subject"])))
             rows.append([Cell(names), Cell(f"{status}: {reason}", source=own.iloc[0]["source"]), Cell(str(len(own)))])
-        blocks += _block(f"{machine}:", UNTIMED, rows, part, left=2)
+        blocks += _block(f"{machine}:", UNTIMED, rows, left=2)
     return blocks
 
 
@@ -148,12 +148,13 @@ def _cells(texts: Sequence[str], own: pd.DataFrame) -> list[Cell]:
     return [Cell(text, source=own.iloc[0]["source"]) for text in texts]
 
 
-def _block(heading: str, header: Sequence[str], rows: list[list[Cell]], part: pd.DataFrame, left: int) -> list[Block]:
+def _block(heading: str, header: Sequence[str], rows: list[list[Cell]], left: int) -> list[Block]:
     if not rows:
         return []
     kept = [i for i in range(len(header)) if any(row[i].text for row in rows)]
     cells = [[row[i] for i in kept] for row in rows]
-    notes = [f"- `{text}`" for text in dict.fromkeys(part["source"])]
+    used = dict.fromkeys(cell.source for row in cells for cell in row if cell.source.startswith(MEASURED))
+    notes = [f"- `{text}`" for text in used if text != COUNTED]
     if any(cell.text.endswith(("~", "(noisy)")) for row in cells for cell in row):
         notes.insert(0, "~: the machine was not quiet; the file says in what way.")
     return [Block(heading, tuple(header[i] for i in kept), cells, notes, tuple(range(left)))]

@@ -34,8 +34,8 @@ def count(variant: str | None, show: Callable[[list[str]], None]) -> None:
                 rows[-1] |= of_subject(subject, Task.parse(task), size)
                 told = rows[-1].get("reason") or f"{rows[-1]['params']:,} parameters, {rows[-1]['macs'] / 1e9:,.2f} G"
                 show([f"{subject}, {task}, input {size[0]}x{size[1]}: {told}"])
-    record = environment.describe("cpu", "reference") | {"command": environment.command(), "finished": records.now()}
-    records.write_json(measured.NETWORKS, {"environment": record, "rows": rows})
+    made = {"command": environment.command(), "finished": records.now(), **environment.describe("cpu", "reference")}
+    records.write_json(measured.NETWORKS, {"environment": made, "rows": rows})
 
 
 def of_subject(subject: str, task: Task, size: tuple[int, int]) -> dict[str, Any]:

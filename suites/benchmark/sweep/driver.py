@@ -24,7 +24,7 @@ from suites.progress import counted, duration
 
 LIMIT_S = {"cuda": 60.0, "cpu": 600.0}  # of a point
 START_S = 300.0  # until a process has imported what it needs
-COMPILE_S, COMPILE_SHARE = 150.0, 0.2  # of all compiling: at most so long, and this share of the seconds allowed
+COMPILE_S, COMPILE_SHARE = (60.0, 150.0), 0.2  # of all compiling: this share of the seconds allowed, within these
 CALLS, BESIDE_S = 10, 1.0  # of a point: the first, the readings, a reference that is slower; and what it takes besides
 TOO_MUCH = {"oom": "did not fit", "timeout": "took too long"}
 
@@ -86,7 +86,8 @@ class Sweep:
         if not chosen:
             return
         self.say(f"compiling the kernels of {counted(len(chosen), 'network')}; nothing is timed meanwhile")
-        deadline = time.monotonic() + min(COMPILE_S, COMPILE_SHARE * self.seconds)
+        least, most = COMPILE_S  # what is ended early is compiled again, one by one, by the first calls
+        deadline = time.monotonic() + min(most, max(least, COMPILE_SHARE * self.seconds))
         result: list[dict[str, Any]] = []
 
         def work() -> None:
