@@ -17,7 +17,7 @@
     if (target) target.scrollIntoView();
   };
   addEventListener("hashchange", reveal);
-  addEventListener("beforeprint", () => all("details").forEach((node) => { node.open = true; }));
+  addEventListener("beforeprint", () => all("details:not(.numbers)").forEach((node) => { node.open = true; }));
 
   // Where a number comes from: on hover, and on focus, which the arrow keys move inside a table.
   const tip = document.getElementById("tip");
