@@ -4,7 +4,7 @@ PYTHON ?= python3
 RESULTS ?= results/runs
 BIN := .venv/bin
 
-.PHONY: smoke test faults slurm bench lint setup clean
+.PHONY: smoke test faults fuzz slurm bench lint setup clean
 .DELETE_ON_ERROR:
 
 smoke: setup
@@ -27,6 +27,11 @@ faults: setup
 slurm: setup
 	@folder=$$(mktemp -d) && tests/slurm/start $$folder && { SLURM_CONF=$$folder/slurm.conf OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest tests/slurm; status=$$?; tests/slurm/stop $$folder; sleep 1; rm -rf $$folder; exit $$status; }
+
+# Damaged and hostile files and words, as many as SECONDS allow; FUZZ_LOG=FILE gets the number of cases (SECURITY.md).
+SECONDS ?= 600
+fuzz: setup
+	FUZZ_SECONDS=$(SECONDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
 # Every way of taking an operator, a layer, a network, each checked and then timed; BENCH=--benchmark-json=FILE to keep it.
 bench: setup

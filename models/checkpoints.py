@@ -18,6 +18,7 @@ from models.errors import ModelError
 KEYS = ("params_ema", "params", "state_dict", "model")
 PARALLEL = "module."  # DistributedDataParallel and DataParallel put it before every name
 DERIVED = "relative_position_index_SA"  # in official state dicts, though every network computes it
+SHARED = 16  # how often tensors of a file may share one memory
 SHOWN = 3  # tensors named in a message
 SHOWN_TEXT = 40  # letters of a text file
 
@@ -31,11 +32,15 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     content = Path(path).read_bytes()
     try:
         # A safetensors file is the length of its header, then the header's JSON.
-        return load(content) if content[8:9] == b"{" else _tensors(_unpickle(content), str(path))
+        state = load(content) if content[8:9] == b"{" else _tensors(_unpickle(content), str(path))
     except ModelError:
         raise
     except Exception as error:  # whatever a parser trips over in bytes that are already read
         raise ModelError(f"{path}: {_what(content, error)}") from error
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if size > SHARED * len(content):  # views that repeat one number cost nothing until they are copied
+        raise ModelError(f"{path}: its tensors would take {size} bytes, and the file has {len(content)}: refused")
+    return state
 
 
 def _what(content: bytes, error: Exception) -> str:

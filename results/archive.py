@@ -4,6 +4,7 @@ A member of an archive is taken only when it is one of the store's own file name
 is written to a path made here, never to the one the archive asks for; links, devices and everything else are left out.
 """
 
+import math
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from results.records import StoreError, guarded
 from results.store import EVALUATIONS, Store, is_hash
 
 SCRATCH = ".import-"
+LEAST, RATIO = 2**30, 200  # an archive may unpack to so many bytes, or to so many times its own
+LIMIT_VARIABLE = "MAMBAIR_BENCH_MAX_IMPORT"
 CELL_FILES = (
     *("config.json", "environment.json", "status.json"),
     *("scores.parquet", "train.jsonl", "weights.safetensors"),
@@ -139,7 +142,9 @@ def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
         members = _tar_members(path, report)
     else:
         raise StoreError(f"{path} is no archive that can be read: give a .zip, .tar.gz, .tgz, .tar, or a folder")
-    count = 0
+    count, room = 0, math.inf
+    if not path.is_dir():
+        room = int(os.environ.get(LIMIT_VARIABLE, max(LEAST, RATIO * path.stat().st_size)))
     try:
         for name, opened in members:
             target = _place(name)
@@ -150,7 +155,7 @@ def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
             if (scratch / target).exists():
                 report.refused.append(f"{name}: the archive holds {target} twice; the first is taken")
                 continue
-            _copy(opened, scratch / target)
+            room -= _copy(opened, scratch / target, room)
             count += 1
     except StoreError:
         raise
@@ -174,13 +179,21 @@ def _place(name: str) -> Path | None:
     return Path(parts[-2], parts[-1]) if parts[-1] in CELL_FILES or OTHERS.fullmatch(parts[-1]) else None
 
 
-def _copy(source: IO[bytes], target: Path) -> None:
+def _copy(source: IO[bytes], target: Path, room: float) -> int:
+    """Bytes copied. Raises StoreError when they are more than `room`."""
+    count = 0
     with source:
         with guarded(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             file = open(target, "wb")  # noqa: SIM115  (closed below: errors of reading and of writing are told apart)
         try:
             while chunk := source.read(1 << 20):
+                count += len(chunk)
+                if count > room:
+                    raise StoreError(
+                        "the archive unpacks to far more than results do: refused before it fills the disk; "
+                        f"{LIMIT_VARIABLE}=BYTES in the environment raises the limit, for one that you trust"
+                    )
                 with guarded(target):
                     file.write(chunk)
             with guarded(target):
@@ -189,6 +202,7 @@ def _copy(source: IO[bytes], target: Path) -> None:
         finally:
             with guarded(target):
                 file.close()  # which writes what a full disk has refused once more
+    return count
 
 
 def _folder_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -1,11 +1,16 @@
 """One picture from a file: what is accepted, and what is refused with one clear line."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# A file of a few bytes can ask for any number of pixels. Pillow's own limit, half of this and for the whole process,
+# warns where it should refuse.
+MAX_PIXELS, LIMIT_VARIABLE = 2**28, "MAMBAIR_BENCH_MAX_PIXELS"
+Image.MAX_IMAGE_PIXELS = None
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 
 
@@ -20,16 +25,24 @@ def load_picture(path: Path, *, alpha: bool = False) -> np.ndarray:
     colour profile is not. Opaque alpha is dropped. alpha=True keeps alpha, opaque or not: [H, W, 2] or [H, W, 4].
 
     Raises DataError for a file that is missing, damaged or no picture, for one of several frames, for 16 bits and
-    floating point, for CMYK and other colour spaces, and (alpha=False) for transparent pixels.
+    floating point, for CMYK and other colour spaces, (alpha=False) for transparent pixels, and for more than MAX_PIXELS
+    pixels, or than LIMIT_VARIABLE says in the environment.
     """
-    path = Path(path)
+    path, limit = Path(path), int(os.environ.get(LIMIT_VARIABLE, MAX_PIXELS))
     try:
         with Image.open(path) as image:
+            if image.width * image.height > limit:
+                raise DataError(
+                    f"{path} has {image.width} x {image.height} pixels, and the limit is {limit} pixels: "
+                    f"{LIMIT_VARIABLE}=N raises it, for a file that you trust"
+                )
             deep = _is_deep(image)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             transparency = "transparency" in image.info
             image = ImageOps.exif_transpose(image)
             image.load()
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except UnidentifiedImageError:

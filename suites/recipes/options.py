@@ -7,6 +7,7 @@ the file is passed over. Weights to start from are named with --init, since a pa
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -59,11 +60,14 @@ class _Keys:
         self.file = file
         try:
             tree = yaml.safe_load(file.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
             raise SpecError(f"--options {file} cannot be read as YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(tree, dict):
             raise SpecError(f"--options {file} holds no options of BasicSR (a file with datasets, network_g and train)")
-        self.left = dict(_leaves(tree))
+        leaves = list(islice(_leaves(tree), LEAVES + 1))
+        if len(leaves) > LEAVES:  # a few lines of aliases of aliases can say any number
+            raise SpecError(f"--options {file} holds more than {LEAVES} values")
+        self.left = dict(leaves)
 
     def take(self, key: str, default: Any = REQUIRED) -> Any:
         """The value of a key. Raises SpecError where it is missing and has no default."""
@@ -99,6 +103,9 @@ class _Keys:
 
     def error(self, key: str, what: str) -> SpecError:
         return SpecError(f"--options {self.file.name}: {key} {what}")
+
+
+LEAVES = 10_000  # of a file; official ones have about a hundred
 
 
 def _leaves(tree: Mapping[Any, Any], before: str = "") -> Any:
