@@ -63,6 +63,16 @@ class Outcome:
         return [f"{summary} in {duration(self.seconds)}", *reasons]
 
 
+def dealt(cells: Sequence[Cell], count: int) -> list[list[Cell]]:
+    """`count` groups in turn, every second round backwards: variants that come again seed by seed, some of which take
+    longer, then do not always fall to the same group."""
+    groups: list[list[Cell]] = [[] for _ in range(count)]
+    for position, cell in enumerate(cells):
+        turn, place = divmod(position, count)
+        groups[place if turn % 2 == 0 else count - 1 - place].append(cell)
+    return groups
+
+
 @dataclass
 class _Running:
     """A process and its cells by name. ends: the last word of each cell: a "done", "failed", "busy" or "stopped".
@@ -243,7 +253,7 @@ class _Engine:
         self.attempts = {planned.cell.name: 1 if planned.state == "failed" else 2 for planned in todo}
         cells = [planned.cell for planned in todo]
         count = len(cells) if concurrent == 1 else min(len(cells), self.launcher.capacity)
-        self.queue.extend(cells[index::count] for index in range(count))
+        self.queue.extend(dealt(cells, count))
         capacity = min(self.launcher.capacity, count) * concurrent
         with interruptible(), Display(self.console, len(todo), capacity, self._waiting) as display:
             try:

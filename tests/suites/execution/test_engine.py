@@ -229,6 +229,17 @@ def test_several_cells_of_a_process_end_each_for_itself(tmp_path, monkeypatch):
     assert [starts(store, cell) for cell in which.cells] == [1, 2, 1, 1]
 
 
+def test_no_variant_falls_to_one_process_seed_after_seed():
+    """Six variants, four seeds, two processes: each process gets every variant twice, and half of every seed."""
+    cells = [(seed, variant) for seed in range(4) for variant in "abcdef"]
+    groups = engine.dealt(cells, 2)
+    assert sorted([*groups[0], *groups[1]]) == cells
+    for group in groups:
+        assert sorted(variant for _, variant in group) == sorted("abcdef" * 2)
+        assert sorted(seed for seed, _ in group) == sorted([0, 1, 2, 3] * 3)
+    assert engine.dealt(cells, 1) == [cells] and engine.dealt(cells, 24) == [[cell] for cell in cells]
+
+
 def test_a_cell_that_had_not_begun_when_its_process_died_has_lost_no_attempt(tmp_path, monkeypatch):
     store, which = Store(tmp_path), suite("a", "b")
     for variant in "ab":
