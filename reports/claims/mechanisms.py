@@ -30,28 +30,30 @@ STEPS = 64  # back in a scan, at which sorted and raster order are compared
 
 def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[list[Cell], str]:
     """What the changes of a claim cost trained weights, on the largest set of each, and what that says of it; no word
-    where it names no changes. Smaller sets count where they are certain of an effect: few pictures show no equivalence.
+    where it names no changes. Smaller sets are counted beside that: few pictures show no equivalence.
     """
     frame = frames.get(interventions.NAME, pd.DataFrame(columns=["method"]))
     rows = [row for row in frame.to_dict("records") if row["method"] in claim.get("changes", ())]
     rows = [row for row in rows if row["difference"] is not None and row["low"] is not None]
     if not rows:
         return [], NOT_RUN if "changes" in claim else ""
-    largest: dict[tuple[str, str, str], dict[str, Any]] = {}
+    sizes: dict[tuple[str, str, str], int] = {}
     for row in rows:
-        key = row["method"], row["task"], row["setting"]
-        if key not in largest or FULL_SETS.get(row["dataset"], 0) > FULL_SETS.get(largest[key]["dataset"], 0):
-            largest[key] = row
+        sizes[_key(row)] = max(sizes.get(_key(row), 0), FULL_SETS.get(row["dataset"], 0))
+    telling = [row for row in rows if FULL_SETS.get(row["dataset"], 0) == sizes[_key(row)]]
     several = len(claim["changes"]) > 1
     found = []
-    for row in largest.values():
+    for row in telling:
         name = f"{row['method']}, " if several else ""
         found.append([Cell(f"{name}{_weights(row)} {row['dataset']} "), _measured(row)])
     words = Counter(row["verdict"] for row in rows)
     told = ", ".join(f"{word} on {count} of {len(rows)} sets" for word, count in words.items())
-    telling = [row for row in rows if row in largest.values() or row["verdict"] in (verdicts.COSTS, verdicts.GAINS)]
     word = _word(Counter(row["verdict"] for row in telling), len(telling), claim.get("expects", "loss"))
     return [*_listed(found), Cell(f"; {told}")], word
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["method"], row["task"], row["setting"]
 
 
 def _word(words: Counter[str], count: int, expects: str) -> str:

@@ -38,11 +38,14 @@ def maps(records: list[Record], network: str, image: str) -> tuple[np.ndarray, n
 
 
 def draw(records: list[Record], path: Path) -> None:
-    """A row of maps per network, of the first WINDOWS images; below, every image's DI."""
+    """A row of maps per network, of the first WINDOWS images; below, every image's DI. Of the task that most are of: at
+    another scale another window is the hardest."""
     import matplotlib
     from matplotlib.patches import Rectangle
 
     style.check(records, "lam")
+    tasks = [record.key["task"] for record in records]
+    records = [record for record in records if record.key["task"] == max(tasks, key=tasks.count)]
     found = indices(records)
     images, networks = list(found.index[:WINDOWS]), list(found.columns)
     with matplotlib.rc_context(style.FONT):

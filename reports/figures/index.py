@@ -32,10 +32,14 @@ class Figure:
 
 
 def of(evidence: Evidence, analysis: str, *sets: str) -> list[Record]:
-    """What there is of an analysis on these sets, or on all, of networks without an intervention, by name."""
+    """What there is of an analysis on these sets, or on all, of networks without an intervention, by name.
+
+    A set that is not whole is shown only where no whole one is there.
+    """
     found = [one for one in evidence.analyses if one.key["analysis"] == analysis]
     found = [one for one in found if one.key["parameters"].get("intervention", "unchanged") == "unchanged"]
     found = [one for one in found if not sets or one.key["dataset"] in sets]
+    found = [one for one in found if one.complete] or found
     return sorted(found, key=lambda one: (one.key["model"], network_name(one), one.key["dataset"]))
 
 

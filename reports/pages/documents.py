@@ -14,7 +14,7 @@ import pandas as pd
 
 from reports import claims
 from reports.figures import curve
-from reports.pages import performance, pilot, report
+from reports.pages import analysed, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.render import text_grid
 from results import measured, records
@@ -29,6 +29,8 @@ Tables = Mapping[str, Callable[[], str]]
 def tables() -> dict[str, Tables]:
     """What makes the tables of each document, by its file's name."""
     return {
+        "analyses.md": analysed.tables(_committed),
+        "classes.md": {"classes": lambda: analysed.class_table(_committed().analyses)},
         "findings.md": {name: partial(_claims, name) for name in claims.SECTIONS},
         "performance.md": performance.tables(),
         "pilot.md": pilot.tables(pilot.load()),

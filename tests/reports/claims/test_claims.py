@@ -113,7 +113,8 @@ def test_what_weights_do_without_is_not_used(store, monkeypatch):
     assert report.text_of(found.weights) == told and found.tables == ["interventions"]
     assert rows(none, ("BSD100", *unsure[1:])).level == claims.OPEN
     costs = ("Set5", -0.4, -0.5, -0.3, "costs")
-    assert rows(none, costs).verdict.startswith("weights: confirmed")
+    assert rows(none, costs).verdict.startswith("weights: no effect")
+    assert rows(none, ("BSD100", *costs[1:])).verdict.startswith("weights: confirmed")
     four = {"name": "scans", "method": "scan/directions-4"}  # claimed to gain nothing
     assert [rows(each, **four).level for each in (none, costs)] == [claims.HOLDS, claims.HOLDS]
     assert rows(("Set5", 0.4, 0.3, 0.5, "gains"), **four).level == claims.FAILS
