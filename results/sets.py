@@ -12,6 +12,10 @@ FULL_SETS = {
 }
 
 
+# Budgets of trainings, small first; only what is called "paper" is a published schedule.
+BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "recovery", "paper")
+
+
 def place(dataset: str) -> int:
     """Of a set in a table: the whole sets in their order, then all others."""
     order = list(FULL_SETS)

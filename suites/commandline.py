@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from rich.console import Console
 from typer import Argument, Context, Option, Typer, launch
 
+from results.sets import BUDGETS
 from suites.interruption import interruptible
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +117,7 @@ WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also wh
 Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]
 Vary = Annotated[list[str] | None, Option("--vary", help="KEY=VALUE ... of --network's class: once more, so changed")]
 Seeds = Annotated[str | None, Option(help="0,1,2")]
-BudgetName = Annotated[str | None, Option(help="smoke, reduced, reduced-bf16, long-bf16, recovery or paper")]
+BudgetName = Annotated[str | None, Option(help=f"{', '.join(BUDGETS[:-1])} or {BUDGETS[-1]}")]
 Init = Annotated[Path | None, Option("--init", help="weights that every cell starts from; they must fit in whole")]
 InitNew = Annotated[str | None, Option("--init-new", help="globs of tensors, by commas, that start new all the same")]
 InitWithout = Annotated[str | None, Option("--init-without", help="globs of tensors that only the file has")]
@@ -382,8 +383,7 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield f"models: {', '.join(models.names())}; baselines bicubic, identity"
     yield from ("datasets:", *data_lines("list", data)[0])
     yield f"tables: {', '.join(published.names())}"
-    budgets = "smoke, reduced, reduced-bf16, long-bf16, recovery, paper"
-    yield f"tables of what is stored, once it is: claims, sensitivity, interventions, prompt-quality, {budgets}"
+    yield f"tables of what is stored, once it is: claims, sensitivity, interventions, prompt-quality, {', '.join(BUDGETS)}"
 
 
 def check_writable(path: Path | None) -> None:

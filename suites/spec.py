@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from results.sets import official_protocol
+from results.sets import BUDGETS, official_protocol
 
 RESTORATION_LEVELS = {"sr": (2, 3, 4), "denoise": (15, 25, 50), "jpeg": (10, 20, 30, 40)}
 ROUTINGS = ("gumbel", "argmax")
@@ -208,7 +208,7 @@ class Budget:
     milestones: last iterations at a learning rate, multiplied by gamma after each. charbonnier_eps is added unsquared.
     """
 
-    name: Literal["smoke", "reduced", "reduced-bf16", "long-bf16", "recovery", "paper"]
+    name: str  # of BUDGETS
     iterations: int
     batch: int = 32
     patch: int = 64
@@ -223,6 +223,7 @@ class Budget:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
+        check_choice("budget", self.name, BUDGETS)
         check_choice("loss", self.loss, LOSSES)
         for name in ("iterations", "batch", "patch", "accumulate", "checkpoint_every"):
             if getattr(self, name) < 1:

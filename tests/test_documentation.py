@@ -125,7 +125,7 @@ def test_every_command_in_the_text_has_the_options_that_are_named(document, comm
 def checkout(tmp_path, monkeypatch) -> Path:
     """A folder that looks like the checkout, so that nothing is written into the real one."""
     for path in ROOT.iterdir():
-        if path.name in ("docs", "results", "reports", "suites", "models", "runner.py", "analyse.py"):
+        if path.name in ("docs", "results", "reports", "suites", "models", "runner.py", "analyse.py", "score.py"):
             (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MAMBAIR_BENCH_DATA", raising=False)

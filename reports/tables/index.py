@@ -16,10 +16,10 @@ from reports.tables.analyses import interventions, prompt_quality
 from reports.tables.rows import COLUMNS, TableError
 from results import published
 from results.evidence import Evidence
+from results.sets import BUDGETS
 
 # Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
 RECORDED = {module.NAME: module for module in (sensitivity, interventions, prompt_quality)}
-BUDGETS = ("smoke", "reduced", "reduced-bf16", "long-bf16", "recovery", "paper")
 
 
 def names(evidence: Evidence) -> list[str]:
