@@ -383,7 +383,8 @@ def list_lines(data: Path | None) -> Iterable[str]:
     yield f"models: {', '.join(models.names())}; baselines bicubic, identity"
     yield from ("datasets:", *data_lines("list", data)[0])
     yield f"tables: {', '.join(published.names())}"
-    yield f"tables of what is stored, once it is: claims, sensitivity, interventions, prompt-quality, {', '.join(BUDGETS)}"
+    stored = ("claims", "sensitivity", "interventions", "prompt-quality", *BUDGETS)
+    yield f"tables of what is stored, once it is: {', '.join(stored)}"
 
 
 def check_writable(path: Path | None) -> None:
