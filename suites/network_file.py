@@ -59,6 +59,7 @@ class NetworkFile:
             raise SpecError(f"{label} cannot be built: {type(error).__name__}: {error}") from error
         if not isinstance(network, nn.Module):
             raise SpecError(f"{label} makes a {type(network).__name__}, not a torch.nn.Module")
+        network.register_forward_pre_hook(_contiguous)
         return network
 
     def key(self) -> dict[str, Any]:
@@ -67,6 +68,11 @@ class NetworkFile:
         source: SHA-256 of the file alone; what it imports is not in it. Raises SpecError when it cannot be read.
         """
         return {"class": self.name, "source": user_file.source_of(self.path), "arguments": dict(self.arguments)}
+
+
+def _contiguous(_: "nn.Module", inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Pictures come channels last and as parts of others, which a forward with `x.view(...)` does not take."""
+    return tuple(x.contiguous() for x in inputs)
 
 
 def given(network: Path | None, changes: Sequence[str] | None = None) -> "Path | NetworkFile | None":

@@ -88,6 +88,14 @@ def test_code_runs_only_when_it_is_named(command: Command, where, tmp_path: Path
     assert not any("loud" in path.read_text() for path in (tmp_path / "store").rglob("record.json"))
 
 
+def test_a_forward_may_view_its_input(command: Command, where, tmp_path: Path) -> None:
+    """Pictures are channels last in memory, which `view` refuses."""
+    line = "        b, c, h, w = x.shape\n        x = x.view(b, -1).view(b, c, h, w)\n"
+    (tmp_path / "view.py").write_text(SOURCE.read_text().replace("        x = skip", line + "        x = skip"))
+    own = score("mine", "a.pth", "--set", "dim=4", network="view.py:EDSR")
+    assert command(*own, *where)[0] == 0
+
+
 def test_own_pictures_are_restored(command: Command, where, tmp_path: Path) -> None:
     own = ["--network", f"{SOURCE}:EDSR", "--set", "dim=4", "--weights", "a.pth", "--device", "cpu"]
     status, out, _ = command("restore", tmp_path / "data" / "Three" / "a.png", tmp_path / "large.png", *own)
