@@ -27,6 +27,7 @@ IGNORED = (
 )
 PUBLISHED = (paper.PAPER, ablations.PAPER_SR, ablations.PAPER_CHARBONNIER)  # schedules that are called "paper", with
 PATCHES = {"sr": (64, 48), "denoise": (128,), "jpeg": (126,)}  # the official files' own patches, in LR pixels
+UNREAD = ("interval", "num_heads", "window_size")  # of the official MambaIR's file, whose class takes any key
 REQUIRED = object()
 
 
@@ -139,6 +140,8 @@ def _variant(keys: _Keys, task: Task) -> Variant:
     block = {name: keys.take(f"network_g.{name}") for name in keys.under("network_g")}
     if not block:
         raise keys.error("network_g", "is missing")
+    if block.get("type") == "MambaIR":
+        block = {name: value for name, value in block.items() if name not in UNREAD}
     try:
         wanted = models.official_config(block)
     except (models.ModelError, TypeError) as error:

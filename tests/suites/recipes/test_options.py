@@ -80,6 +80,15 @@ def test_other_tasks_networks_and_schedules(tmp_path: Path) -> None:
         suite(tmp_path, tree)
 
 
+def test_the_older_network_of_the_official_code(tmp_path: Path) -> None:
+    """Its class takes any key; these three are in the official files and read by nothing."""
+    network = {"type": "MambaIR", "upscale": 2, "in_chans": 3, "img_size": 64, "img_range": 1.0, "embed_dim": 60}
+    network |= {"d_state": 10, "depths": [6] * 4, "mlp_ratio": 1.2, "upsampler": "pixelshuffledirect"}
+    unread = {"window_size": 8, "interval": [4] * 4, "num_heads": [6] * 4}
+    (cell,) = suite(tmp_path, official() | {"network_g": network | unread}).cells
+    assert (cell.variant.model, cell.variant.overrides) == ("mambair-light", {})
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "told"),
     [
