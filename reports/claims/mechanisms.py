@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from reports.statistics import verdicts
-from reports.statistics.intervals import Interval, mean_interval
+from reports.statistics.intervals import LEVEL, Interval, mean_interval
 from reports.statistics.verdicts import EQUIVALENCE
 from reports.tables import index
 from reports.tables.analyses import interventions, prompt_quality
@@ -212,19 +212,19 @@ def pixels(records: Sequence[Record]) -> tuple[list[Cell], str]:
 
 
 def correlated(frame: pd.DataFrame | None) -> tuple[list[Cell], str]:
-    """Qualities of prompts that go with PSNR over trained cells, whose interval leaves zero out."""
+    """Qualities of prompts that go with PSNR over trained cells after Holm's correction, or the one that does most."""
     rows = [] if frame is None else [row for row in frame.to_dict("records") if row["low"] is not None]
     if not rows:
         return [], NOT_RUN
     dataset = max((row["dataset"] for row in rows), key=lambda name: FULL_SETS.get(name, 0))
     rows = [row for row in rows if row["dataset"] == dataset]
-    sure = [row for row in rows if not row["low"] <= 0 <= row["high"]]
+    sure = [row for row in rows if row["p"] < 1 - LEVEL]
     shown = sure or sorted(rows, key=lambda row: -abs(row["measured"]))[:1]
     found = [
         [Cell(f"{row['metric']} "), Cell(f"r = {row['measured']:+.2f} {row['interval']}", source=measured_source(row))]
         for row in shown
     ]
-    word = f"{len(sure)} of {len(rows)} qualities on {dataset} go with PSNR"
+    word = f"{OPEN}: {len(sure)} of {len(rows)} qualities go with PSNR on {dataset}"
     return _listed(found), word
 
 

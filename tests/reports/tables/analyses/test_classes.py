@@ -44,7 +44,8 @@ def test_correlations_are_pearsons_and_too_few_cells_say_so():
     assert found["measured"] == pytest.approx(0.8)
     z, half = np.arctanh(0.8), stats.norm.ppf(0.975) / (5 - 3) ** 0.5
     assert (found["low"], found["high"]) == pytest.approx((np.tanh(z - half), np.tanh(z + half)))
-    assert found["verdict"] == "no correlation shown"
+    t = 0.8 * np.sqrt((5 - 2) / (1 - 0.8**2))
+    assert found["p"] == pytest.approx(2 * stats.t.sf(t, 3)) and "verdict" not in found
     few = prompt_quality.correlation(pd.Series(x[:3]), pd.Series(y[:3]))
     assert few == {"verdict": "not run: 3 cells, of 4 that an interval needs"}
     assert "no spread" in prompt_quality.correlation(pd.Series([1.0] * 5), pd.Series(y))["verdict"]
@@ -62,3 +63,4 @@ def test_qualities_are_joined_with_the_scores_of_the_same_weights(store, make):
     found = pd.DataFrame(prompt_quality.rows(Evidence(store)))
     assert set(found["metric"]) == set(prompt_quality.QUALITIES)
     assert found["measured"].to_numpy() == pytest.approx(1.0) and (found["verdict"] == "better with more").all()
+    assert found["evidence"].str.startswith("5 cells, prompts on Set5; ").all()
