@@ -34,15 +34,13 @@ class Figure:
 def of(evidence: Evidence, analysis: str, *sets: str) -> list[Record]:
     """What there is of an analysis on these sets, or on all, of networks without an intervention, by name.
 
-    A set that is not whole is shown only where no whole one is there, and a cell that was trained here only where no
-    other network is: there are too many of them.
+    Of what is committed, sets that are not whole and cells that were trained here are left out: the store's are shown.
     """
     found = [one for one in evidence.analyses if one.key["analysis"] == analysis]
     found = [one for one in found if one.key["parameters"].get("intervention", "unchanged") == "unchanged"]
     found = [one for one in found if not sets or one.key["dataset"] in sets]
     trained = set(evidence.cells["weights"])
-    found = [one for one in found if one.complete] or found
-    found = [one for one in found if one.key["weights"] not in trained] or found
+    found = [one for one in found if one.folder or (one.complete and one.key["weights"] not in trained)]
     return sorted(found, key=lambda one: (one.key["model"], network_name(one), one.key["dataset"]))
 
 
