@@ -57,7 +57,7 @@ def run(
     store, device, file = cli.store(results), cli.device(device), own and own.path
     if dry_run:
         from suites.planning import dryrun
-        show(dryrun.check_and_describe(chosen, store, backend, device, data, init, file))
+        show(dryrun.check_and_describe(chosen, store, backend, device, data, init, file, gpus, concurrent))
         return 0
     from suites.execution import engine
     show(chosen.notes)

@@ -138,7 +138,7 @@ def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
         raise StoreError(f"{path} is not there: give an archive (.zip, .tar.gz, .tgz, .tar) or a folder of results")
     elif zipfile.is_zipfile(path):
         members = _zip_members(path)
-    elif tarfile.is_tarfile(path):
+    elif _is_tar(path):
         members = _tar_members(path, report)
     else:
         raise StoreError(f"{path} is no archive that can be read: give a .zip, .tar.gz, .tgz, .tar, or a folder")
@@ -162,6 +162,14 @@ def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise StoreError(f"{path} is cut off, damaged or encrypted: {error}") from error  # RuntimeError: encrypted
     return count
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether it begins as one. Raises StoreError when it is cut off within what its first member takes."""
+    try:
+        return tarfile.is_tarfile(path)
+    except (EOFError, zlib.error, OSError) as error:
+        raise StoreError(f"{path} is cut off, damaged or encrypted: {error}") from error
 
 
 def _place(name: str) -> Path | None:

@@ -9,12 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
+import torch
 
+import models
 from results.evidence import Evidence
 from results.power import minimum_detectable_effect
 from results.store import Store
 from suites.execution import engine, preflight
-from suites.planning import rates, scatter
+from suites.planning import cluster, rates, scatter
 from suites.progress import counted
 from suites.spec import Cell, Family, Initial, Suite
 
@@ -29,20 +31,33 @@ def check_and_describe(
     data: Path | None,
     init: Path | None = None,
     own: Path | None = None,
+    gpus: int | None = None,
+    concurrent: int = 1,
 ) -> list[str]:
     """`describe`, with the reasons why the cells cannot run here, if any. Raises as `preflight.obstacles` does."""
-    return describe(suite, store, device, preflight.obstacles(suite.cells, backend, device, data, init, own))
+    notes = preflight.obstacles(suite.cells, backend, device, data, init, own)
+    return describe(suite, store, device, notes, gpus, concurrent)
 
 
-def describe(suite: Suite, store: Store, device: str = "cpu", notes: Sequence[str] = ()) -> list[str]:
-    """The lines of a dry run, `notes` last; nothing is written and nothing runs. Raises as `engine.plan` does."""
+def describe(
+    suite: Suite,
+    store: Store,
+    device: str = "cpu",
+    notes: Sequence[str] = (),
+    gpus: int | None = None,
+    concurrent: int = 1,
+) -> list[str]:
+    """The lines of a dry run, `notes` last; nothing is written and nothing runs. Raises as `engine.plan` does.
+
+    gpus: when they would end on so many, by `cluster`. concurrent: cells that each trains at a time.
+    """
     planned, evidence = engine.plan(suite, store), Evidence(store)
     counts = Counter(state for _, state, _ in planned)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     lines = [f"{suite.name}: {counted(len(planned), 'cell')} ({states})", *suite.notes]
     lines += _cells(planned, store)
     rest = [cell for cell, state, _ in planned if state != "done"]
-    lines += [*_schedules(suite.cells), *_starts(suite.cells), *_cost(rest, evidence, device)]
+    lines += [*_schedules(suite.cells), *_starts(suite.cells), *_cost(rest, evidence, device, gpus, concurrent)]
     lines += [*detectable(suite, evidence), *notes]
     return [part for line in lines for part in _wrapped(line)]
 
@@ -99,11 +114,13 @@ def _starts(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _cost(rest: Sequence[Cell], evidence: Evidence, device: str) -> list[str]:
+def _cost(
+    rest: Sequence[Cell], evidence: Evidence, device: str, gpus: int | None = None, concurrent: int = 1
+) -> list[str]:
     """Lines on the training of `rest`, variants of one rate together, and where the rates come from."""
     if not rest:
         return ["nothing is left to run"]
-    costs = rates.estimate(rest, evidence, device)
+    costs = rates.estimate(rest, evidence, device, concurrent)
     costs["each"] = costs["iterations"] // costs["cells"]
     alike = ["task", "budget", "each", "seconds_per_iteration", "machine", "source", "note"]
     parts = list(costs.groupby(alike, sort=False, dropna=False))
@@ -120,7 +137,31 @@ def _cost(rest: Sequence[Cell], evidence: Evidence, device: str) -> list[str]:
             lines.append(f"{head}, {time} each, {rates.hours(part['hours'].sum())} on {machine} [{origin}]")
         lines.append(f"    {', '.join(part['variant'])}")
     lines += [f"  [{number}] {source}" for source, number in numbers.items()]
-    return [*lines, f"in all: {rates.summary(costs)}"]
+    lines.append(f"in all: {rates.summary(costs)}")
+    if gpus:
+        known = costs[costs["hours"].notna()]
+        each = [row.hours / row.cells for row in known.itertuples() for _ in range(row.cells)]
+        lines += [_storage(rest), *([cluster.sentence(each, gpus)] if each else [])]
+    return lines
+
+
+def _storage(rest: Sequence[Cell]) -> str:
+    """The disk that weights take in the end, and checkpoints while all of them train at once: two of a cell,
+    each of weights and Adam's two averages."""
+    sizes: dict[tuple, int] = {}
+    total = 0
+    for cell in rest:
+        if cell.variant.source is not None:
+            continue  # a class of the user's is not built before it runs
+        arguments = cell.task.network | cell.variant.overrides
+        key = cell.variant.model, repr(sorted(arguments.items()))
+        if key not in sizes:
+            with torch.device("meta"):
+                network = models.build(cell.variant.model, **arguments)
+            sizes[key] = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+        total += sizes[key]
+    weights = total / 2**20
+    return f"storage: {weights:,.0f} MiB of weights in the end, {6 * weights:,.0f} MiB of checkpoints at most"
 
 
 def detectable(suite: Suite, evidence: Evidence) -> list[str]:

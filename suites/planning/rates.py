@@ -39,6 +39,7 @@ class Rate:
     machine: str
     seconds: float
     source: str
+    abreast: int = 1  # cells trained at a time, of which this is a share
 
 
 # Medians of CUDA-event times after warm-up, measured on 2026-11-23.
@@ -63,12 +64,12 @@ SMOKE = Rate(
 
 
 def measured(evidence: Evidence) -> list[Rate]:
-    """Rates of all finished cells that recorded their training time and were trained alone on their device."""
+    """Rates of all finished cells that recorded their training time."""
     rates, cells = [], evidence.cells
     for row in cells[cells["state"] == "done"].to_dict("records"):
-        shared = pd.notna(row["abreast"]) and row["abreast"] > 1
-        if shared or not (row["train_steps"] and row["train_seconds"]):
+        if not (row["train_steps"] and row["train_seconds"]):
             continue
+        abreast = int(row["abreast"]) if pd.notna(row["abreast"]) else 1
         budget = row["config"]["budget"]
         where = "a finished cell here" if (evidence.store.root / row["hash"]).is_dir() else "a committed cell"
         rates.append(
@@ -83,6 +84,7 @@ def measured(evidence: Evidence) -> list[Rate]:
                 _machine(row["device"], row["device_type"], row["threads"]),
                 row["train_seconds"] / row["train_steps"],
                 f"{where} ({row['hash']}, commit {str(row['commit'])[:8]})",
+                abreast,
             )
         )
     return rates
@@ -108,13 +110,16 @@ def _machine(device: str, device_type: str, threads: int | None) -> str:
     return f"{device}, {counted(threads, 'thread')}" if device_type == "cpu" else device
 
 
-def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> tuple[Rate, str] | None:
+def rate_of(
+    cell: Cell, rates: Sequence[Rate], device_type: str, here: str, concurrent: int = 1
+) -> tuple[Rate, str] | None:
     """The best of `rates` for a cell, and in words how it differs from the cell; None when no rate is comparable.
 
     Needed: the same model and precision. Preferred, in this order: the same kind of device, this machine, the same
     task, the variant's own overrides (else the model without any), this code over the official one, the same batch and
     patch (else the time is scaled by the pixels of a batch: what a network does to a task's input costs about the same
-    whatever the task).
+    whatever the task). Of cells that are trained `concurrent` at a time the share of one that was trained so is best,
+    and of cells alone no share is any use.
     """
     wanted = records.canonical(cell.variant.overrides)
 
@@ -122,13 +127,14 @@ def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> t
         own = records.canonical(rate.overrides) == wanted
         same = (rate.batch, rate.patch) == (cell.budget.batch, cell.budget.patch)
         near = rate.device_type == device_type, here in rate.machine
-        return *near, rate.task == cell.task.name, own, rate.source != OFFICIAL, same
+        return *near, rate.abreast == concurrent, rate.task == cell.task.name, own, rate.source != OFFICIAL, same
 
     fitting = [
         rate
         for rate in rates
         if (rate.model, rate.precision) == (cell.variant.model, cell.budget.precision)
         and records.canonical(rate.overrides) in (wanted, {})
+        and rate.abreast in (1, concurrent)
     ]
     if not fitting:
         return None
@@ -138,10 +144,14 @@ def rate_of(cell: Cell, rates: Sequence[Rate], device_type: str, here: str) -> t
         notes.append("the model without its overrides")
     if (best.batch, best.patch) != (cell.budget.batch, cell.budget.patch):
         notes.append(f"scaled by pixels from batch {best.batch}, patch {best.patch}")
+    if best.abreast != concurrent:
+        notes.append("measured alone")
+    elif concurrent > 1:
+        notes.append(f"a share of {concurrent} at a time")
     return best, "; ".join(notes)
 
 
-def estimate(cells: Sequence[Cell], evidence: Evidence, device: str = "cpu") -> pd.DataFrame:
+def estimate(cells: Sequence[Cell], evidence: Evidence, device: str = "cpu", concurrent: int = 1) -> pd.DataFrame:
     """A row per variant, task and budget of `cells` (`COLUMNS`): how many, iterations of all together, hours of device
     time one after another, and what machine and measurement the time per iteration comes from.
 
@@ -164,7 +174,7 @@ def estimate(cells: Sequence[Cell], evidence: Evidence, device: str = "cpu") -> 
             "cells": len(members),
             "iterations": total,
         }
-        found = rate_of(cell, rates, machine["device_type"], machine["device"])
+        found = rate_of(cell, rates, machine["device_type"], machine["device"], concurrent)
         if found is None:
             row["source"] = "never measured: run a short version to learn it"
         else:
