@@ -106,7 +106,7 @@ Json = Annotated[Path | None, Option("--json", help="also write the result to th
 MayReplace = Annotated[bool, Option("--overwrite", help="replace files that exist")]
 
 # run
-SuiteName = Annotated[str | None, Argument(autocompletion=suites)]
+SuiteName = Annotated[str | None, Argument(metavar="SUITE", autocompletion=suites)]
 OtherTask = Annotated[str | None, Option("--task", help=f"in place of the suite's: {TASK_HELP}")]
 CellTask = Annotated[
     str | None, Option("--task", help="of a cell with a degradation of yours: custom:FILE.py:function")
@@ -114,7 +114,8 @@ CellTask = Annotated[
 OptionFile = Annotated[Path | None, Option("--options", help="official option file (BasicSR) in place of SUITE")]
 Only = Annotated[str | None, Option(help="globs of cell names, by commas: variant/task/seed-N")]
 WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]
-Changes = Annotated[list[str] | None, Option("--set", help="KEY=VALUE of budget, protocol or network")]
+SET_HELP = "KEY=VALUE of budget, protocol or network; with --network of its class, where neither of the first has it"
+Changes = Annotated[list[str] | None, Option("--set", help=SET_HELP)]
 Vary = Annotated[list[str] | None, Option("--vary", help="KEY=VALUE ... of --network's class: once more, so changed")]
 Seeds = Annotated[str | None, Option(help="0,1,2")]
 BudgetName = Annotated[str | None, Option(help=f"{', '.join(BUDGETS[:-1])} or {BUDGETS[-1]}")]
