@@ -126,7 +126,7 @@ def ask(
         raise SpecError(f"--jobs {jobs}: at least one process is needed")
     if (weights is None) != untrained:
         raise SpecError("give --weights FILE, or --untrained for the initial values of seed 0")
-    parsed = Task.parse(task)
+    parsed = Task.typed(task)
     protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
     cli.check_writable(json)
     own = given(network, arguments)

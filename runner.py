@@ -52,7 +52,7 @@ def run(
     from suites.spec import Task
     own, changes = recipes.own.separate(network, changes or [])
     which = {"only": only, "base": base, "changes": changes, "seeds": seeds, "budget": budget, "file": options}
-    start = {"init": init, "new": init_new, "without": init_without, "task": task and Task.parse(task)}
+    start = {"init": init, "new": init_new, "without": init_without, "task": task and Task.typed(task)}
     chosen = recipes.choose(suite, **which, **start, network=own, variations=vary or [])
     store, device, file = cli.store(results), cli.device(device), own and own.path
     if dry_run:
@@ -192,7 +192,7 @@ def verify(
     from suites.execution import verification
     from suites.spec import Task
     own = network_file.only_class(network)
-    where = {"device": device, "data": data, "own": own, "task": task and Task.parse(task)}
+    where = {"device": device, "data": data, "own": own, "task": task and Task.typed(task)}
     return ended(verification.verify(cell, cli.store(results), **where, console=out))
 
 

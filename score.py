@@ -29,7 +29,7 @@ def evaluate(
     from suites.evaluation import scoring
     from suites.progress import ScoreBar
     from suites.spec import Task
-    parsed = Task.parse(task)
+    parsed = Task.typed(task)
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, "routing": routing}
     protocol = scoring.protocol_for(model, parsed, **choices, prompt_order=prompt_order, lr_route=lr)
     files = {"weights": weights, "network": network_file.given(network, arguments), "data": data}
@@ -64,9 +64,9 @@ def compare(
     with ScoreBar(err) as progress:
         how = {"device": device, "data": data, "progress": progress}
         words = [lookup.words(side, store, task, names, **how) for side in sides.values()]
-    found = comparing.compare(Evidence(store), *words, sets=names, task=task and Task.parse(task).name)
+    found = comparing.compare(Evidence(store), *words, sets=names, task=task and Task.typed(task).name)
     if crops:
-        what = found.most(), found.scored_by(), Task.parse(task or found.task)
+        what = found.most(), found.scored_by(), Task.typed(task) if task else Task.parse(found.task)
         made = lookup.write_crops(crops, sides, *what, device=cli.device(device), data=data)
         show(f"written: {path}" for path in made)
     show(found.lines())
@@ -99,11 +99,11 @@ def restore(
     from suites.progress import TileBar
     from suites.spec import Task
     choices = {"tiling": tiles, "routing": routing, "samples": samples, "seed": seed, "precision": precision}
-    protocol = scoring.protocol_for(model or "", Task.parse(task), **choices)
+    protocol = scoring.protocol_for(model or "", Task.typed(task), **choices)
     where = {"device": cli.device(device), "backend": backend, "network": network_file.given(network, arguments)}
     with TileBar(err) as bar:
         how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
-        return int(restoration.restore(source, target, model, Task.parse(task), weights, protocol, **how) > 0)
+        return int(restoration.restore(source, target, model, Task.typed(task), weights, protocol, **how) > 0)
 
 
 @app.command()
@@ -118,7 +118,7 @@ def perceptual(
     names = metrics.split(",")
     with ScoreBar(err) as bar:
         where = {"device": cli.device(device), "data": data, "progress": bar}
-        rows = module.measure(folder, sets.split(","), Task.parse(task), names, **where)
+        rows = module.measure(folder, sets.split(","), Task.typed(task), names, **where)
     found = module.means(rows, names)
     show(cli.text_table([{**row, **{name: f"{row[name]:.4f}" for name in names}} for row in found]))
     cli.save(json, {"rows": found, "images": rows})

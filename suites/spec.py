@@ -53,12 +53,7 @@ class Task:
 
     @classmethod
     def parse(cls, name: str) -> "Task":
-        """`Task.parse("sr-x2")`; "custom:FILE.py:function" runs the file, the `name` of such a task does not.
-
-        Raises SpecError for anything but these and the tasks of `Task.names()`.
-        """
-        if match := re.fullmatch(r"custom:(.+\.py):(\w+)", name):
-            return cls._custom(Path(match[1]), match[2])
+        """The task of a `name`, wherever that was stored: no file is run. Raises SpecError for any other text."""
         if match := re.fullmatch(r"custom-x(\d+)-(\w+)-([0-9a-f]{16})", name):
             return cls("custom", int(match[1]), match[2], match[3])
         match = re.fullmatch(r"(sr)-x(\d+)|(denoise|jpeg)-(\d+)", name)
@@ -67,6 +62,16 @@ class Task:
             if level in RESTORATION_LEVELS[kind]:
                 return cls(kind, level)
         raise SpecError(f"unknown task {name!r}: choose from {', '.join(cls.names())}, or custom:FILE.py:function")
+
+    @classmethod
+    def typed(cls, text: str) -> "Task":
+        """`parse`, and "custom:FILE.py:function", which runs the file: for what stands on the command line alone.
+
+        Raises SpecError for anything but these and the tasks of `Task.names()`.
+        """
+        if match := re.fullmatch(r"custom:(.+\.py):(\w+)", text):
+            return cls._custom(Path(match[1]), match[2])
+        return cls.parse(text)
 
     @classmethod
     def _custom(cls, file: Path, function: str) -> "Task":

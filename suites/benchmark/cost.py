@@ -143,7 +143,7 @@ def of_variant(variant: str | None, task: str | None, output: str, own: NetworkF
 
     Raises SpecError without a network or for two of them, and as `parse_variant`, `Task.parse` and `parse_size`.
     """
-    parsed = Task.parse(task or "sr-x2")
+    parsed = Task.typed(task or "sr-x2")
     if own is not None:
         if variant is not None:
             raise SpecError(f"two networks were named: leave out {variant}, or --network")

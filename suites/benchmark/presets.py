@@ -50,7 +50,7 @@ def choose(
             raise SpecError(f"--preset fixes {', '.join(typed)}: leave these out, or the preset")
         return plans(preset, device, rounds)
     chosen = {name: value for name, value in typed.items() if name in lists}
-    parsed = Task.parse(task or "sr-x2")
+    parsed = Task.typed(task or "sr-x2")
     if models is None and own is None:
         models = "mambairv2-light"
     return [plan(models, parsed, own=own, rounds=rounds, device=device, **chosen)]

@@ -57,7 +57,7 @@ def words(
     import models
 
     digest = models.weights_hash(path)
-    known = _scored_on(Evidence(store), model, digest, task and Task.parse(task).name)
+    known = _scored_on(Evidence(store), model, digest, task and Task.typed(task).name)
     if known and known.issuperset(sets):
         return f"{model} {digest}".strip()
     if not (model and task and sets):
@@ -68,7 +68,7 @@ def words(
     from suites.environment import choose_device
     from suites.evaluation import scoring
 
-    parsed = Task.parse(task)
+    parsed = Task.typed(task)
     where = {"store": store, "device": choose_device(device), "data": data, "progress": progress}
     where |= {"weights": path, "network": side.network_of(model)}
     result = scoring.score(model, parsed, sets, scoring.protocol_for(model, parsed), **where)

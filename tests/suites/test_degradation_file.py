@@ -13,7 +13,7 @@ from suites.data.degradations import degrade
 from suites.data.pool import training_pair
 from suites.execution.preflight import check_cells
 from suites.recipes import smoke
-from suites.spec import Protocol, SpecError, Task
+from suites.spec import Cell, Protocol, SpecError, Task
 
 CODE = """
 import numpy as np
@@ -46,7 +46,7 @@ def picture(height: int = 21, width: int = 30) -> np.ndarray:
 
 
 def test_it_makes_the_degraded_image_once_for_each_picture(file: Path) -> None:
-    task = Task.parse(f"custom:{file}:noisy")
+    task = Task.typed(f"custom:{file}:noisy")
     lq, truth = degrade(task, picture(), None)
     pixels = np.rint(lq * 255).astype(int)
     assert np.array_equal(truth, picture()[:20, :30]) and pixels.shape == (10, 15, 3)
@@ -60,7 +60,7 @@ def test_it_makes_the_degraded_image_once_for_each_picture(file: Path) -> None:
 
 
 def test_its_name_holds_the_hash_and_no_path(file: Path) -> None:
-    task, digest = Task.parse(f"custom:{file}:noisy"), hashlib.sha256(file.read_bytes()).hexdigest()
+    task, digest = Task.typed(f"custom:{file}:noisy"), hashlib.sha256(file.read_bytes()).hexdigest()
     assert task.name == f"custom-x2-noisy-{digest[:16]}" and task.network == {"upscale": 2}
     stored = Task.parse(task.name)
     assert stored == task and stored.file is None
@@ -75,13 +75,22 @@ def test_its_name_holds_the_hash_and_no_path(file: Path) -> None:
     assert not Path("ran").exists()
 
 
+def test_what_is_stored_runs_no_file(file: Path) -> None:
+    file.write_text(CODE.format(scale=2) + "\nopen('ran', 'w')\n")
+    cell = smoke.smoke(seeds=(0,)).cells[0]
+    for refused in (Task.parse, lambda text: Cell.from_config(cell.config() | {"task": text})):
+        with pytest.raises(SpecError, match="unknown task"):
+            refused(f"custom:{file}:noisy")
+    assert not Path("ran").exists()
+
+
 def test_mistakes_name_the_function(file: Path) -> None:
     for name, told in (("grey", r"makes float64 \(20, 30\)"), ("wrong", "RuntimeError: no such luck")):
         with pytest.raises(DataError, match=rf"own\.py:{name}.*{told}"):
-            degrade(Task.parse(f"custom:{file}:{name}"), picture(), None)
+            degrade(Task.typed(f"custom:{file}:{name}"), picture(), None)
     for text, told in ((f"custom:{file}:none", "AttributeError"), ("custom:none.py:f", "cannot be read")):
         with pytest.raises(SpecError, match=told):
-            Task.parse(text)
-    cell = replace(smoke.smoke(seeds=(0,)).cells[0], task=Task.parse(f"custom:{file}:grey"))
+            Task.typed(text)
+    cell = replace(smoke.smoke(seeds=(0,)).cells[0], task=Task.typed(f"custom:{file}:grey"))
     with pytest.raises(DataError, match=r"own\.py:grey"):  # before anything is trained
         check_cells([cell], "auto", "cpu")
