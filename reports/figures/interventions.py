@@ -15,6 +15,7 @@ from reports.statistics.verdicts import MARGIN
 from reports.tables.analyses.interventions import UNCHANGED, compare
 from results.evidence import Evidence
 from results.records import StoreError
+from results.sets import place
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and marks for print without colour.
 STYLES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"), "os^Dv", strict=True))
@@ -28,16 +29,17 @@ def draw_changes(path: Path, evidence: Evidence) -> None:
     networks = dict(list(found.groupby("network", sort=False)))
     figure, axes = _figure(1, len(networks), width=1.6 + 3.4 * len(networks), height=1.2 + 0.19 * len(names))
     for axis, (network, part) in zip(axes[0], networks.items(), strict=True):
-        for number, (dataset, own) in enumerate(part.groupby("dataset", sort=False)):
+        for (number, dataset), own in part.groupby(["number", "dataset"]):
             places = [names.index(name) - 0.15 * number for name in own["intervention"]]
             _points(axis, own, dataset, number, y=places)
         axis.axvspan(-MARGIN, MARGIN, color="0.9", zorder=0)
         axis.set_xscale("symlog", linthresh=MARGIN)
+        axis.tick_params(axis="x", labelsize=7)
         axis.set(xlabel="difference in PSNR, dB", ylim=(-0.8, len(names) - 0.4))
         axis.set_title(network, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
-    _save(figure, axes[0][0], path)
+    _save(figure, path)
 
 
 def draw_layers(path: Path, evidence: Evidence) -> None:
@@ -49,7 +51,7 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
     for row, (network, own) in zip(axes, networks.items(), strict=True):
         for axis, part in zip(row, parts, strict=True):
             chosen = own[own["question"] == part]
-            for number, (dataset, points) in enumerate(chosen.groupby("dataset", sort=False)):
+            for (number, dataset), points in chosen.groupby(["number", "dataset"]):
                 layers = points["intervention"].str.extract(r"layer-(\d+)/")[0].astype(int)
                 _points(axis, points, dataset, number, x=list(layers + 0.2 * number))
             axis.axhspan(-MARGIN, MARGIN, color="0.9", zorder=0)
@@ -58,7 +60,7 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
             axis.title.set_fontsize(8)
             axis.grid(alpha=0.3)
         row[0].set_ylabel("difference in PSNR, dB")
-    _save(figure, axes[0][0], path)
+    _save(figure, path)
 
 
 def draw_memory(path: Path, evidence: Evidence) -> None:
@@ -73,7 +75,7 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
     for column, (network, own) in enumerate(networks.items()):
         for row, order in enumerate(("sorted", "raster")):
             axis = axes[row][column]
-            for number, (dataset, points) in enumerate(own.groupby("dataset", sort=False)):
+            for (number, dataset), points in own.groupby(["number", "dataset"]):
                 chosen = points[points["intervention"].str.startswith(f"memory/{order}-")]
                 if order == "raster":
                     chosen = pd.concat([chosen, points[points["intervention"] == "order/raster"]])
@@ -88,15 +90,17 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
             axis.grid(alpha=0.3)
         axes[0][column].set_ylabel("difference in PSNR, dB")
         axes[1][column].set_ylabel("difference in PSNR, dB")
-    _save(figure, axes[0][0], path)
+    _save(figure, path)
 
 
 _STEPS = (1, 4, 16, 64, 256, 1024, 4096)
 
 
 def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series], only: str = "*") -> pd.DataFrame:
-    """Rows of `compare` with an interval, and `network`. Raises StoreError where there are none, with how `only` makes
-    them."""
+    """Rows of `compare` with an interval, `network`, and the `number` of the set among those that there are.
+
+    Raises StoreError where there are none, with how `only` makes them.
+    """
     frame = compare(evidence.copies)
     frame = frame[frame["low"].notna() & (frame["intervention"] != UNCHANGED)]
     frame = frame[chosen(frame)] if len(frame) else frame
@@ -104,7 +108,8 @@ def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series], only
         needed = f"runner.py analyse interventions ... --only '{only}'"
         raise StoreError(f"no whole set with such changes is stored or committed: {needed}")
     names = [f"{one['model']}, {one['task']}\n{one['file'] or one['weights'][:8]}" for one in frame.to_dict("records")]
-    return frame.assign(network=names)
+    sets = sorted(frame["dataset"].unique(), key=place)
+    return frame.assign(network=names, number=frame["dataset"].map(sets.index))
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
@@ -114,9 +119,13 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=True)
 
 
-def _save(figure: Any, axis: Any, path: Path) -> None:
-    """With the sets of `axis`, which has all of them, as the legend below."""
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+def _save(figure: Any, path: Path) -> None:
+    """With every set that an axis has in the legend below."""
+    found = [pair for axis in figure.axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in reversed(found)}
+    labels = sorted(handles, key=place)
+    where = {"loc": "outside lower center", "ncols": 5, "frameon": False, "fontsize": 8}
+    figure.legend([handles[label] for label in labels], labels, **where)
     figure.savefig(path, dpi=150)
 
 
