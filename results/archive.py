@@ -144,7 +144,7 @@ def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
         raise StoreError(f"{path} is no archive that can be read: give a .zip, .tar.gz, .tgz, .tar, or a folder")
     count, room = 0, math.inf
     if not path.is_dir():
-        room = int(os.environ.get(LIMIT_VARIABLE, max(LEAST, RATIO * path.stat().st_size)))
+        room = records.limit(LIMIT_VARIABLE, max(LEAST, RATIO * path.stat().st_size))
     try:
         for name, opened in members:
             target = _place(name)
@@ -345,7 +345,15 @@ def _move(folder: Path, target: Path) -> None:
 
 
 def _replace_unfinished(folder: Path, target: Path) -> None:
-    """Their finished files over our unfinished ones, status.json last, so that a crash leaves an unfinished cell."""
+    """Their finished files over our unfinished ones, status.json last, so that a crash leaves an unfinished cell.
+
+    What theirs does not bring (our log, checkpoints, scores on the way) is of a training that is over, and goes first.
+    """
+    theirs = {path.name for path in folder.iterdir()}
+    for path in target.iterdir():
+        if path.is_file() and path.name not in (*theirs, locks.NAME):
+            with guarded(path):
+                path.unlink()
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "status.json"):
         with guarded(target / path.name):
             os.replace(path, target / path.name)

@@ -131,6 +131,16 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def limit(variable: str, default: int) -> int:
+    """A limit that the environment may raise, 1 or more. Raises StoreError for a value that is no whole number."""
+    text = os.environ.get(variable, "")
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise StoreError(f"{variable} is {text!r}: give a whole number, without a unit")
+    return int(text)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable, where the system can."""
     with suppress(OSError):  # some network file systems refuse to sync a folder; the data itself is already synced

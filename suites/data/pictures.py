@@ -1,11 +1,12 @@
 """One picture from a file: what is accepted, and what is refused with one clear line."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from results import records
 
 # A file of a few bytes can ask for any number of pixels. Pillow's own limit, half of this and for the whole process,
 # warns where it should refuse.
@@ -28,7 +29,7 @@ def load_picture(path: Path, *, alpha: bool = False) -> np.ndarray:
     floating point, for CMYK and other colour spaces, (alpha=False) for transparent pixels, and for more than MAX_PIXELS
     pixels, or than LIMIT_VARIABLE says in the environment.
     """
-    path, limit = Path(path), int(os.environ.get(LIMIT_VARIABLE, MAX_PIXELS))
+    path, limit = Path(path), records.limit(LIMIT_VARIABLE, MAX_PIXELS)
     try:
         with Image.open(path) as image:
             if image.width * image.height > limit:

@@ -1,5 +1,6 @@
 """The forward pass of a network over tiles whose sizes recur: each size as one CUDA graph, with the same bits."""
 
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 import models
 from models.ops import scan
 from models.ops.noise import PhiloxGumbel
-from suites.training.cuda_graph import GraphedStep
+from suites.training.cuda_graph import CaptureError, GraphedStep
 
 RECURS = 2  # tiles of a size that are launched kernel by kernel; recording costs about as much as three more
 
@@ -56,7 +57,12 @@ class TileGraphs:
             shared = {"pool": self.pool, "stream": self.stream}
             self.recorded[size] = GraphedStep(self._work, self.device, warm=0, **shared)
             batch = SimpleNamespace(**{name: x if x is None else x.clone() for name, x in vars(batch).items()})
-        return self.recorded[size](batch)
+        try:
+            return self.recorded[size](batch)
+        except CaptureError as error:
+            warnings.warn(f"from here on tiles are launched kernel by kernel: {error}", stacklevel=2)
+            self.recordable = False
+            return forward(self.network, tile, labels, key)
 
     def _work(self, batch: SimpleNamespace) -> Tensor:
         kind = self.device.type

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results import analyses, locks
+from results import analyses, archive, locks
 from results.analyses import folder
 from results.archive import import_into
 from results.store import Store, StoreError
@@ -78,7 +78,8 @@ def test_finished_replaces_unfinished_but_not_what_runs(tmp_path, theirs):
     store = Store(tmp_path / "ours")
     started = store.open_cell(cell(seed=0).config())
     store.write_status(started, "failed", reason="killed", step=2)
-    (started / "checkpoint.pt").write_bytes(b"ours")
+    for name in ("checkpoint.pt", "weights-1500.safetensors", "scores-1500.parquet"):
+        (started / name).write_bytes(b"ours")
     running = store.open_cell(cell(seed=1).config())
     with locks.hold(running):
         store.write_status(running, "running", step=2)
@@ -87,6 +88,7 @@ def test_finished_replaces_unfinished_but_not_what_runs(tmp_path, theirs):
         assert states["base/sr-x2/seed-0"] == "done" and states["base/sr-x2/seed-1"] == "running"
     assert len(report.conflicts) == 1 and "running already" in report.conflicts[0]
     assert len(report.added) == 5
+    assert not [path for path in started.iterdir() if path.read_bytes() == b"ours"]  # of a training that is over
 
 
 @pytest.mark.parametrize("ours", ["nothing", "unfinished", "finished", "other weights"])
@@ -216,3 +218,12 @@ def test_analyses_join_by_image_and_seed(tmp_path):
     asked(other, ["bird"], [2], pixels="q")
     report = import_into(ours, other.root)
     assert not report.ok and "bird is another picture here" in report.conflicts[0] and len(folder.read(place).rows) == 4
+
+
+def test_a_limit_that_is_no_number_is_said(monkeypatch, tmp_path, theirs):
+    monkeypatch.setenv(archive.LIMIT_VARIABLE, "1GB")
+    packed = tmp_path / "their.zip"
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("config.json", "{}")
+    with pytest.raises(StoreError, match="MAMBAIR_BENCH_MAX_IMPORT is '1GB'"):
+        import_into(Store(tmp_path / "ours"), packed)

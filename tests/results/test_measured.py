@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 
 import numpy as np
 import pandas as pd
@@ -281,6 +282,12 @@ def test_what_is_committed_here_can_be_read():
     assert found.problems == [] and list(found.scores.columns[: len(SCORE_COLUMNS)]) == list(SCORE_COLUMNS)
     for entry in (*found.cells, *found.evaluations):
         assert all(entry[name] for name in measured.PROVENANCE)
+
+
+def test_what_is_committed_here_names_no_place_of_a_machine():
+    for path in measured.FOLDER.rglob("*.json"):
+        found = re.findall(r"(?:/tmp|/root|/home|/work|\.\./)[^\s\"',]*", path.read_text())
+        assert not found, (path, found[:3])
 
 
 def test_parameters_of_damaged_weights_are_a_store_error(tmp_path):

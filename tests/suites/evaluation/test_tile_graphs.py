@@ -7,6 +7,7 @@ import torch
 
 import models
 from suites.evaluation import tile_graphs
+from suites.training.cuda_graph import CaptureError
 
 
 class Recorded:
@@ -45,6 +46,19 @@ def test_a_size_is_recorded_once_it_recurs_and_every_result_is_the_network_s(rec
             result = graphs(tile, None, key)
             assert torch.equal(result, tile_graphs.forward(network, tile, None, key))
     assert list(graphs.recorded) == [(8, 8)] and recording[0].calls == 2
+
+
+def test_a_size_that_cannot_be_recorded_is_told_and_launched_plainly(recording, monkeypatch):
+    def refuse(self, batch):
+        raise CaptureError("not permitted")
+
+    monkeypatch.setattr(Recorded, "__call__", refuse)
+    network, tile = torch.nn.Conv2d(3, 3, 1), torch.rand(1, 3, 8, 8)
+    graphs = tile_graphs.TileGraphs(network, "cpu")
+    plain = [graphs(tile, None, None) for _ in range(tile_graphs.RECURS)]
+    with pytest.warns(UserWarning, match="kernel by kernel: not permitted"):
+        assert torch.equal(graphs(tile, None, None), plain[0])
+    assert torch.equal(graphs(tile, None, None), plain[0])  # and is not tried again
 
 
 def test_what_autocast_keeps_for_a_picture_is_not_read_by_its_graphs(recording):
