@@ -18,7 +18,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every fault at FAULTS random moments, or with as many damaged files; FAULTS_SEED=N for other moments. `make test` tries
-# two of each. FAULTS_LOG=FILE gets a line of JSON per kind (docs/faults.md).
+# one of each. FAULTS_LOG=FILE gets a line of JSON per kind (docs/faults.md).
 FAULTS ?= 50
 faults: setup
 	FAULTS=$(FAULTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-COUNT, SEED = int(os.environ.get("FAULTS", "2")), int(os.environ.get("FAULTS_SEED", "0"))
+COUNT, SEED = int(os.environ.get("FAULTS", "1")), int(os.environ.get("FAULTS_SEED", "0"))
 Say = Callable[[Any], None]
 Work = Callable[..., None]  # work(folder, say): `say` tells what is finished for good
 

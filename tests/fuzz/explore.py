@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 SECONDS, SHARES = float(os.environ.get("FUZZ_SECONDS", "0")), 9  # tests that call `explore`
-SAMPLE = 25  # cases of each in a plain run of the tests, the same ones every time
+SAMPLE = 15  # cases of each in a plain run of the tests, the same ones every time
 
 
 def explore(kind: str, strategy: st.SearchStrategy, check: Callable[[Any], None]) -> None:

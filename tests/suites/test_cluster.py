@@ -21,10 +21,10 @@ def test_preemptions_cost_what_theory_says():
     """Restarted from nothing, a work of t hours takes (1/rate + wait) (e^(rate t) - 1) on average."""
     rate, wait, need = 0.5, 0.25, 2.0
     cluster = Cluster(1, slow=0, preemptions=rate, checkpoint=1e9, wait=wait, start=0)
-    found = ends([need], cluster, draws=8000)
+    found = ends([need], cluster, draws=3000)
     assert np.mean(found) == pytest.approx((1 / rate + wait) * (math.exp(rate * need) - 1), rel=0.05)
     # With checkpoints all the time only the waits come on top: rate t of them.
-    often = ends([need], Cluster(1, slow=0, preemptions=rate, checkpoint=1e-6, wait=wait, start=0), draws=8000)
+    often = ends([need], Cluster(1, slow=0, preemptions=rate, checkpoint=1e-6, wait=wait, start=0), draws=1000)
     assert np.mean(often) == pytest.approx(need + rate * need * wait, rel=0.02)
 
 
