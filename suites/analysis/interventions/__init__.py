@@ -6,8 +6,6 @@ into them, so that taking back is exact. What has no parameter (classes and orde
 `catalogue.py` has the list; a file of yours with a list INTERVENTIONS adds to it.
 """
 
-import hashlib
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 
 import models
 from models.ops.noise import PhiloxGumbel, noise_key
+from suites import user_file
 from suites.analysis.spec import Analysis, Context, Measured, Pair
 from suites.evaluation import metrics, tiling
 from suites.evaluation.evaluate import EvaluationError, check_size, inference, sort_key
@@ -98,15 +97,14 @@ def applied(intervention: Intervention, network: nn.Module, seed: int | None = N
 BASE = Intervention(UNCHANGED, UNCHANGED, "the network as it is")
 
 
-def chosen(network: nn.Module, only: str | None = None, file: Path | None = None) -> list[Intervention]:
-    """BASE and every intervention that the network can have, those of `file` after the catalogue's.
+def chosen(network: nn.Module, only: str | None = None, own: Sequence[Intervention] = ()) -> list[Intervention]:
+    """BASE and every intervention that the network can have, `own` after the catalogue's.
 
-    only: globs of names by commas. Raises SpecError for a network without interventions, a glob that fits none, and a
-    file that has none.
+    only: globs of names by commas. Raises SpecError for a network without interventions and a glob that fits none.
     """
     from suites.analysis.interventions import catalogue
 
-    known = [*catalogue.interventions(network), *(own(file) if file else ())]
+    known = [*catalogue.interventions(network), *own]
     globs = [each.strip() for each in only.split(",")] if only else ["*"]
     for pattern in globs:
         if not any(fnmatchcase(one.name, pattern) for one in known):
@@ -116,28 +114,21 @@ def chosen(network: nn.Module, only: str | None = None, file: Path | None = None
 
 
 def analyses(network: nn.Module, only: str | None = None, file: Path | None = None) -> list[Analysis]:
-    """An analysis of each that is `chosen`."""
-    mine = {one.name for one in (own(file) if file else ())}
-    origin = hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
-    return [_analysis(one, origin if one.name in mine else "catalogue") for one in chosen(network, only, file)]
+    """An analysis of each that is `chosen`, those of a user's `file` too. Raises SpecError as both do."""
+    own, origin = of_file(file) if file else ([], "")
+    return [_analysis(one, origin if one in own else "catalogue") for one in chosen(network, only, own)]
 
 
-def own(file: Path) -> list[Intervention]:
-    """INTERVENTIONS of a user's Python file. Raises SpecError when it cannot be run or has none."""
-    if not file.is_file():
-        raise SpecError(f"--interventions {file}: no such file")
-    spec = importlib.util.spec_from_file_location(f"interventions_{file.stem}", file)
+def of_file(file: Path) -> tuple[list[Intervention], str]:
+    """INTERVENTIONS of a user's Python file, which is run, and its SHA-256. Raises SpecError where it has none."""
+    source = user_file.source_of(file)
     try:
-        if spec is None:
-            raise ValueError("it is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found = list(module.INTERVENTIONS)
-    except Exception as error:
+        found = list(user_file.run(file, source).INTERVENTIONS)
+    except Exception as error:  # whatever a user's code raises
         raise SpecError(f"{file} cannot be used: {type(error).__name__}: {error}") from error
     if not found or not all(isinstance(one, Intervention) for one in found):
         raise SpecError(f"{file}: INTERVENTIONS must be a list of suites.analysis.interventions.Intervention")
-    return found
+    return found, source
 
 
 def _analysis(one: Intervention, origin: str) -> Analysis:

@@ -19,7 +19,7 @@ from results.costs import lines
 from suites import environment
 from suites.benchmark.sweep import compiling, peers, quiet
 from suites.benchmark.sweep.points import Point, processes
-from suites.benchmark.sweep.process import Process
+from suites.benchmark.sweep.process import Process, physical
 from suites.progress import counted, duration
 
 LIMIT_S = {"cuda": 60.0, "cpu": 600.0}  # of a point
@@ -171,7 +171,7 @@ class Sweep:
                 ended = {"status": "failed", "reason": f"its process ended with {process.ending()}"}
                 self.file(point, reason or ended, time.time() - since)
                 return group
-            row |= {"gpu": self.sampler.of(slot, since, time.time()), "slot": slot}
+            row |= {"gpu": self.sampler.of(physical(self.device, slot), since, time.time()), "slot": slot}
             if self.device.type == "cpu":
                 row |= {"load": os.getloadavg()[0], "threads": torch.get_num_threads()}
             self.file(point, row, time.time() - since)

@@ -24,15 +24,20 @@ TICK_S = 0.1
 KEPT = 2000  # characters of what it wrote to its errors
 
 
+def physical(device: torch.device, slot: int) -> str:
+    """What nvidia-smi calls the GPU of a slot, counted from `device`: its index, or as CUDA_VISIBLE_DEVICES says it."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    number = slot + (device.index or 0)
+    return visible[number] if visible else str(number)
+
+
 class Process:
     """`python -m suites.benchmark.sweep.child`, which sees one GPU only. It imports at once and waits for an order."""
 
     def __init__(self, device: torch.device, gpu: int, threads: int | None = None) -> None:
         variables = dict(os.environ)
         if device.type == "cuda":
-            visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-            number = gpu + (device.index or 0)
-            variables["CUDA_VISIBLE_DEVICES"] = visible[number] if visible else str(number)
+            variables["CUDA_VISIBLE_DEVICES"] = physical(device, gpu)
         if threads is not None:
             variables["OMP_NUM_THREADS"] = str(threads)
         self.device = device.type

@@ -49,9 +49,12 @@ class Sampler:
             if "index" in values:
                 self.samples.append((time.time(), values))
 
-    def of(self, gpu: int, since: float, until: float) -> dict[str, float] | None:
-        """Median clock, highest temperature and mean power of one GPU in a time; None where nothing was sampled."""
-        own = [s for at, s in list(self.samples) if since <= at <= until and s["index"] == gpu]
+    def of(self, gpu: str, since: float, until: float) -> dict[str, float] | None:
+        """Median clock, highest temperature and mean power of one GPU in a time; None where nothing was sampled.
+
+        gpu: its index; of one named otherwise (by a UUID) nothing is known.
+        """
+        own = [s for at, s in list(self.samples) if since <= at <= until and f"{s['index']:.0f}" == gpu]
         at_work = [s for s in own if s.get("utilization.gpu", 0) > 0] or own
         if not at_work:
             return None

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from results.costs import lines
-from suites.benchmark.sweep import driver, process
+from suites.benchmark.sweep import driver, process, quiet
 from suites.benchmark.sweep.points import Point, processes
 from suites.interruption import interruptible
 
@@ -116,3 +116,13 @@ def test_a_process_has_the_points_of_one_network():
     a, b = point("mambair"), point("mambairv2-light")
     training = Point("mambair", 64, 64, "fp32", "cpu", mode="training")
     assert processes([a, point("mambair", 32), b, a, training]) == [[a, point("mambair", 32)], [b], [a], [training]]
+
+
+def test_a_slot_is_sampled_as_the_gpu_that_it_runs_on(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 1")
+    assert [process.physical(torch.device("cuda"), slot) for slot in (0, 1)] == ["3", "1"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert process.physical(torch.device("cuda", 2), 1) == "3"
+    samples = [(float(at), {"index": float(gpu), "clocks.sm": 100.0 * gpu}) for at in range(3) for gpu in range(4)]
+    sampler = quiet.Sampler(samples)
+    assert sampler.of("3", 0, 2)["clock_mhz"] == 300 and sampler.of("GPU-5", 0, 2) is None
