@@ -18,6 +18,7 @@
 A first line that starts with `#` is the table's caption. Another paper's table is one more file.
 
 `weights.json` names the weights that the authors published: only their scores are compared with published ones.
+`latency.json` is what another project published of seconds and memory.
 """
 
 import csv
@@ -213,3 +214,9 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     parts = re.findall(r"\d+|\D+", name)
     order = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
     return [(int(not name.startswith("table")), 0, ""), *order]
+
+
+def latency() -> dict[str, Any]:
+    """latency.json: source, machine, how, task, height and width of the input, and rows of method (as in the tables, or
+    as its paper has it), name (its own), precision, seconds of one image, gb and params."""
+    return json.loads((FOLDER / "latency.json").read_text())

@@ -42,6 +42,7 @@ NOT_RUN = {
     "tables smoke": "needs trained cells",
     "tables --documents": "writes into docs/, which tests/reports/pages/test_documents.py does elsewhere",
     "complexity * --all*": "takes minutes",
+    "complexity --swept*": "takes minutes",
 }
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from reports import claims
 from reports.figures import curve
+from reports.costs import tables as efficiency
 from reports.pages import analysed, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.render import text_grid
@@ -32,7 +33,9 @@ def tables() -> dict[str, Tables]:
         "analyses.md": analysed.tables(_committed),
         "classes.md": {"classes": lambda: analysed.class_table(_committed().analyses)},
         "findings.md": {name: partial(_claims, name) for name in claims.SECTIONS},
+        "efficiency.md": efficiency.tables(),
         "performance.md": performance.tables(),
+        "trainer.md": performance.learning_tables(),
         "pilot.md": pilot.tables(pilot.load()),
         "statistics.md": {"coverage": lambda: coverage_table(coverage.load())},
     }

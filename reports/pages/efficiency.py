@@ -10,6 +10,7 @@ from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
 from reports.tables.blocks import Block, Cell
 from reports.tables.render import grid
+from results import published
 
 NOTHING = "No sweep is committed: `runner.py profile --preset resolution` measures one, `runner.py export` commits it."
 GROWTH = ("network", "precision", "sizes", "time ~ pixels^", "95 %", "from 256x256", "95 %", "memory ~ pixels^", "95 %")
@@ -18,6 +19,7 @@ LARGE = 256 * 256  # pixels from which the second exponent is taken
 TABLE = ("network", "params", "published", "GMAC", "as the paper", "published", "precision", "ms", "p10, p90", "MiB")
 TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "PSNR Urban100")
 DIRECTIONS = ("size", "precision", "0 scans", "1", "2", "4", "4 over 1", "SGN off", "ASE off", "MambaIR-light (4)")
+ELSEWHERE = ("network", "precision", "ms", "ns/pixel", "GB", "params")
 UNTIMED = ("network", "why", "points")
 MEASURED = "results/measured/"
 COUNTED = f"{MEASURED}measured/counted/networks.json: runner.py complexity --swept"
@@ -114,6 +116,18 @@ def untimed() -> list[Block]:
     return blocks
 
 
+def elsewhere() -> list[Block]:
+    """What another project published of networks of the same tables, on its own machine."""
+    told = published.latency()
+    rows = []
+    for row in sorted(told["rows"], key=lambda row: row["seconds"]):
+        each = 1e9 * row["seconds"] / (told["height"] * told["width"])
+        texts = [row["method"], row["precision"], figure(1e3 * row["seconds"]), figure(each, 3), figure(row["gb"], 3)]
+        rows.append([Cell(text, source=told["source"]) for text in (*texts, f"{row['params']:,}")])
+    heading = f"{told['machine']}, {told['task']}, input {told['height']}x{told['width']}, {told['how']}:"
+    return [Block(heading, ELSEWHERE, rows, [f"- {told['source']}"], (0, 1))]
+
+
 def ceiling(row: dict[str, Any]) -> float | None:
     """Operations per second that bound matrix products in a row's precision on its machine, as measured there."""
     rate = row["rates"].get(PASSES[row["precision"]])
@@ -164,13 +178,14 @@ CAPTIONS = {
     "growth": "Exponents of time and memory against pixels, and over which sizes time is proportional",
     "networks": "Parameters, multiply-adds, time and memory for a 720x1280 output, beside what was published",
     "directions": "What scan directions, the sort by classes and the prompts cost in the light network",
+    "elsewhere": "Time and memory of other networks as another project published them",
     "untimed": "What has no time, and why",
 }
 
 
 def blocks() -> dict[str, Callable[[], list[Block]]]:
     """What makes each table that CAPTIONS names."""
-    return {"growth": growth, "networks": table, "directions": directions, "untimed": untimed}
+    return {"growth": growth, "networks": table, "directions": directions, "elsewhere": elsewhere, "untimed": untimed}
 
 
 def tables() -> dict[str, Callable[[], str]]:

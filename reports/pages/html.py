@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from reports.charts import chart as charts
 from reports.claims import Judged
 from reports.figures import index as figures
-from reports.pages import assets, performance, pictures
+from reports.pages import assets, efficiency, performance, pictures
 from reports.pages.contents import Contents
 from reports.tables import index
 from reports.tables import render as render_tables
@@ -218,11 +218,12 @@ def _picture(draw: Callable[[Path], None]) -> str:
 
 
 def _costs(sources: _Sources) -> Iterator[dict[str, Any]]:
-    """The tables of docs/performance.md."""
-    for name, make in performance.blocks().items():
-        if found := make():
-            table = _table(name, performance.CAPTIONS[name], found, sources)
-            yield table | {"command": None, "note": "In docs/performance.md: " + f"`{RUN} tables --documents`."}
+    """The tables of docs/efficiency.md and docs/performance.md."""
+    for document, page in (("efficiency", efficiency), ("performance", performance)):
+        for name, make in page.blocks().items():
+            if found := make():
+                table = _table(name, page.CAPTIONS[name], found, sources)
+                yield table | {"command": None, "note": f"In docs/{document}.md: `{RUN} tables --documents`."}
 
 
 def _table(name: str, caption: str, made: list[Block], sources: _Sources) -> dict[str, Any]:

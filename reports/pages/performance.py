@@ -17,10 +17,9 @@ from results import measured, records
 NOTHING = "No such measurement is committed."
 TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
 MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "met")
-FIRST = ("what", "how", "first call, s", "largest error or share of values that agree")
 KERNELS = ("kernel", "launches", "ms", "share, %", "together, %")
 NAME = 60  # characters of a kernel's
-SHOWN = 0.9  # of the time in kernels: a table names the longest that make it up
+SHOWN = 0.8  # of the time in kernels: a table names the longest that make it up
 CPU = ("what", "how", "ms", "p10, p90", "times faster", "95 %", "goal", "met")
 PRECISION = ("set", "precision", "PSNR", "change", "SSIM", "change of it", "images")
 DIGITS = {"psnr": 4, "ssim": 5}
@@ -170,26 +169,6 @@ def _memory(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
     return drawn(heading, MEMORY, table, used.values(), left=2)
 
 
-def first_calls(found: Sequence[Row]) -> list[Block]:
-    """What is paid once, and how well the result agreed, for everything that has a goal on a GPU."""
-    return by_machine(found, _first_calls)
-
-
-def _first_calls(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
-    table, used = [], {}
-    for goal in measured.goals()["goals"]:
-        for profile, row in matching(goal, found):
-            if row["status"] == "ok":
-                used[profile["file"]] = profile
-                check = row["check"]
-                limits = check.get("limits")
-                agreed = f"{check['error']:.1e}" if limits is None else f"{check['share_given']:.3%} of values"
-                agreed += "" if limits is None else f" within {limits['given']:g}"
-                texts = [figure(row["first_call_s"], 3), agreed]
-                table.append([Cell(goal["what"]), Cell(how(row)), *made_in(profile, texts)])
-    return drawn(heading, FIRST, table, used.values(), left=2)
-
-
 def kernels(found: Sequence[Row]) -> list[Block]:
     """The kernels that take most of one call, for every network that was taken apart; the latest of each."""
     latest = {}
@@ -317,7 +296,6 @@ def provenance(profile: Row) -> str:
 CAPTIONS = {
     "times": "Time of everything that has a goal, beside the official code and the floor of the machine",
     "memory": "Peak memory of what has a goal for it",
-    "first-calls": "What is paid once, and how well each result agreed with the plain network in float32",
     "kernels": "The kernels that take most of one call",
     "cpu": "Two CPU cores",
     "precision": "Scores of the same weights in each precision",
@@ -330,7 +308,6 @@ def blocks() -> dict[str, Callable[[], list[Block]]]:
     return {
         "times": lambda: times(found),
         "memory": lambda: memory(found),
-        "first-calls": lambda: first_calls(found),
         "kernels": lambda: kernels(measured.profiles(kind="breakdown")),
         "cpu": lambda: cpu(found),
         "precision": lambda: precision(measured.load()),
@@ -339,5 +316,9 @@ def blocks() -> dict[str, Callable[[], list[Block]]]:
 
 def tables() -> dict[str, Callable[[], str]]:
     """What makes each table of the document, as Markdown."""
-    made = {name: lambda make=make: markdown(make()) for name, make in blocks().items()}
-    return {**made, "curve": lambda: learning(measured.FOLDER)}
+    return {name: lambda make=make: markdown(make()) for name, make in blocks().items()}
+
+
+def learning_tables() -> dict[str, Callable[[], str]]:
+    """What makes the table of docs/trainer.md."""
+    return {"curve": lambda: learning(measured.FOLDER)}

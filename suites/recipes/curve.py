@@ -12,7 +12,7 @@ BUDGET = Budget("reduced", AT[-1], checkpoint_every=AT[-1])  # marks are checkpo
 def curve(budget: str | None = None, seeds: tuple[int, ...] | None = None) -> Suite:
     """Learning curves: light x2 at the official settings for 3K iterations, scored on the way on Set5 and Set14.
 
-    Paper: none; docs/performance.md holds what comes of it against the official code's curve on the same 484 pictures
+    Paper: none; docs/trainer.md holds what comes of it against the official code's curve on the same 484 pictures
     of BSDS500 and T91 (batch 32, LR patch 64, Adam 2e-4 constant, L1, flips and rotations). Expected: no difference.
     Budgets: reduced (the default); smoke (a tiny network on the embedded pictures: it runs, no more).
     Cost: three cells of 3K iterations; `--dry-run` prints hours.

@@ -1,6 +1,7 @@
 """The process of one network: reads what to do from its standard input as JSON, writes a line of JSON for each step.
 
-    {"do": "measure" | "compile" | "rates" | "nothing", "points": [...], "device": "cuda" | "cpu"}
+    {"do": "measure" | "compile" | "rates" | "nothing", "points": [...], "device": "cuda" | "cpu",
+     "proved": what an earlier process found at the small size, or null}
 
 It says {"row": {...}} for each point, {"rates": {...}}, and {"done"} after each
 order. When its standard input ends, which is when its parent has gone, it ends too, whatever it is doing.
@@ -41,7 +42,7 @@ def main() -> None:
         elif order["do"] == "measure":
             for point in points:
                 subject = subject or made(point, device)
-                row = subject if isinstance(subject, dict) else subject.measure(point)
+                row = subject if isinstance(subject, dict) else subject.measure(point, order["proved"])
                 say({"row": row})
         say({"done": True})
 

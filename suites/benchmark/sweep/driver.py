@@ -164,7 +164,7 @@ class Sweep:
                 return bool(reason)
 
             row = None
-            process.order("measure", [point])
+            process.order("measure", [point], self.proved(point))
             for message in process.messages(late):
                 row = message.get("row", row)
             if row is None:
@@ -176,6 +176,15 @@ class Sweep:
                 row |= {"load": os.getloadavg()[0], "threads": torch.get_num_threads()}
             self.file(point, row, time.time() - since)
         return []
+
+    def proved(self, point: Point) -> dict[str, Any] | None:
+        """What a point of the same network, mode, precision and backend has shown at the small size, if it passed."""
+        wanted = (point.subject, point.task, point.mode, point.precision, point.backend)
+        for row in list(self.writer.costs.rows.values()):
+            same = tuple(row[name] for name in ("subject", "task", "mode", "precision", "backend")) == wanted
+            if same and row["status"] == "ok":
+                return row["check"].get("small")
+        return None
 
     def outsized(self, point: Point) -> bool:
         """Files a point as not tried where a smaller one of its series did not fit or took too long."""

@@ -3,8 +3,9 @@
 What is timed was checked. First, once for every mode, precision and backend, at a size where that is quick: against the
 plain network in float64, with the order of the scan given and with its own. Then the very output that was timed, at
 its own size: against our own float32 kernels, which were checked in the same way (a precision of float32 against the
-other one, `tf32x3` against `fp32`), on a CPU against the plain network with the scan in chunks. A peer, which has no
-kernels of ours, is compared in bf16 with its own float32, and in float32 at the small size alone.
+other one, `tf32x3` against `fp32`), on a CPU up to CHUNKED against the plain network with the scan in chunks. A peer,
+which has no kernels of ours, is compared in bf16 with its own float32, and in float32 at the small size alone. Where
+there is nothing to compare with, the output must be finite, and the row says so.
 """
 
 import copy
@@ -34,6 +35,7 @@ READINGS = 20  # at most
 FEWEST = 5  # and at least, but of calls as long as
 LONG_MS = 1000.0
 FEWEST_LONG = 3
+CHUNKED = 128 * 128  # pixels up to which the scan in chunks takes a CPU less than the readings do
 SPENT_S = {"cuda": 0.5, "cpu": 6.0}  # on the readings of a point, where more than the fewest are wanted
 MOVED_MS = 500.0  # the longest call whose bytes are counted, which takes one more
 
@@ -110,7 +112,8 @@ class Subject:
         if point.subject in PEERS:
             return None if point.precision == "fp32" else ("fp32", "none", "the same network in float32")
         if self.device.type == "cpu":
-            return "fp32", "chunked", "plain network in float32, scan in chunks"
+            quick = point.pixels <= CHUNKED
+            return ("fp32", "chunked", "plain network in float32, scan in chunks") if quick else None
         precision = "tf32x3" if point.precision == "fp32" else "fp32"
         return precision, "triton", f"our kernels in {precision}"
 
@@ -142,8 +145,13 @@ class Subject:
 
     # --- a point ---------------------------------------------------------------------------------------------------
 
-    def measure(self, point: Point) -> dict[str, Any]:
-        """The row of a point, without what the driver adds. Whatever goes wrong is a row that says so."""
+    def measure(self, point: Point, proved: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The row of a point, without what the driver adds. Whatever goes wrong is a row that says so.
+
+        proved: the check at the small size, where another process has made it on this machine with this code.
+        """
+        if proved is not None:
+            self.small.setdefault((point.precision, point.backend), proved)
         row: dict[str, Any] = {"status": "ok", "reason": None, "params": self.params}
         fastest = determinism(False) if point.mode == "training" else nullcontext()  # as `run` trains
         try:

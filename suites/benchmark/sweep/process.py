@@ -65,8 +65,9 @@ class Process:
         for line in self.process.stderr:
             self.errors = (self.errors + line)[-KEPT:]
 
-    def order(self, what: str, points: Sequence[Point]) -> None:
-        told = {"do": what, "device": self.device, "points": [asdict(point) for point in points]}
+    def order(self, what: str, points: Sequence[Point], proved: dict[str, Any] | None = None) -> None:
+        """what: of suites.benchmark.sweep.child. proved: the check at the small size that the point has passed."""
+        told = {"do": what, "device": self.device, "points": [asdict(point) for point in points], "proved": proved}
         with suppress(BrokenPipeError):  # it died: `messages` ends at once, and `ending` says how
             self.process.stdin.write(json.dumps(told) + "\n")
             self.process.stdin.flush()

@@ -73,6 +73,14 @@ def test_it_ends_with_its_seconds_and_leaves_the_rest_for_the_same_command(tmp_p
     assert rows["b", 64]["status"] == "ok"
 
 
+def test_a_network_is_proved_once_for_all_its_processes_and_later_commands(tmp_path, log):
+    swept(tmp_path, [point("a", 16), point("b", 16), point("a", 32)])
+    rows, _ = swept(tmp_path, [point("a", 64), point("b", 16)])
+    assert {height: rows["a", height]["check"]["small"] for height in (16, 32, 64)} == dict.fromkeys(
+        (16, 32, 64), "proved at 16"
+    )
+
+
 def sweep_of_twelve(root: Path) -> None:
     with interruptible():
         swept(root, [point("a", side) for side in range(1, 13)])

@@ -36,6 +36,13 @@ def test_a_row_says_what_its_result_was_held_against():
     assert "scan in chunks" in check["here"]["reference"] and check["here"]["share_strict"] == 1
 
 
+def test_beyond_what_is_quick_to_compare_the_row_says_that_nothing_was_compared(monkeypatch):
+    monkeypatch.setattr(measure, "CHUNKED", 16 * 16)
+    row = subject(tiny()).measure(tiny(), proved={"ok": True, "by": "another process"})
+    assert row["check"]["small"]["by"] == "another process"
+    assert row["check"]["here"] == {"reference": None, "finite": True, "ok": True}
+
+
 def test_training_is_checked_by_its_gradients():
     point = tiny(16, mode="training", batch=2)
     row = subject(point).measure(point)
