@@ -33,7 +33,7 @@ def chart(evidence: Evidence) -> Chart:
     )
     quiet = "datum.noise == ''"
     layers = alt.layer(
-        base.mark_rule(style="zero").encode(y=alt.datum(1.0)),
+        alt.Chart().mark_rule(style="zero").encode(y=alt.datum(1.0)),
         base.mark_line(strokeWidth=1.5),
         base.transform_filter(quiet).mark_point(filled=True, size=30),
         base.transform_filter(f"!({quiet})").mark_point(filled=False, size=30),
