@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from reports import claims
-from reports.figures import curve
 from reports.costs import tables as efficiency
+from reports.figures import curve
 from reports.pages import analysed, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.render import text_grid

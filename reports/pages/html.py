@@ -20,8 +20,9 @@ from markupsafe import Markup, escape
 
 from reports.charts import chart as charts
 from reports.claims import Judged
+from reports.costs import tables as efficiency
 from reports.figures import index as figures
-from reports.pages import assets, efficiency, performance, pictures
+from reports.pages import assets, performance, pictures
 from reports.pages.contents import Contents
 from reports.tables import index
 from reports.tables import render as render_tables

@@ -5,7 +5,7 @@ import pytest
 from reports.charts import directions, resolution, roofline, tradeoff
 from reports.charts.chart import NothingToDraw
 from reports.costs import frames
-from reports.pages import efficiency
+from reports.costs import tables as efficiency
 from reports.statistics.growth import exponent, proportional
 from results import measured, records
 from tests.reports.charts import costs
