@@ -81,7 +81,7 @@ def of_trainings(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tupl
     only the paper's budget decides; and the tables."""
     rows = _trained(claim, frames)
     if not rows:
-        return [], NOT_RUN if "variants" in claim else "", []
+        return [], NOT_RUN if {"variants", "labels"} & claim.keys() else "", []
     budgets = sorted(dict.fromkeys(row["budget"] for row in rows), key=index.BUDGETS.index, reverse=True)
     found = [_of_budget([row for row in rows if row["budget"] == name], name) for name in budgets]
     full = [row for row in rows if row["budget"] == "paper"]
@@ -102,8 +102,9 @@ def _trained(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> Rows:
             (row["study"], row["setting"]) for row in own if row["verdict"] == verdicts.BASE and not row["overrides"]
         }
         rows += [row for row in own if (row["study"], row["setting"]) in whole and row["difference"] is not None]
-    patterns = claim.get("variants", ())
-    rows = [row for row in rows if any(fnmatch(row["overrides"], pattern) for pattern in patterns)]
+    wanted = [("overrides", pattern) for pattern in claim.get("variants", ())]
+    wanted += [("method", label) for label in claim.get("labels", ())]
+    rows = [row for row in rows if any(fnmatch(row[column], pattern) for column, pattern in wanted)]
     families = claim.get("families", ["*"])
     rows = [row for row in rows if not row["setting"] or any(fnmatch(row["setting"], f"*{name}*") for name in families)]
     tasks = claim.get("tasks", ["*"])
