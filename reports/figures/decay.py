@@ -79,6 +79,8 @@ def draw(records: list[Record], path: Path, interventions: Sequence[Record] = ()
             axes[0].set(ylabel="mean decay over k steps", ylim=(0, 1))
             axes[1].set(ylabel="part of the state's output\nfrom k or more steps ago", ylim=(0, 1))
             axes[2].set(ylabel="RMS of that part over\nRMS of the whole output", ylim=(0, None))
+            if panels == 4 and cuts[row].empty:
+                axes[3].text(0.5, 0.5, "not measured", ha="center", transform=axes[3].transAxes)
             if panels == 4:
                 axes[3].set(ylabel="PSNR lost by states that start\nanew every k steps, dB")
             for axis in axes:
