@@ -56,7 +56,7 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
 def profiled() -> dict[tuple, Row]:
     """The same of `profile --preset goals`, by machine and KEEP; rates are those of goals.json."""
     found: dict[tuple, Row] = {}
-    machines = measured.goals()["machines"]
+    machines, counts = measured.goals()["machines"], counted()
     for profile in measured.profiles():
         environment = profile["environment"]
         machine, rates = machine_name(environment), machines.get(environment["device"], {}).get("rates", {})
@@ -68,7 +68,7 @@ def profiled() -> dict[tuple, Row]:
             own |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine, "clock": "wall"}
             own |= {"ms": row["median_ms"], "p10_ms": row["p10_ms"], "p90_ms": row["p90_ms"], "mib": row["peak_mib"]}
             own |= {"noise": [f"readings spread by {spread:.0%}"] if spread > SPREAD else [], "bytes": None}
-            params = next((one["params"] for (name, *_), one in counted().items() if name == subject), None)
+            params = next((one["params"] for (name, *_), one in counts.items() if name == subject), None)
             own |= {"rates": rates, "params": params, "source": source(told)}
             found[(machine, *(own[name] for name in KEEP))] = own
     return found
@@ -126,11 +126,17 @@ def exact(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def counted() -> dict[tuple[str, str, int, int], Row]:
-    """What `complexity --swept` counted, by subject, task, height and width; nothing where no file is committed."""
-    if not measured.NETWORKS.exists():
-        return {}
-    rows = records.read_json(measured.NETWORKS)["rows"]
-    return {(row["subject"], row["task"], row["height"], row["width"]): row for row in rows if "params" in row}
+    """What `complexity --swept` counted, and before it `complexity --all`, by subject, task, height and width of the
+    input: params, macs, macs_paper."""
+    found: dict[tuple[str, str, int, int], Row] = {}
+    for row in measured.complexity().to_dict("records"):
+        _, _, scale = row["task"].partition("-x")
+        height, width = (int(side) // int(scale or 1) for side in row["size"].split("x"))
+        found[f"{row['model']} {row['overrides']}".strip(), row["task"], height, width] = row
+    if measured.NETWORKS.exists():
+        rows = records.read_json(measured.NETWORKS)["rows"]
+        found |= {(row["subject"], row["task"], row["height"], row["width"]): row for row in rows if "params" in row}
+    return found
 
 
 def multiply_adds(subject: str, task: str, pixels: int) -> float | None:

@@ -22,7 +22,7 @@ DIRECTIONS = ("size", "precision", "0 scans", "1", "2", "4", "4 over 1", "SGN of
 ELSEWHERE = ("network", "precision", "ms", "ns/pixel", "GB", "params")
 UNTIMED = ("network", "why", "points")
 MEASURED = "results/measured/"
-COUNTED = f"{MEASURED}measured/counted/networks.json: runner.py complexity --swept"
+COUNTED = f"{MEASURED}counted: runner.py complexity --swept, or --all"
 LIGHT = "mambairv2-light"
 WAYS = {"0 scans": "scans=0", "1": "", "2": "scans=2", "4": "scans=4", "SGN off": "sgn=off", "ASE off": "ase=off"}
 PASSES = {"fp32": "fp32", "tf32x3": "tf32", "tf32": "tf32", "bf16": "bf16"}  # the rate that bounds a precision
