@@ -118,15 +118,16 @@ def ask(
     analysis: a module of `suites.analysis` whose `analyses(network, **options)` are asked. Raises SpecError for what
     was typed wrong before PyTorch is loaded, which takes seconds.
     """
+    from suites import degradation_file
     from suites.network_file import given
-    from suites.spec import Protocol, SpecError, Task
+    from suites.spec import Protocol, SpecError
 
     numbers = seed_numbers(seeds)
     if jobs < 1:
         raise SpecError(f"--jobs {jobs}: at least one process is needed")
     if (weights is None) != untrained:
         raise SpecError("give --weights FILE, or --untrained for the initial values of seed 0")
-    parsed = Task.typed(task)
+    parsed = degradation_file.task(task)
     protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
     cli.check_writable(json)
     own = given(network, arguments)

@@ -48,11 +48,10 @@ def run(
 ) -> int:
     """Trains, evaluates and stores every cell of a suite; finished cells are skipped. With --network: its bases, and a
     class of yours beside them."""
-    from suites import recipes
-    from suites.spec import Task
+    from suites import degradation_file, recipes
     own, changes = recipes.own.separate(network, changes or [])
     which = {"only": only, "base": base, "changes": changes, "seeds": seeds, "budget": budget, "file": options}
-    start = {"init": init, "new": init_new, "without": init_without, "task": task and Task.typed(task)}
+    start = {"init": init, "new": init_new, "without": init_without, "task": task and degradation_file.task(task)}
     chosen = recipes.choose(suite, **which, **start, network=own, variations=vary or [])
     store, device, file = cli.store(results), cli.device(device), own and own.path
     if dry_run:
@@ -188,11 +187,10 @@ def verify(
     data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
-    from suites import network_file
+    from suites import degradation_file, network_file
     from suites.execution import verification
-    from suites.spec import Task
     own = network_file.only_class(network)
-    where = {"device": device, "data": data, "own": own, "task": task and Task.typed(task)}
+    where = {"device": device, "data": data, "own": own, "task": task and degradation_file.task(task)}
     return ended(verification.verify(cell, cli.store(results), **where, console=out))
 
 

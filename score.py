@@ -25,11 +25,10 @@ def evaluate(
 ) -> int:
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
     cli.check_model(model, network)
-    from suites import network_file
+    from suites import degradation_file, network_file
     from suites.evaluation import scoring
     from suites.progress import ScoreBar
-    from suites.spec import Task
-    parsed = Task.typed(task)
+    parsed = degradation_file.task(task)
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, "routing": routing}
     protocol = scoring.protocol_for(model, parsed, **choices, prompt_order=prompt_order, lr_route=lr)
     files = {"weights": weights, "network": network_file.given(network, arguments), "data": data}
@@ -55,7 +54,7 @@ def compare(
     """Weights A against weights B, paired by image: differences, intervals, verdicts, and a sentence."""
     from reports.tables import compare as comparing
     from results.evidence import Evidence
-    from suites import network_file
+    from suites import degradation_file, network_file
     from suites.evaluation import lookup
     from suites.progress import ScoreBar
     from suites.spec import Task
@@ -64,9 +63,9 @@ def compare(
     with ScoreBar(err) as progress:
         how = {"device": device, "data": data, "progress": progress}
         words = [lookup.words(side, store, task, names, **how) for side in sides.values()]
-    found = comparing.compare(Evidence(store), *words, sets=names, task=task and Task.typed(task).name)
+    found = comparing.compare(Evidence(store), *words, sets=names, task=task and degradation_file.task(task).name)
     if crops:
-        what = found.most(), found.scored_by(), Task.typed(task) if task else Task.parse(found.task)
+        what = found.most(), found.scored_by(), degradation_file.task(task) if task else Task.parse(found.task)
         made = lookup.write_crops(crops, sides, *what, device=cli.device(device), data=data)
         show(f"written: {path}" for path in made)
     show(found.lines())
@@ -94,16 +93,16 @@ def restore(
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
     cli.check_model(model, network)
-    from suites import network_file
+    from suites import degradation_file, network_file
     from suites.evaluation import restoration, scoring
     from suites.progress import TileBar
-    from suites.spec import Task
+    parsed = degradation_file.task(task)
     choices = {"tiling": tiles, "routing": routing, "samples": samples, "seed": seed, "precision": precision}
-    protocol = scoring.protocol_for(model or "", Task.typed(task), **choices)
+    protocol = scoring.protocol_for(model or "", parsed, **choices)
     where = {"device": cli.device(device), "backend": backend, "network": network_file.given(network, arguments)}
     with TileBar(err) as bar:
         how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
-        return int(restoration.restore(source, target, model, Task.typed(task), weights, protocol, **how) > 0)
+        return int(restoration.restore(source, target, model, parsed, weights, protocol, **how) > 0)
 
 
 @app.command()
@@ -112,13 +111,13 @@ def perceptual(
     device: cli.Device = None, json: cli.Json = None, data: cli.Data = cli.DATA,
 ) -> None:
     """LPIPS and DISTS of the pictures that `evaluate --save-images` wrote; beside the protocol, in no table."""
+    from suites import degradation_file
     from suites import perceptual as module
     from suites.progress import ScoreBar
-    from suites.spec import Task
     names = metrics.split(",")
     with ScoreBar(err) as bar:
         where = {"device": cli.device(device), "data": data, "progress": bar}
-        rows = module.measure(folder, sets.split(","), Task.typed(task), names, **where)
+        rows = module.measure(folder, sets.split(","), degradation_file.task(task), names, **where)
     found = module.means(rows, names)
     show(cli.text_table([{**row, **{name: f"{row[name]:.4f}" for name in names}} for row in found]))
     cli.save(json, {"rows": found, "images": rows})

@@ -5,16 +5,35 @@ picture, uint8 RGB [H, W, 3] with sides that are multiples of it, and a numpy Ge
 returns uint8 [H / SCALE, W / SCALE, 3]. It is called once for each picture, for training too.
 """
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from models.ops.noise import noise_key
 from suites import user_file
-from suites.data.pictures import DataError, pixel_hash
 from suites.spec import SpecError, Task
+
+
+def task(text: str) -> Task:
+    """What `--task` says: `Task.parse`, and "custom:FILE.py:function", which runs the file.
+
+    Raises SpecError for anything but these, and for a file that has no such function.
+    """
+    match = re.fullmatch(r"custom:(.+\.py):(\w+)", text)
+    if match is None:
+        return Task.parse(text)
+    file, function = Path(match[1]), match[2]
+    source = user_file.source_of(file)
+    try:
+        module = user_file.run(file, source)
+        scale, made = getattr(module, "SCALE", 1), getattr(module, function)
+    except Exception as error:  # whatever a user's code raises
+        raise SpecError(f"{file}:{function} cannot be used: {type(error).__name__}: {error}") from error
+    if not callable(made) or not (isinstance(scale, int) and scale >= 1):
+        raise SpecError(f"{file}: {function} must be a function, and SCALE, which is {scale!r}, a whole number")
+    return Task("custom", scale, function, source[:16], file)
 
 
 def degraded(task: Task, image: np.ndarray) -> np.ndarray:
@@ -23,6 +42,9 @@ def degraded(task: Task, image: np.ndarray) -> np.ndarray:
     Raises SpecError where the file is not named, is another one or lacks the function, and DataError for what the
     function makes, or raises.
     """
+    from models.ops.noise import noise_key
+    from suites.data.pictures import DataError, pixel_hash
+
     if task.file is None:
         raise SpecError(
             f"{task.name} is a function in a file: name it again with --task custom:FILE.py:{task.function}"

@@ -64,30 +64,6 @@ class Task:
         raise SpecError(f"unknown task {name!r}: choose from {', '.join(cls.names())}, or custom:FILE.py:function")
 
     @classmethod
-    def typed(cls, text: str) -> "Task":
-        """`parse`, and "custom:FILE.py:function", which runs the file: for what stands on the command line alone.
-
-        Raises SpecError for anything but these and the tasks of `Task.names()`.
-        """
-        if match := re.fullmatch(r"custom:(.+\.py):(\w+)", text):
-            return cls._custom(Path(match[1]), match[2])
-        return cls.parse(text)
-
-    @classmethod
-    def _custom(cls, file: Path, function: str) -> "Task":
-        from suites import user_file
-
-        source = user_file.source_of(file)
-        try:
-            module = user_file.run(file, source)
-            scale, made = getattr(module, "SCALE", 1), getattr(module, function)
-        except Exception as error:  # whatever a user's code raises
-            raise SpecError(f"{file}:{function} cannot be used: {type(error).__name__}: {error}") from error
-        if not callable(made) or not (isinstance(scale, int) and scale >= 1):
-            raise SpecError(f"{file}: {function} must be a function, and SCALE, which is {scale!r}, a whole number")
-        return cls("custom", scale, function, source[:16], file)
-
-    @classmethod
     def names(cls) -> list[str]:
         return [cls(kind, level).name for kind, levels in RESTORATION_LEVELS.items() for level in levels]
 

@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from models.mambairv2 import AttentiveStateSpace
 from results import measured, published, records
-from suites import environment
+from suites import degradation_file, environment
 from suites.benchmark.plans import parse_size, parse_variant
 from suites.network_file import NetworkFile
 from suites.spec import SpecError, Task
@@ -143,7 +143,7 @@ def of_variant(variant: str | None, task: str | None, output: str, own: NetworkF
 
     Raises SpecError without a network or for two of them, and as `parse_variant`, `Task.parse` and `parse_size`.
     """
-    parsed = Task.typed(task or "sr-x2")
+    parsed = degradation_file.task(task or "sr-x2")
     if own is not None:
         if variant is not None:
             raise SpecError(f"two networks were named: leave out {variant}, or --network")

@@ -7,6 +7,7 @@ each in the precisions that have a goal, launched eagerly and as a graph. On a C
 
 import torch
 
+from suites import degradation_file
 from suites.benchmark.comparison import Candidate, Plan, Point
 from suites.benchmark.kernels import ScanCandidate, ScanCase, ScanPlan
 from suites.benchmark.plans import plan
@@ -50,7 +51,7 @@ def choose(
             raise SpecError(f"--preset fixes {', '.join(typed)}: leave these out, or the preset")
         return plans(preset, device, rounds)
     chosen = {name: value for name, value in typed.items() if name in lists}
-    parsed = Task.typed(task or "sr-x2")
+    parsed = degradation_file.task(task or "sr-x2")
     if models is None and own is None:
         models = "mambairv2-light"
     return [plan(models, parsed, own=own, rounds=rounds, device=device, **chosen)]

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from results import records
-
 # A file of a few bytes can ask for any number of pixels. Pillow's own limit, half of this and for the whole process,
 # warns where it should refuse.
 MAX_PIXELS, LIMIT_VARIABLE = 2**28, "MAMBAIR_BENCH_MAX_PIXELS"
@@ -29,6 +27,8 @@ def load_picture(path: Path, *, alpha: bool = False) -> np.ndarray:
     floating point, for CMYK and other colour spaces, (alpha=False) for transparent pixels, and for more than MAX_PIXELS
     pixels, or than LIMIT_VARIABLE says in the environment.
     """
+    from results import records  # with pandas, for which nothing that lists suites waits
+
     path, limit = Path(path), records.limit(LIMIT_VARIABLE, MAX_PIXELS)
     try:
         with Image.open(path) as image:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.evidence import Evidence
 from results.store import Store
+from suites import degradation_file
 from suites.network_file import NetworkFile
 from suites.spec import BASELINES, PEER, Protocol, SpecError, Task
 
@@ -57,7 +58,7 @@ def words(
     import models
 
     digest = models.weights_hash(path)
-    known = _scored_on(Evidence(store), model, digest, task and Task.typed(task).name)
+    known = _scored_on(Evidence(store), model, digest, task and degradation_file.task(task).name)
     if known and known.issuperset(sets):
         return f"{model} {digest}".strip()
     if not (model and task and sets):
@@ -68,7 +69,7 @@ def words(
     from suites.environment import choose_device
     from suites.evaluation import scoring
 
-    parsed = Task.typed(task)
+    parsed = degradation_file.task(task)
     where = {"store": store, "device": choose_device(device), "data": data, "progress": progress}
     where |= {"weights": path, "network": side.network_of(model)}
     result = scoring.score(model, parsed, sets, scoring.protocol_for(model, parsed), **where)

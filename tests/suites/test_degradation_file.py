@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from results.sets import official_protocol
+from suites import degradation_file
 from suites.data import DataError
 from suites.data.degradations import degrade
 from suites.data.pool import training_pair
@@ -46,7 +47,7 @@ def picture(height: int = 21, width: int = 30) -> np.ndarray:
 
 
 def test_it_makes_the_degraded_image_once_for_each_picture(file: Path) -> None:
-    task = Task.typed(f"custom:{file}:noisy")
+    task = degradation_file.task(f"custom:{file}:noisy")
     lq, truth = degrade(task, picture(), None)
     pixels = np.rint(lq * 255).astype(int)
     assert np.array_equal(truth, picture()[:20, :30]) and pixels.shape == (10, 15, 3)
@@ -60,7 +61,7 @@ def test_it_makes_the_degraded_image_once_for_each_picture(file: Path) -> None:
 
 
 def test_its_name_holds_the_hash_and_no_path(file: Path) -> None:
-    task, digest = Task.typed(f"custom:{file}:noisy"), hashlib.sha256(file.read_bytes()).hexdigest()
+    task, digest = degradation_file.task(f"custom:{file}:noisy"), hashlib.sha256(file.read_bytes()).hexdigest()
     assert task.name == f"custom-x2-noisy-{digest[:16]}" and task.network == {"upscale": 2}
     stored = Task.parse(task.name)
     assert stored == task and stored.file is None
@@ -87,10 +88,10 @@ def test_what_is_stored_runs_no_file(file: Path) -> None:
 def test_mistakes_name_the_function(file: Path) -> None:
     for name, told in (("grey", r"makes float64 \(20, 30\)"), ("wrong", "RuntimeError: no such luck")):
         with pytest.raises(DataError, match=rf"own\.py:{name}.*{told}"):
-            degrade(Task.typed(f"custom:{file}:{name}"), picture(), None)
+            degrade(degradation_file.task(f"custom:{file}:{name}"), picture(), None)
     for text, told in ((f"custom:{file}:none", "AttributeError"), ("custom:none.py:f", "cannot be read")):
         with pytest.raises(SpecError, match=told):
-            Task.typed(text)
-    cell = replace(smoke.smoke(seeds=(0,)).cells[0], task=Task.typed(f"custom:{file}:grey"))
+            degradation_file.task(text)
+    cell = replace(smoke.smoke(seeds=(0,)).cells[0], task=degradation_file.task(f"custom:{file}:grey"))
     with pytest.raises(DataError, match=r"own\.py:grey"):  # before anything is trained
         check_cells([cell], "auto", "cpu")
