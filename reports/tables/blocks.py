@@ -70,9 +70,13 @@ def blocks(frame: pd.DataFrame) -> Iterator[Block]:
 
 def _plain(frame: pd.DataFrame) -> Block:
     said = [name for name in frame.columns.drop(["table", "kind"]) if frame[name].notna().any()]
+    notes = []
+    if "evidence" in said and frame["evidence"].nunique() == 1:  # said once, below
+        said.remove("evidence")
+        notes = [_sentence(frame["evidence"].iloc[0])]
     rows = [[_said(row, name) for name in said] for row in frame.to_dict("records")]
     words = tuple(index for index, name in enumerate(said) if not any(isinstance(v, float | int) for v in frame[name]))
-    return Block("", tuple(said), rows, left=words)
+    return Block("", tuple(said), rows, notes, left=words)
 
 
 def _said(row: dict[str, Any], name: str) -> Cell:
@@ -386,7 +390,8 @@ def _changes(origin: str, task: str, part: pd.DataFrame) -> Iterator[Block]:
     notes.append(
         "Differences in dB with their 95 % interval over pictures, at the seeds that both have; verdicts after Holm's "
         "correction for a question and a set. The number behind it is how many pictures are worse. "
-        f"= is '{verdicts.NO_EFFECT}', no word is '{verdicts.INCONCLUSIVE}'."
+        f"* is '{verdicts.COSTS}' or '{verdicts.GAINS}', = is '{verdicts.NO_EFFECT}', no mark is "
+        f"'{verdicts.INCONCLUSIVE}'."
     )
     for question, own in part[part["study"] != "unchanged"].groupby("study", sort=False):
         heading = f"{part['model'].iloc[0]}, {task}, {origin.partition(' (')[0]}: {question}"  # notes name the file
@@ -404,7 +409,7 @@ def _judged(row: dict[str, Any] | None) -> str:
         return ""
     if row["difference"] is None:
         return row["verdict"]
-    marks = {verdicts.NO_EFFECT: "=", verdicts.INCONCLUSIVE: ""}
+    marks = {verdicts.NO_EFFECT: "=", verdicts.INCONCLUSIVE: "", verdicts.COSTS: "*", verdicts.GAINS: "*"}
     low, high = ("" if row[end] is None else number(row[end], "psnr", signed=True) for end in ("low", "high"))
     change = number(row["difference"], "psnr", signed=True) + (f" [{low}, {high}]" if low else "")
     return f"{change} {row['worse']} {marks.get(row['verdict'], row['verdict'])}".rstrip()

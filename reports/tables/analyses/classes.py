@@ -83,14 +83,15 @@ def _never_used(rows: pd.DataFrame) -> int:
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """What `analyse sgn` and `analyse prompts` print of one network: a table for each analysis."""
+    """What `analyse sgn` and `analyse prompts` print of one network: a table for each analysis and set."""
     found = []
     for name, summary in SUMMARIES.items():
         own = [record for record in records if record.key["analysis"] == name and len(record.rows)]
         if own:
-            frame = pd.DataFrame(summary(own)).rename(columns={"low": "mean low", "high": "mean high"})
-            means = [column for column in frame if f"{column} low" in frame]
-            found += text.grid(f"{name}: {own[0].question}", frame, means, DIGITS)
+            whole = pd.DataFrame(summary(own)).rename(columns={"low": "mean low", "high": "mean high"})
+            means = [column for column in whole if f"{column} low" in whole]
+            for _, frame in whole.groupby("set", sort=False):
+                found += text.grid(f"{name}: {own[0].question}", frame, means, DIGITS)
     return found
 
 

@@ -138,7 +138,7 @@ def test_the_table_shows_questions_with_verdicts(store, tmp_path):
     assert "interventions" in index.names(evidence)
     frame = index.table("interventions", evidence)
     text = render.render_all([(frame, index.caption("interventions"))], "md", contents=False)
-    assert "x2.pth" in text and "-0.500 [-0.502, -0.498] 5 costs" in text and "3 of 5 images" in text
+    assert "x2.pth" in text and "-0.500 [-0.502, -0.498] 5 *" in text and "3 of 5 images" in text
     assert "0.000 [-0.002, +0.002] 2 =" in text
 
 
