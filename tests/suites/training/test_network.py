@@ -74,7 +74,7 @@ def kill_after_line(process: subprocess.Popen, folder: Path, count: int) -> None
 
 
 def test_killed_twice_and_the_same_bits(tmp_path):
-    budget = Budget("smoke", 100, batch=1, patch=16, lr=1e-3, milestones=(50,), checkpoint_every=7)
+    budget = Budget("smoke", 40, batch=1, patch=16, lr=1e-3, milestones=(20,), checkpoint_every=3)
     spec = cell(budget)
     undisturbed, disturbed, images = tmp_path / "undisturbed", tmp_path / "disturbed", tmp_path / "images.npy"
     np.save(images, np.random.default_rng(0).integers(0, 256, (2, 96, 80, 3), dtype=np.uint8))
@@ -90,7 +90,7 @@ def test_killed_twice_and_the_same_bits(tmp_path):
         [{k: json.loads(line)[k] for k in ("step", "lr", "loss")} for line in lines(f)]
         for f in (undisturbed, disturbed)
     ]
-    assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == list(range(5, 101, 5))
+    assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == list(range(2, 41, 2))
     assert sorted(path.name for path in disturbed.iterdir()) == ["train.jsonl", "weights.safetensors"]
 
 
