@@ -20,6 +20,15 @@ PACKAGES = ("torch", "triton", "numpy", "scipy", "pandas", "scikit-image", "fvco
 
 
 @cache
+def not_importable(package: str, extra: str, error: Exception) -> SpecError:
+    """What is said where a package of an optional extra cannot be imported: it is missing, or torchvision beside it
+    raises its RuntimeError with another PyTorch than its own."""
+    return SpecError(
+        f"{package} cannot be imported here ({type(error).__name__}: {error}): install the extra, pip install -e "
+        f"'.[{extra}]', with the torchvision that belongs to this PyTorch"
+    )
+
+
 def commit() -> str | None:
     """The checkout's commit, `+` appended when tracked files differ from it; None outside a checkout.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import models
 from models.checkpoints import read_state
+from suites.environment import not_importable
 from suites.spec import PEER, SpecError, Task
 
 
@@ -37,11 +38,8 @@ def load(path: Path, task: Task) -> Peer:
     """
     try:
         from spandrel import ImageModelDescriptor, ModelLoader
-    except Exception as error:  # no module; or torchvision's RuntimeError beside another PyTorch than its own
-        raise SpecError(
-            f"{PEER} cannot be imported here ({type(error).__name__}: {error}): install the extra, pip install -e "
-            "'.[peers]', with the torchvision that belongs to this PyTorch"
-        ) from error
+    except Exception as error:
+        raise not_importable(PEER, "peers", error) from error
     state = read_state(path)
     try:
         found = ModelLoader(device="cpu").load_from_state_dict(dict(state))

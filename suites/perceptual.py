@@ -16,6 +16,7 @@ from torch import Tensor
 from suites.data import find
 from suites.data.degradations import luma_uint8, modcrop
 from suites.data.pictures import as_rgb, list_pictures, load_picture
+from suites.environment import not_importable
 from suites.spec import SpecError, Task, check_choice
 
 METRICS = ("lpips", "dists")  # 0 for equal pictures, and lower is better
@@ -28,11 +29,8 @@ def make(name: str) -> Metric:
     try:
         import piq
         from torchvision.models import VGG16_Weights
-    except Exception as error:  # no module; or torchvision's RuntimeError beside another PyTorch than its own
-        raise SpecError(
-            f"piq cannot be imported here ({type(error).__name__}: {error}): install the extra, pip install -e "
-            "'.[perceptual]', with the torchvision that belongs to this PyTorch"
-        ) from error
+    except Exception as error:
+        raise not_importable("piq", "perceptual", error) from error
     kind = {"lpips": piq.LPIPS, "dists": piq.DISTS}[name]
     try:
         return kind().eval()

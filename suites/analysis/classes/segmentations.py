@@ -44,7 +44,8 @@ def people(folder: Path, pair: Pair, scale: int) -> list[np.ndarray]:
         return []
     try:
         whole = [entry["Segmentation"][0, 0] for entry in loadmat(path)["groundTruth"][0]]
-    except (OSError, KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:  # SciPy: MATLAB 7.3
+    # SciPy reads MATLAB files up to version 7.2 and refuses those of 7.3 with NotImplementedError.
+    except (OSError, KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:
         raise SpecError(f"{path} holds no segmentations as BSDS500's files do: {error}") from error
     height, width = pair.lq.shape[:2]
     if any(one.shape[0] < scale * height or one.shape[1] < scale * width for one in whole):
