@@ -148,14 +148,14 @@ def _make_alone(folder: Path) -> bool:
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Keeps `folder` for this process. Raises LockedError naming the holder when somebody alive has it."""
-    path = folder / NAME
+    path, me = folder / NAME, Holder.myself()
     with exclusive(path) as descriptor:
         other = _read(descriptor)
         if other is not None:
             raise LockedError(f"{folder.name} is running already: {other}")
         with guarded(path):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(asdict(Holder.myself())).encode(), 0)
+            os.pwrite(descriptor, json.dumps(asdict(me)).encode(), 0)
             os.fsync(descriptor)
     done = threading.Event()
 
@@ -171,5 +171,6 @@ def hold(folder: Path) -> Iterator[None]:
     finally:
         done.set()
         renewer.join()
-        with suppress(StoreError), exclusive(path):
-            path.unlink()
+        with suppress(StoreError), exclusive(path) as descriptor:
+            if _read(descriptor) in (me, None):  # another, which took it over while this process was silent, keeps it
+                path.unlink()

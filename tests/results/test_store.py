@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -261,6 +262,17 @@ def test_lock_names_its_holder_and_stale_ones_are_recognised(tmp_path):
     path.write_text(json.dumps(stale[2]))
     with pytest.raises(locks.LockedError, match="another-machine"), locks.hold(tmp_path):
         pass
+
+
+def test_a_lock_that_another_host_took_over_stays(tmp_path):
+    path, other = tmp_path / locks.NAME, locks.Holder(1, "another-machine", 5)
+    with locks.hold(tmp_path):
+        path.write_text(json.dumps(asdict(other)))  # after this process was silent for long
+    assert locks.holder(tmp_path) == other
+    path.unlink()
+    with locks.hold(tmp_path):
+        path.unlink()  # the other one has come and gone
+    assert not path.exists()
 
 
 def test_running_without_a_living_lock_was_interrupted(tmp_path):
