@@ -4,6 +4,7 @@ What a key says is done, or is without effect here and listed in IGNORED, or is 
 the file is passed over. Weights to start from are named with --init, since a path in a file is another machine's.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -27,6 +28,7 @@ IGNORED = (
 )
 PUBLISHED = (paper.PAPER, ablations.PAPER_SR, ablations.PAPER_CHARBONNIER)  # schedules that are called "paper", with
 PATCHES = {"sr": (64, 48), "denoise": (128,), "jpeg": (126,)}  # the official files' own patches, in LR pixels
+GROUND_TRUTH = re.compile(r"[-_]?(HR|GT|HQ)$", re.IGNORECASE)  # CBSD68HQ, Classic5_HQ in the official files
 UNREAD = ("interval", "num_heads", "window_size")  # of the official MambaIR's file, whose class takes any key
 REQUIRED = object()
 
@@ -167,7 +169,7 @@ def _paths(keys: _Keys, key: str) -> list[PurePosixPath]:
 
 
 def _sets(keys: _Keys, phases: list[str]) -> tuple[str, ...]:
-    """The datasets of some phases: known names in the folders' paths, or the innermost folder that is not HR, GT, ...
+    """The datasets of some phases, by the innermost folders of their paths that are not HR, GT, ...
 
     Folders are looked for under --data by these names, whatever their path on the machine of the file.
     """
@@ -175,17 +177,33 @@ def _sets(keys: _Keys, phases: list[str]) -> tuple[str, ...]:
     for phase in phases:
         key = f"datasets.{phase}.dataroot_gt"
         for path in _paths(keys, key):
-            inner = [part for part in reversed(path.parts) if part not in ("/", "..", ".")]
-            info = next(filter(None, map(known, inner)), None) or known(str(keys.left.get(f"datasets.{phase}.name")))
-            named = [part for part in inner if is_inner_folder(part, "") is None]
-            if info is None and not named:
-                raise keys.error(
-                    key, f"is {path}, which names no dataset: --set train_sets=NAME or test_sets=NAME does"
-                )
-            found.append(info.name if info else named[0])
+            try:
+                found.append(_set_at(path, str(keys.left.get(f"datasets.{phase}.name"))))
+            except SpecError as error:
+                setting = "train_sets" if phase == "train" else "test_sets"
+                raise keys.error(key, f"is {path}, {error}: say which set is meant with --set {setting}=NAME") from None
     if not found:
         raise keys.error("datasets", "names no set to score on: --set test_sets=NAME does")
     return tuple(dict.fromkeys(found))
+
+
+def _set_at(path: PurePosixPath, called: str) -> str:
+    """The set whose ground truth lies in a folder. called: its name in the file, for a path that names none.
+
+    A known set further out counts where the folder is one of its own (Flickr2K/Flickr2K_HR): /d/DIV2K/crops/HR holds
+    other pictures than DIV2K. Raises SpecError there, and without any name.
+    """
+    named = [part for part in path.parts if part not in ("/", "..", ".") and is_inner_folder(part, "") is None]
+    *outer, folder = named or [called]
+    found = known(folder) or known(GROUND_TRUTH.sub("", folder))
+    if found is None and not named:
+        raise SpecError("which names no dataset")
+    around = next(filter(None, map(known, reversed(outer))), None)
+    if found is None and around is not None:
+        if is_inner_folder(folder, around.name) is None:
+            raise SpecError(f"and {folder} is no folder that {around.name} is known to have")
+        found = around
+    return found.name if found else folder
 
 
 def _budget(keys: _Keys, task: Task) -> Budget:

@@ -123,3 +123,45 @@ def test_mistakes_say_what_to_do(tmp_path: Path) -> None:
         recipes.choose(None)
     with pytest.raises(SpecError, match="cannot be read as YAML"):
         recipes.choose(None, file=tmp_path / "none.yml")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "found"),
+    [
+        ("/d/DIV2K/DIV2K_train_HR", "DF2K", "DIV2K"),
+        ("/d/DIV2K/HR", "DF2K", "DIV2K"),
+        ("/d/Flickr2K/Flickr2K_train_HR", "DF2K", "Flickr2K"),
+        ("/d/ColorDN/CBSD68HQ", "val", "CBSD68"),
+        ("/d/CAR/classic5/Classic5_HQ", "val", "Classic5"),
+        ("/d/b100/GTmod12", "val", "BSD100"),
+        ("/d/DFWB/HQ", "DFWB", "DFWB"),
+        ("/d/crops/HR", "Set5", "crops"),  # the folder decides, not what the file calls it
+        ("HR", "Set5", "Set5"),
+    ],
+)
+def test_the_innermost_folder_says_which_set_is_meant(tmp_path: Path, path: str, name: str, found: str) -> None:
+    (cell,) = suite(tmp_path, trained_on(path, name)).cells
+    assert cell.train_sets == (found,)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/d/DIV2K/my_crops/HR", "my_crops is no folder that DIV2K is known to have"),
+        ("/home/Set5/holdout", "holdout is no folder that Set5 is known to have"),
+        ("/d/DIV2K/DIV2K_valid_HR", "DIV2K_valid_HR is no folder that DIV2K is known to have"),
+        ("../GT", "which names no dataset"),
+    ],
+)
+def test_other_pictures_inside_a_known_set_are_not_that_set(tmp_path: Path, path: str, told: str) -> None:
+    tree = trained_on(path, "train")
+    with pytest.raises(SpecError, match=f"dataroot_gt is {path}, .*{told}: .* --set train_sets=NAME"):
+        suite(tmp_path, tree)
+    (cell,) = suite(tmp_path, tree, changes=["train_sets=Mine"]).cells
+    assert cell.train_sets == ("Mine",)
+
+
+def trained_on(path: str, name: str) -> dict:
+    tree = official()
+    tree["datasets"]["train"] |= {"dataroot_gt": path, "name": name}
+    return tree
