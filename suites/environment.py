@@ -56,7 +56,8 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -89,8 +90,8 @@ def describe(device: "str | torch.device", backend: str) -> dict[str, Any]:
         "backend": backend,
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.pythonversion(),
+        "versions": {name: version(name) for name in PACKAGES},
         "commit": commit(),
     }
 
@@ -115,7 +116,7 @@ def examine() -> dict[str, str]:
         "system": platform.platform(),
         "processor": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores for us",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
-        "python": platform.python_version(),
+        "python": platform.pythonversion(),
         "commit": commit() or "not a checkout",
     }
     for number in range(torch.cuda.device_count()):
@@ -126,6 +127,6 @@ def examine() -> dict[str, str]:
         )
     if not torch.cuda.is_available():
         facts["cuda"] = "no GPU that this PyTorch can use"
-    facts |= {name: _version(name) or "not installed" for name in PACKAGES}
+    facts |= {name: version(name) or "not installed" for name in PACKAGES}
     facts |= {f"scan backend {name}": reason or "usable" for name, reason in available().items()}
     return facts

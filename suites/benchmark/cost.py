@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import get_shape
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -215,6 +216,7 @@ def _trace(network: nn.Module, image: torch.Tensor) -> dict[str, int]:
     torch.set_num_threads(1)  # the tensors are small: on busy cores, waiting for each other takes longer than the work
     try:
         analysis = FlopCountAnalysis(network, image).set_op_handle(SCAN, _scan_by_the_paper)
+        analysis.set_op_handle("aten::layer_norm", _layer_norm)
         analysis.tracer_warnings("none").uncalled_modules_warnings(False).unsupported_ops_warnings(False)
         return {operator: int(count) for operator, count in analysis.by_operator().items()}
     finally:
@@ -227,6 +229,11 @@ def _scan_by_the_paper(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
     batch, directions, length, channels = inputs[1].type().sizes()
     states = inputs[2].type().sizes()[2]
     return {SCAN: batch * directions * length * channels * (9 * states + 1)}
+
+
+def _layer_norm(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's rule, which it has for up to 5 axes alone: 5 an element with weights, else 4."""
+    return prod(get_shape(inputs[0])) * (4 if get_shape(inputs[2]) is None else 5)
 
 
 def _flop_counter_mode(

@@ -7,7 +7,6 @@ other machines of one kind as well, and a mark in it says for which networks. Wh
 budget, batch and patch, and pictures of SIZES under their protocols.
 """
 
-import hashlib
 import importlib
 import json
 import multiprocessing
@@ -23,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import models
-from suites import variant
+from suites import kernel_cache, variant
 from suites.data.pool import Batch
 from suites.evaluation import ways
 from suites.evaluation.evaluate import samples
@@ -177,14 +175,5 @@ def warm(cells: Sequence[Cell], jobs: int, device: str = "cuda") -> list[str]:
 
 
 def _mark(cells: Sequence[Cell]) -> Path:
-    """The file that says that the kernels of these networks are in the cache: by them, our sources, Triton, the GPU."""
-    import triton
-    from triton import knobs
-
-    known = hashlib.sha256(json.dumps(sorted(map(_way, cells))).encode())
-    for path in sorted(Path(models.__file__).parent.rglob("*.py")):
-        known.update(path.read_bytes())
-    known.update(f"{SIZES} {triton.__version__} {torch.cuda.get_device_capability()}".encode())
-    folder = Path(knobs.cache.dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"warm-{known.hexdigest()[:16]}.json"
+    """The file that says that the kernels of these networks are in the cache."""
+    return kernel_cache.mark("warm", f"{sorted(map(_way, cells))} {SIZES}")

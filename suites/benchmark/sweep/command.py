@@ -10,6 +10,7 @@ import torch
 
 from results.costs import lines
 from suites import environment
+from suites.benchmark.sweep import peers
 from suites.benchmark.sweep.driver import LIMIT_S, Sweep
 from suites.benchmark.sweep.points import of_preset
 from suites.spec import SpecError
@@ -77,6 +78,7 @@ def run(
         chosen = [point for point in chosen if point.subject in names]
     backends = ", ".join(dict.fromkeys(point.backend for point in chosen if point.backend != "none"))
     machine = environment.describe(where, backends) | {"machine": environment.examine()}
+    machine["versions"] |= peers.versions()
     path = lines.place(root, machine)
     writer = lines.Writer(path, machine)
     try:

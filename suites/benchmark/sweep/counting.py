@@ -13,7 +13,7 @@ from results import measured, records
 from suites import environment
 from suites.benchmark import cost
 from suites.benchmark.sweep import points
-from suites.benchmark.sweep.peers import MISSING, PEERS
+from suites.benchmark.sweep.peers import MISSING, PEERS, versions
 from suites.spec import SpecError, Task
 
 SIZES = {"sr-x2": ((64, 64), points.FULL_HD), "sr-x4": (points.NTIRE,)}  # of inputs
@@ -35,6 +35,7 @@ def count(variant: str | None, show: Callable[[list[str]], None]) -> None:
                 told = rows[-1].get("reason") or f"{rows[-1]['params']:,} parameters, {rows[-1]['macs'] / 1e9:,.2f} G"
                 show([f"{subject}, {task}, input {size[0]}x{size[1]}: {told}"])
     made = {"command": environment.command(), "finished": records.now(), **environment.describe("cpu", "reference")}
+    made["versions"] |= versions()
     records.write_json(measured.NETWORKS, {"environment": made, "rows": rows})
 
 

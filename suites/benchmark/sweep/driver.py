@@ -83,6 +83,10 @@ class Sweep:
 
     def compile(self, todo: Sequence[Point]) -> None:
         chosen = compiling.ways(todo) if self.device.type == "cuda" else []
+        before = compiling.compiled_before() if chosen else []
+        if before:
+            self.say(f"the kernels of {counted(len(before), 'network')} were compiled before")
+        chosen = [way for way in chosen if compiling.name(way) not in before]
         if not chosen:
             return
         self.say(f"compiling the kernels of {counted(len(chosen), 'network')}; nothing is timed meanwhile")

@@ -26,7 +26,7 @@ from models.ops.noise import PhiloxGumbel
 from suites.benchmark.comparison import Entry
 from suites.benchmark.model import LIMITS, BenchmarkModel
 from suites.benchmark.sweep.peers import PEERS, PeerNetwork
-from suites.benchmark.sweep.points import Point, task_of
+from suites.benchmark.sweep.points import FULL_HD, Point, task_of
 from suites.benchmark.timing import StopWatch, quantiles
 from suites.training.step import determinism
 
@@ -37,7 +37,6 @@ LONG_MS = 1000.0
 FEWEST_LONG = 3
 CHUNKED = 128 * 128  # pixels up to which the scan in chunks takes a CPU less than the readings do
 SPENT_S = {"cuda": 0.5, "cpu": 6.0}  # on the readings of a point, where more than the fewest are wanted
-MOVED_MS = 500.0  # the longest call whose bytes are counted, which takes one more
 
 
 @dataclass
@@ -193,27 +192,28 @@ class Subject:
         row["check"]["seconds"] = checked + time.perf_counter() - start
         if not row["check"]["here"]["ok"]:
             row |= {"status": "differs", "reason": "the timed result differs at this size: see its check"}
-        elif point.mode == "inference" and row["median_ms"] <= MOVED_MS and self.device.type == "cuda":
-            row |= self.moved(point)
+        elif point.mode == "inference" and (point.height, point.width) == FULL_HD and self.device.type == "cuda":
+            row |= self.moved(point)  # one more call, at the size that every network of the roofline is compared at
 
     def readings(self, point: Point, row: dict[str, Any]) -> tuple[list[float], int]:
         """Milliseconds of each reading, and calls in one. Notes the memory, and on a CPU the processor's time of a
         call, in which others' work on the same cores is not counted."""
-        how, times, calls = (point.precision, point.backend, point.launch), [], 1
+        how, times, calls, others = (point.precision, point.backend, point.launch), [], 1, None
         wait = point.launch != "graph"
-        if self.device.type == "cuda":
-            if point.launch == "graph":
-                graph = self.model.graphs[point.precision, point.backend, False]
-                row |= {"peak_mib": graph.peak_mib, "pool_mib": graph.pool_mib}
-            else:
-                row |= {"peak_mib": self.peak(how), "pool_mib": None}
-        else:
+        row |= {"peak_mib": None, "pool_mib": None}
+        if self.device.type == "cpu":
             calls = self.watch.calls(self.watch.read(lambda: self.call(*how)))
-            row |= {"peak_mib": None, "pool_mib": None}
+        elif point.launch == "graph":
+            graph = self.model.graphs[point.precision, point.backend, False]
+            row |= {"peak_mib": graph.peak_mib, "pool_mib": graph.pool_mib}
+        else:
+            others = self.others()
         spent, limit, worked = 0.0, SPENT_S[self.device.type], []
         while len(times) < READINGS:
             before = time.process_time()
             times.append(self.watch.read(lambda: self.call(*how), calls, wait))
+            if others is not None:
+                row["peak_mib"], others = (torch.cuda.max_memory_allocated(self.device) - others) / 2**20, None
             worked.append((time.process_time() - before) * 1e3 / calls)
             spent += times[-1] * calls / 1e3
             enough = FEWEST_LONG if times[-1] >= LONG_MS else FEWEST
@@ -232,14 +232,12 @@ class Subject:
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
 
-    def peak(self, how: tuple[str, str, str]) -> float:
-        """MiB that tensors take at most within a call, weights and input included, others' left out."""
+    def others(self) -> int:
+        """Bytes of tensors that are no part of a call: the most of what comes now, less these, is the call's memory,
+        weights and input included."""
         self.last = None
-        others = torch.cuda.memory_allocated(self.device) - self.model.bytes()
         torch.cuda.reset_peak_memory_stats(self.device)
-        self.call(*how)
-        torch.cuda.synchronize(self.device)
-        return (torch.cuda.max_memory_allocated(self.device) - others) / 2**20
+        return torch.cuda.memory_allocated(self.device) - self.model.bytes()
 
     def moved(self, point: Point) -> dict[str, Any]:
         """`bytes` that a call moves if every operator reads its inputs once and writes its results once; where they

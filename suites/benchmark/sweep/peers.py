@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 import models
+from suites import environment
 
+PACKAGES = ("spandrel", "spandrel_extra_arches")  # their versions are kept with what is measured of them
 SPANDREL, EXTRA = "spandrel.architectures", "spandrel_extra_arches.architectures"
 
 
@@ -25,8 +27,8 @@ class Peer:
     """method: its name in the published tables, or as its paper has it. architecture: module and class of spandrel.
 
     window: what it pads its input to. scale: what it calls the factor. folded: parts of parameter names that are
-    folded into others before inference. in_place: it changes its input, and so is given a copy. It is built as
-    `suites.network_file.NetworkFile` is.
+    folded into others before inference, once, by its modules' `update_params`. in_place: it changes its input, and so
+    is given a copy. It is built as `suites.network_file.NetworkFile` is.
     """
 
     method: str
@@ -51,6 +53,10 @@ class Peer:
         network.capabilities = models.Capabilities(
             multiple=self.window, upscale=upscale, channels=3, stochastic_depth=self.stochastic_depth
         )
+        for part in network.modules() if self.folded else ():
+            if hasattr(part, "update_params"):  # which would fold in every call
+                part.update_params()
+                part.update_params = _folded
         if self.in_place:
             network.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
         return network
@@ -59,6 +65,10 @@ class Peer:
         """Those of the network as it is used."""
         kept = (p for name, p in network.named_parameters() if not any(part in name for part in self.folded))
         return sum(parameter.numel() for parameter in kept)
+
+
+def _folded() -> None:
+    """In the place of what folds: it has."""
 
 
 _LIGHT = {"embed_dim": 60, "mlp_ratio": 2, "upsampler": "pixelshuffledirect", **_six(4)}
@@ -95,6 +105,10 @@ MISSING = {
     **{name: _ABSENT for name in ("CARN", "LatticeNet", "ELAN", "EDSR", "SAN", "EDT", "CAT-A")},
     "IPT": "it takes patches of 48x48 only, so a picture is a batch of them: no cost against resolution",
 }
+
+
+def versions() -> dict[str, str | None]:
+    return {package: environment.version(package) for package in PACKAGES}
 
 
 @dataclass(frozen=True)

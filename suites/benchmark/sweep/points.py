@@ -104,25 +104,23 @@ def sized(subject: str, sizes: Iterable[tuple[int, int]], precisions: Sequence[s
 
 def resolution_on_gpu() -> Iterator[Point]:
     to_full, to_hd, to_square = SIZES[:4], SIZES[:6], SIZES[:7]
-    few = (*SIZES[:3:2], FULL_HD, (720, 1280))
     whole, one = ("tf32x3", "bf16"), ("tf32x3",)
     for subject in (LIGHT, OLD):
         yield from sized(subject, SIZES, whole)
     for subject in DIRECTIONS:
         yield from sized(subject, to_square, one)
-    for subject in ("swinir-light", "srformer-light"):
-        yield from sized(subject, to_hd, ("fp32",))
     for subject in (LIGHT, OLD):
         yield from sized(subject, (FULL_HD, (720, 1280)), ("fp32",), backend="mamba_ssm", launch="eager")
         yield from sized(subject, (FULL_HD,), ("fp32", "tf32x3"), launch="eager")  # beside it, launched alike
     yield from sized(BASE, to_hd, whole)
-    yield from sized("hat", to_hd, ("fp32",))
+    for subject in peers.PEERS:
+        yield from sized(subject, to_full, ("fp32",))
     for subject in PARTS:
         yield from sized(subject, to_hd, one)
     for subject in (LIGHT, OLD, *DIRECTIONS[::2]):
         yield from training(subject, whole if subject in (LIGHT, OLD) else one)
-    for subject in peers.PEERS:
-        yield from sized(subject, few, ("fp32",))
+    for subject in ("swinir-light", "srformer-light", "hat"):
+        yield from sized(subject, SIZES[4:6], ("fp32",))
     for subject in (LIGHT, OLD):
         yield from sized(subject, to_hd, ("fp32",))
         yield from sized(subject, to_full, whole, launch="eager")
