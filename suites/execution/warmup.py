@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suites import kernel_cache, variant
+from suites import variant
 from suites.data.pool import Batch
 from suites.evaluation import ways
 from suites.evaluation.evaluate import samples
+from suites.execution import kernel_cache
 from suites.progress import counted
 from suites.spec import Cell, SpecError
 from suites.training import step

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from results import records
-from suites import kernel_cache
 from suites.benchmark.sweep.points import Point
 from suites.benchmark.sweep.process import Process
+from suites.execution import kernel_cache
 
 REFERENCE = "fp32"  # what other precisions are compared with, so compiled for each
 SIZES = ((64, 64), (256, 256))  # of pictures: kernels of larger ones are the same
