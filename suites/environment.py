@@ -90,7 +90,7 @@ def describe(device: "str | torch.device", backend: str) -> dict[str, Any]:
         "backend": backend,
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
-        "python": platform.pythonversion(),
+        "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "commit": commit(),
     }
@@ -116,7 +116,7 @@ def examine() -> dict[str, str]:
         "system": platform.platform(),
         "processor": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores for us",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
-        "python": platform.pythonversion(),
+        "python": platform.python_version(),
         "commit": commit() or "not a checkout",
     }
     for number in range(torch.cuda.device_count()):
