@@ -66,7 +66,8 @@ def table() -> list[Block]:
             count = counts.get((subject.removeprefix(costs.CODE), row["task"], *costs.IMAGE))
             macs = count and count["macs"]
             backend = f" {row['backend']}" if row["backend"] == "mamba_ssm" else ""
-            told = [figure(macs and macs / 1e9), figure(count and count["macs_paper"] / 1e9)]
+            paper = count and count["macs_paper"]
+            told = [figure(macs and macs / 1e9), figure(paper and paper / 1e9)]
             params = "" if row["params"] is None else f"{row['params']:,.0f}"
             counted = [Cell(text, source=COUNTED) for text in (params, *told)]
             rate = costs.OPERATIONS * macs / (row["ms"] / 1e3) if macs else None

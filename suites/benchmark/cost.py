@@ -14,6 +14,7 @@ is extended. PyTorch's FlopCounterMode counts the full size itself, on fake tens
 `results/measured/counted/`."""
 
 import csv
+import functools
 import io
 import logging
 from collections import defaultdict
@@ -86,17 +87,22 @@ def complexity(
     height, width = (side // task.scale for side in output)
     if height < 1 or width < 1:
         raise SpecError(f"an output of {output[0]}x{output[1]} has no input pixel at {task.name}")
-    network = own.build().eval().requires_grad_(False) if own else _build(name, {**task.network, **overrides})
+    network = own.build().eval().requires_grad_(False) if own else built(name, {**task.network, **overrides})
     part, unit = (child, OWN_UNIT) if own else (component, UNIT)
-    window = models.capabilities_of(network).multiple
     return {
         "model": name,
         "overrides": dict(own.arguments) if own else overrides,
         **({"source": own.key()["source"]} if own else {}),
         "task": task.name,
         "output": list(output),
-        **counted(network, task.channels, (height, width), part, window if window > 1 else unit),
+        **counted(network, task.channels, (height, width), part, side_of(network, unit)),
     }
+
+
+def side_of(network: nn.Module, unit: int = UNIT) -> int:
+    """Of the small image that is traced: the network's window, or `unit` where it has none."""
+    window = models.capabilities_of(network).multiple
+    return window if window > 1 else unit
 
 
 def counted(
@@ -181,7 +187,7 @@ def _scaled(count: int) -> str:
     return f"{count / 1e9:,.2f}G" if count >= 1e9 else f"{count / 1e6:,.2f}M"
 
 
-def _build(name: str, arguments: dict[str, Any]) -> nn.Module:
+def built(name: str, arguments: dict[str, Any]) -> nn.Module:
     """The network with all weights zero: no count depends on them, and drawing them would take longer than counting.
 
     Routed by argmax, for whichever class a pixel has, it costs the same.
@@ -197,7 +203,7 @@ def _build(name: str, arguments: dict[str, Any]) -> nn.Module:
 def _fvcore(network: nn.Module, channels: int, side: int, pixels: int) -> tuple[int, int, list[tuple[int, int]]]:
     """(paper's MACs, multiply-adds, sizes traced): fvcore's counts at side x side and side x 2 side, extended."""
     sizes = [(side, side), (side, 2 * side)]
-    small, large = (_trace(network, torch.zeros(1, channels, *size)) for size in sizes)
+    small, large = (_trace(network, channels, size) for size in sizes)
 
     def at_full_size(operators: Iterable[str]) -> int:
         low, high = (sum(counts.get(name, 0) for name in operators) for counts in (small, large))
@@ -207,8 +213,10 @@ def _fvcore(network: nn.Module, channels: int, side: int, pixels: int) -> tuple[
     return at_full_size(everything), at_full_size(everything - set(NOT_MULTIPLY_ADDS)), sizes
 
 
-def _trace(network: nn.Module, image: torch.Tensor) -> dict[str, int]:
-    """fvcore's count per operator, the scan by the paper's rule."""
+@functools.lru_cache(maxsize=2)
+def _trace(network: nn.Module, channels: int, size: tuple[int, int]) -> dict[str, int]:
+    """fvcore's count per operator, the scan by the paper's rule; kept for the network's next size."""
+    image = torch.zeros(1, channels, *size)
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it lists every elementwise operation that it counts as free

@@ -1,7 +1,6 @@
 """Counts against the official implementation's own, against closed forms, and against each other."""
 
 import pytest
-import torch
 
 from models import ModelError
 from results import measured, published
@@ -114,10 +113,10 @@ def test_every_switch_is_counted_alike_and_in_parts(overrides):
 
 
 def test_the_line_through_two_small_sizes_meets_a_third():
-    network = cost._build(TINY, SR.network)
+    network = cost.built(TINY, SR.network)
     window = network.config.window_size
     height, width = 3 * window, 5 * window
-    traced = cost._trace(network, torch.zeros(1, 3, height, width))
+    traced = cost._trace(network, 3, (height, width))
     assert complexity(TINY, SR, (2 * height, 2 * width))["macs_paper"] == sum(traced.values())
 
 
@@ -132,14 +131,14 @@ def test_prompt_costs_what_switching_it_off_saves():
 def test_a_plain_convolution_by_hand():
     """Nothing but the head changes with the scale, and it is one convolution 3x3."""
     x2, x4 = (complexity(TINY, Task.parse(f"sr-x{s}"), (16 * s, 16 * s)) for s in (2, 4))
-    dim = cost._build(TINY, SR.network).config.embed_dim
+    dim = cost.built(TINY, SR.network).config.embed_dim
     assert x2["breakdown"]["head"] == {"macs": 256 * 9 * dim * 12, "params": 9 * dim * 12 + 12}
     assert x4["macs"] - x2["macs"] == 256 * 9 * dim * (48 - 12)
 
 
 def test_one_and_three_channels_without_a_head_that_enlarges():
     colour, gray = (complexity(TINY, Task.parse(name), (16, 16)) for name in ("denoise-25", "jpeg-10"))
-    dim = cost._build(TINY, SR.network).config.embed_dim
+    dim = cost.built(TINY, SR.network).config.embed_dim
     assert colour["input"] == colour["output"] == [16, 16]
     assert colour["macs"] - gray["macs"] == 256 * 9 * dim * 2 * 2  # first and last convolution, two channels fewer
 
