@@ -89,11 +89,13 @@ def restore(
     network: cli.OwnNetwork = None, arguments: cli.Arguments = None,
     task: cli.TaskName = "sr-x2", tiles: cli.Tiles = None, routing: cli.Routing = None, samples: cli.Samples = None,
     seed: cli.NoiseSeed = None, precision: cli.Precision = None, overwrite: cli.MayReplace = False,
-    device: cli.Device = None, backend: cli.Backend = "auto",
+    device: cli.Device = None, backend: cli.Backend = "auto", json: cli.Json = None,
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
     cli.check_model(model, network)
-    from suites import degradation_file, network_file
+    import models
+    from results.records import now
+    from suites import degradation_file, environment, network_file
     from suites.evaluation import restoration, scoring
     from suites.progress import TileBar
     parsed = degradation_file.task(task)
@@ -101,8 +103,14 @@ def restore(
     protocol = scoring.protocol_for(model or "", parsed, **choices)
     where = {"device": cli.device(device), "backend": backend, "network": network_file.given(network, arguments)}
     with TileBar(err) as bar:
-        how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
-        return int(restoration.restore(source, target, model, parsed, weights, protocol, **how) > 0)
+        rows: list[dict] = []
+        how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar, "spent": rows.append}
+        told = environment.describe(where["device"], backend) | {"command": environment.command(), "started": now()}
+        failed = restoration.restore(source, target, model, parsed, weights, protocol, **how)
+    named = {"model": model or str(network), "task": parsed.name, "tiling": protocol.tiling}
+    named |= {"weights": models.weights_hash(weights)} if json else {}
+    cli.save(json, {"rows": [named | row for row in rows], "environment": told})
+    return int(failed > 0)
 
 
 @app.command()

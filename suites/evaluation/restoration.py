@@ -3,15 +3,19 @@
 import errno
 import itertools
 import os
+import resource
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import nn
 
 import models
+from models.ops import scan
 from suites.data import DataError
 from suites.data.pictures import SUFFIXES, load_picture
 from suites.evaluation import tiling
@@ -56,15 +60,16 @@ def restore(
     backend: str = "auto",
     say: Callable[[str], object] = print,
     progress: Progress | None = None,
+    spent: Callable[[dict[str, Any]], object] | None = None,
 ) -> int:
     """Restores the picture `source`, or every picture in and below the folder `source`, into `target`.
 
     Returns how many failed; a line about each picture goes to `say`. See `plan` for what is written where, and
     `restore_picture` for gray pictures and alpha. A colour profile is attached to the restored picture as it is.
     model: of the catalogue, built for `task`; or `network`, an official option file or a class in a user's file.
-    overwrite: replace outputs that exist. Everything that can be known before computing is checked first: raises
-    DataError when there is nothing to restore, a picture would be replaced or the output cannot be written, SpecError
-    without a network, ModelError for weights that do not fit.
+    overwrite: replace outputs that exist. spent: gets what each picture cost, as `Cost.row` has it. Everything that
+    can be known before computing is checked first: raises DataError when there is nothing to restore, a picture would
+    be replaced or the output cannot be written, SpecError without a network, ModelError for weights that do not fit.
     """
     todo = plan(source, target, overwrite)
     if network is None and model is None:
@@ -82,7 +87,10 @@ def restore(
         try:
             pixels = load_picture(picture, alpha=True)
             how["told"] = _telling(progress, picture, pixels.shape[:2], built, protocol)
+            cost = Cost(torch.device(device))
             output = restore_picture(built, pixels, task, protocol, stem=picture.stem, **how)
+            if spent is not None:
+                spent(cost.row(pixels.shape[:2], output.shape[:2], built, protocol) | {"picture": picture.name})
             save_picture(output, restored, colour_profile(picture))
         except (DataError, EvaluationError) as error:
             failed += 1
@@ -92,6 +100,38 @@ def restore(
         else:
             say(f"{picture} {_size(pixels)} -> {restored} {_size(output)}")
     return failed
+
+
+class Cost:
+    """What a picture costs, from when this is made: seconds, and the memory of the process and of its device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.start = device, time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def row(self, size: tuple[int, int], restored: tuple[int, int], network: nn.Module, protocol: Protocol) -> dict:
+        """seconds; height, width, restored, tiles, tile (the largest, height and width), overlap (of a part, in per
+        cent); params; device_mib: the most that PyTorch held of the device meanwhile, tensors_mib: what tensors took of
+        it, device_used_mib: what is in use there now, by others too, all None on a CPU; host_mib: the most that the
+        process held since it began; backend and precision."""
+        seconds = time.perf_counter() - self.start
+        cut = tiling.tiles(*size, protocol.tiling)
+        tile = (max(t.rows.stop - t.rows.start for t in cut), max(t.columns.stop - t.columns.start for t in cut))
+        row = {"seconds": seconds, "height": size[0], "width": size[1], "restored": list(restored)}
+        row |= {"tiles": len(cut), "tile": list(tile), "overlap": tiling.OVERLAP if len(cut) > 1 else None}
+        row |= {"params": sum(p.numel() for p in network.parameters()), "precision": protocol.precision}
+        own = getattr(network, "backend", None)
+        row |= {"backend": own and scan.resolve(own, self.device)}
+        row |= dict.fromkeys(("device_mib", "tensors_mib", "device_used_mib"))
+        row["host_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            most = torch.cuda.max_memory_reserved(self.device), torch.cuda.max_memory_allocated(self.device)
+            row |= {"device_mib": most[0] / 2**20, "tensors_mib": most[1] / 2**20}
+            row |= {"device_used_mib": (total - free) / 2**20}
+        return row
 
 
 def plan(source: Path, target: Path, overwrite: bool = False) -> Plan:

@@ -119,10 +119,22 @@ def test_restore_takes_routing_samples_seed_and_an_option_file(
 
 
 def test_restore_shows_progress_within_a_picture(tmp_path: Path, tiny_weights: Path) -> None:
-    told, task = [], Task.parse("sr-x2")
+    told, spent, task = [], [], Task.parse("sr-x2")
     protocol = Protocol.official(task, tiling=16, samples=2)
     source, target = photo(tmp_path / "photo.png", side=24), tmp_path / "out.png"
-    restoration.restore(
-        *(source, target, "mambairv2-tiny", task, tiny_weights, protocol), progress=lambda *each: told.append(each)
-    )
+    asked = source, target, "mambairv2-tiny", task, tiny_weights, protocol
+    restoration.restore(*asked, progress=lambda *each: told.append(each), spent=spent.append)
     assert told == [("photo.png", done, 8) for done in range(9)]  # 4 tiles, twice
+    (row,) = spent
+    assert (row["tiles"], row["tile"], row["overlap"], row["restored"]) == (4, [13, 13], 10, [48, 48])
+    assert row["seconds"] > 0 and row["host_mib"] > 50 and row["device_mib"] is None
+
+
+def test_restore_files_what_it_cost(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    source = photo(tmp_path / "own" / "a.png")
+    asked = ["restore", source.parent, tmp_path / "out", "--model", "mambairv2-tiny", "--weights", tiny_weights]
+    assert command(*asked, "--json", tmp_path / "cost.json")[0] == 0
+    told = json.loads((tmp_path / "cost.json").read_text())
+    assert [row["picture"] for row in told["rows"]] == ["a.png"] and told["rows"][0]["tiling"] == "official"
+    assert told["rows"][0]["weights"] == models.weights_hash(tiny_weights)
+    assert told["environment"]["commit"] and told["environment"]["command"].split()[1] == "restore"
