@@ -120,6 +120,8 @@ def check_backbone(config: object) -> None:
         value = getattr(config, name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise ModelError(f"{name} must be a positive number, not {value!r}")
+    if config.embed_dim * config.mlp_ratio == math.inf:
+        raise ModelError(f"embed_dim * mlp_ratio must be a finite number, and mlp_ratio is {config.mlp_ratio!r}")
     check_choice("upsampler", config.upsampler, ("", "pixelshuffle", "pixelshuffledirect"))
     check_choice("resi_connection", config.resi_connection, ("1conv", "3conv"))
     if config.upsampler == "" and config.upscale != 1:

@@ -388,7 +388,9 @@ class MambaIRv2(nn.Module):
         x = flip_pad(x, self.config.window_size)
         size = tuple(x.shape[2:])
         experiment = None if self.experiment is None else self.experiment.on(self.config, self.compiled, *size)
-        source = None if self.routing == "argmax" else self.noise or PhiloxGumbel([0])
+        # Without a router none: the default's key lies on the host, and a copy of it cannot be part of a CUDA graph.
+        draws = self.config.routed and self.routing != "argmax"
+        source = (self.noise or PhiloxGumbel([0])) if draws else None
         with without_kernels(self.backend == "reference"):
             noise = RoutingNoise.of(source, self.conv_first.weight, len(x))
             if self.compiled and source and not noise.kernels:

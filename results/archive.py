@@ -26,6 +26,10 @@ from results.store import EVALUATIONS, Store, is_hash
 SCRATCH = ".import-"
 LEAST, RATIO = 2**30, 200  # an archive may unpack to so many bytes, or to so many times its own
 LIMIT_VARIABLE = "MAMBAIR_BENCH_MAX_IMPORT"
+UNREADABLE = (  # what zipfile and tarfile raise: RuntimeError for encrypted members, UnicodeDecodeError for names
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    *(EOFError, OSError, RuntimeError, UnicodeDecodeError),
+)
 CELL_FILES = (
     *("config.json", "environment.json", "status.json"),
     *("scores.parquet", "train.jsonl", "weights.safetensors"),
@@ -159,8 +163,8 @@ def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
             count += 1
     except StoreError:
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise StoreError(f"{path} is cut off, damaged or encrypted: {error}") from error  # RuntimeError: encrypted
+    except UNREADABLE as error:
+        raise StoreError(f"{path} is cut off, damaged or encrypted: {error}") from error
     return count
 
 

@@ -76,7 +76,8 @@ def read_network(path: Path) -> dict[str, Any]:
     """The `network_g` block of an official option file. Raises SpecError when there is none."""
     try:
         options = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
+    # ValueError, IndexError: of a date and a number that are none.
+    except (OSError, ValueError, IndexError, RecursionError, yaml.YAMLError) as error:
         raise SpecError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
     block = options.get("network_g") if isinstance(options, dict) else None
     if not isinstance(block, dict):

@@ -63,7 +63,8 @@ class _Keys:
         self.file = file
         try:
             tree = yaml.safe_load(file.read_text())
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
+        # ValueError, IndexError: of a date and a number that are none.
+        except (OSError, ValueError, IndexError, RecursionError, yaml.YAMLError) as error:
             raise SpecError(f"--options {file} cannot be read as YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(tree, dict):
             raise SpecError(f"--options {file} holds no options of BasicSR (a file with datasets, network_g and train)")

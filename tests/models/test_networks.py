@@ -258,10 +258,13 @@ def test_mambair_drops_paths_in_training_only_more_with_depth_and_keeps_the_mean
 def test_mambair_has_no_labels_and_refuses_impossible_arguments():
     with pytest.raises(models.ModelError, match="does not sort"):
         models.build("mambair-light", depths=(1,))(torch.rand(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
+    with pytest.raises(models.ModelError, match="must be a finite number, and mlp_ratio is"):
+        models.build("mambairv2-tiny", mlp_ratio=1.5e307)
     for overrides, message in (
         ({"embed_dim": 20}, "at least 30"),
         ({"drop_path_rate": 1.0}, "drop_path_rate"),
         ({"mlp_ratio": 0.001}, "mlp_ratio"),
+        ({"mlp_ratio": 1.5e307}, "embed_dim . mlp_ratio must be a finite number"),
     ):
         with pytest.raises(models.ModelError, match=message):
             models.build("mambair-light", **overrides)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import models
-from models import layers
+from models import layers, mambairv2
+from models.ops import routing
 from models.ops.noise import PhiloxGumbel
 from models.ops.scan import attentive_scan
 
@@ -366,6 +367,19 @@ def test_gumbel_routing_samples_classes_as_often_as_their_probabilities(recorded
     shares = torch.bincount(recorded[0]["prompt"].classes.flatten(), minlength=TOKENS) / 128**2
     expected = assm.route[2].bias.detach().exp()
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected)).sqrt() / 128).all()
+
+
+@pytest.mark.parametrize(
+    "overrides, routed", [({}, True), ({"ase": "off", "sgn": "off"}, False), ({"scans": 0}, False)], ids=str
+)
+def test_a_network_without_a_router_takes_no_key_to_its_device(picture, monkeypatch, overrides, routed):
+    """A CUDA graph cannot record a copy of the default key, which lies on the host."""
+    taken = []
+    monkeypatch.setattr(PhiloxGumbel, "on", lambda self, device, batch: taken.append(device) or self.keys)
+    monkeypatch.setattr(routing, "uses_kernels", lambda x: True)
+    monkeypatch.setattr(mambairv2, "restore", lambda network, x, context: x)  # whose kernels need a GPU
+    tiny(routing="gumbel", **overrides)(picture)
+    assert bool(taken) == routed
 
 
 def test_noise_of_another_shape_is_refused(picture):

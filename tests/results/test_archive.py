@@ -1,6 +1,8 @@
 """Results from elsewhere: their union with ours, nothing of ours touched, nothing written where an archive asks for."""
 
+import io
 import shutil
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -191,8 +193,15 @@ def test_what_is_no_archive_is_said(tmp_path, theirs):
     for path, said in (("nothing.zip", "not there"), ("text.zip", "no archive"), ("empty", "no results")):
         with pytest.raises(StoreError, match=said):
             import_into(store, tmp_path / path)
-    with pytest.raises(StoreError, match="cut off"):
-        import_into(store, tmp_path / "cut.tar.gz")
+    named = io.BytesIO()
+    with zipfile.ZipFile(named, "w") as archive:
+        archive.writestr(f"{'a' * 16}/config.json", "{}")
+    header = bytearray(named.getvalue())
+    header[6:8], header[30] = struct.pack("<H", 0x800), 0xFF  # its own header says UTF-8, and the name is none
+    (tmp_path / "named.zip").write_bytes(header)
+    for path in ("cut.tar.gz", "named.zip"):
+        with pytest.raises(StoreError, match="cut off, damaged"):
+            import_into(store, tmp_path / path)
     assert store.cells().empty and not [path for path in store.root.iterdir() if path.name.startswith(".")]
 
 

@@ -123,6 +123,9 @@ def test_mistakes_say_what_to_do(tmp_path: Path) -> None:
         recipes.choose(None)
     with pytest.raises(SpecError, match="cannot be read as YAML"):
         recipes.choose(None, file=tmp_path / "none.yml")
+    (tmp_path / "lr.yml").write_text("train: {optim_g: {lr: !!float }}")
+    with pytest.raises(SpecError, match="cannot be read as YAML: string index"):
+        recipes.choose(None, file=tmp_path / "lr.yml")
 
 
 @pytest.mark.parametrize(
