@@ -12,10 +12,10 @@ smoke: setup
 	$(BIN)/python runner.py tables smoke --results $(RESULTS)
 	$(BIN)/python runner.py report --results $(RESULTS)
 
-# Two processes of one thread each: several threads per process spin on cores that another one needs. A file goes to one
-# of them, so that what its tests share is made once.
+# Two processes of one thread each: several threads per process spin on cores that another one needs. Each begins with a
+# half of the tests, and takes over from the other what that one has not reached.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Every fault at FAULTS random moments, or with as many damaged files; FAULTS_SEED=N for other moments. `make test` tries
 # one of each. FAULTS_LOG=FILE gets a line of JSON per kind (docs/faults.md).

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that none is left to one process at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference outputs, weights and standard images kept outside the repository; the test is skipped without them."""
     if not (SHARED / "parity").is_dir():
         pytest.skip(f"needs the reference material in {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def no_check_that_reports_nothing():
+    """Triton's interpreter computes of every sum and product whether it overflows, and would say so in debug mode only:
+    a third of its time."""
+    if interpreter := sys.modules.get("triton.runtime.interpreter"):
+        builder = interpreter.interpreter_builder
+        builder.options = replace(builder.options, sanitize_overflow=builder.options.debug)
 
 
 @pytest.fixture(autouse=True)

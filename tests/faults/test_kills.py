@@ -5,18 +5,21 @@ import tarfile
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from results.store import Store
 from suites.training import checkpoints, trainer
 from tests.faults import work
-from tests.faults.harness import kill_often
+from tests.faults.harness import SEED, kill_often, run
 from tests.results.test_store import cell, finish, key, rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_training(tmp_path):
+    moment = np.random.default_rng(SEED)
+
     def check(folder: Path, said: list[int]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of damage: there is none
@@ -25,6 +28,7 @@ def test_training(tmp_path):
                 # A step is said after its checkpoint.
                 last = max((step for step in said if step and step % work.BUDGET.checkpoint_every == 0), default=0)
                 assert (kept["step"] if kept else 0) >= min(last, work.BUDGET.iterations - work.BUDGET.checkpoint_every)
+                run(work.train, folder, after=moment.uniform(0, 0.2))  # killed twice
             work.train(folder)
         whole = tmp_path / "undisturbed"
         assert (folder / trainer.WEIGHTS).read_bytes() == (whole / trainer.WEIGHTS).read_bytes()

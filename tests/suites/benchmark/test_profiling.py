@@ -138,7 +138,7 @@ def test_what_cannot_run_is_a_row_with_its_reason_and_the_rest_goes_on():
     assert [row["status"] for row in found] == ["unavailable", "unavailable", "unavailable", "ok"]
     assert "tf32" in found[1]["reason"] and "mamba_ssm" in found[2]["reason"]
     assert found[0]["median_ms"] is None and found[3]["ratio"] is None  # the baseline has no time
-    (compiled,) = rows("mambair-light", launches="compiled")
+    (compiled,) = rows("mambair-light", launches="compiled", sizes="8x8")
     assert compiled["status"] == "unavailable" and "compile" in compiled["reason"]
 
 
@@ -205,7 +205,7 @@ def wrong(monkeypatch, name: str) -> None:
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_right_networks_are_timed(mode, precision):
     for variant in ("mambairv2-tiny", "mambairv2-tiny scans=2 ffn=conv", "mambairv2-tiny ase=off sgn=off"):
-        (row,) = rows(variant, modes=mode, precisions=precision, rounds=1)
+        (row,) = rows(variant, modes=mode, precisions=precision, rounds=1, sizes="16x16")
         assert row["status"] == "ok" and row["check"]["share_given"] > 0.99, row["reason"]
 
 
