@@ -49,7 +49,7 @@ def differences(evidence: Evidence) -> pd.DataFrame:
     named = evidence.families.dropna(subset=["hash"])
     if scores.empty or named.empty:
         return pd.DataFrame()
-    joined = named.merge(scores, on="hash")
+    joined = named.merge(scores, on="hash").merge(evidence.cells[["hash", "iterations"]], on="hash")
     made = []
     joined = joined.sort_values("dataset", key=lambda names: names.map(place), kind="stable")
     keys = ["suite", "family", "task", "budget", "comparison", "dataset", "iteration"]
@@ -72,15 +72,19 @@ def differences(evidence: Evidence) -> pd.DataFrame:
                     **{"draws": int(part["draws"].min()), "value": interval.mean, "zero": 0},
                     **{"low": interval.low, "high": interval.high},
                     "pair": (dataset, int(iteration), cells[base.iloc[0]], cells[label]),
+                    "length": int(part["iterations"].max()),
                 }
             )
     if not made:
         return pd.DataFrame()
     data = pd.DataFrame(made)
     data = data[data.groupby("panel")["iteration"].transform("nunique") > 1]
+    last = data.groupby("panel")["iteration"].transform("max")
+    told = ", " + last.map("{:,}".format) + " of " + data["length"].map("{:,} iterations".format)
+    data["panel"] += told.where(last < data["length"], "")  # of trainings that are not finished
     size = data.groupby("panel")["panel"].transform("size")
     chosen = data.assign(size=size).sort_values("size", ascending=False, kind="stable").drop_duplicates("pair").index
-    return data[data.index.isin(chosen)].drop(columns="pair").reset_index(drop=True)
+    return data[data.index.isin(chosen)].drop(columns=["pair", "length"]).reset_index(drop=True)
 
 
 def losses(evidence: Evidence) -> Chart:

@@ -289,14 +289,24 @@ def _absence(part: pd.DataFrame) -> str:
         return part["coverage"].dropna().iloc[0]
     if (part["state"] == "done").any():
         return "cannot be read"
-    return "failed" if part["state"].isin(("failed", None)).any() else "not run"
+    if part["state"].isin(("failed", None)).any():
+        return "failed"
+    return "unfinished" if any(map(_begun, part.to_dict("records"))) else "not run"
 
 
 def _missing(part: pd.DataFrame) -> str:
     """How many seeds are missing and why; empty when all are done."""
     missing = part[part["state"] != "done"]
-    reasons = dict.fromkeys(
-        f"{row['state'] or 'damaged'}: {row['reason'] or row['problem'] or 'not started'}"
-        for row in missing.to_dict("records")
-    )
+    reasons = dict.fromkeys(map(_reason, missing.to_dict("records")))
     return f"{len(missing)} of {units(len(part))} missing ({'; '.join(reasons)})" if reasons else ""
+
+
+def _begun(row: dict[str, Any]) -> bool:
+    return row["state"] in ("planned", "running") and not pd.isna(row["step"]) and row["step"] > 0
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Why a cell has no scores."""
+    if _begun(row):
+        return f"unfinished: {int(row['step']):,} of {row['iterations']:,} iterations"
+    return f"{row['state'] or 'damaged'}: {row['reason'] or row['problem'] or 'not started'}"

@@ -1,11 +1,14 @@
 """Families of trained variants: whom they are compared with, published differences, verdicts, what is in no family."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from reports.charts import way
 from reports.tables import index, render, steps
 from reports.tables.blocks import blocks
-from results import published
+from results import published, records
 from results.evidence import Evidence
 from suites.spec import Budget
 
@@ -151,6 +154,25 @@ def test_members_without_cells_are_blank(store, make):
     table = frame(store)
     assert row(table, "none", dataset="embedded")["verdict"] == "not run"
     assert [cells[0].text for cells in next(blocks(table)).rows] == ["all", "none"]
+
+
+def test_an_unfinished_cell_says_how_far_it_is_and_its_way_where_it_ends(store, make):
+    cells = [make.cell(name, 0, REDUCED, LIGHT, **kind) for name, kind in (("base", {}), ("off", {"sgn": "off"}))]
+    for seed in (0, 1):
+        for number, one in enumerate(cells):
+            one = replace(one, seed=seed)
+            folder = store.open_cell(one.config())
+            store.write_status(folder, "planned", step=3_500, reason="stopped at step 3500; it will continue")
+            for iteration in (1_500, 3_000):
+                rows = make.scores("embedded", 4, 30 + number / 10 + seed * iteration / 1e6)
+                records.write_frame(folder / f"scores-{iteration}.parquet", rows)
+    store.add_family("ablations", "one", cells[0].config(), [("all", cells[0].config()), ("none", cells[1].config())])
+    unfinished = row(frame(store), "none", dataset="embedded")
+    assert unfinished["verdict"] == "unfinished"
+    assert unfinished["note"] == "2 of 2 seeds missing (unfinished: 3,500 of 6,000 iterations)"
+    drawn = way.differences(Evidence(store))
+    assert set(drawn["panel"]) == {"embedded, sr-x2: ablations, one, reduced, 3,000 of 6,000 iterations"}
+    assert list(drawn["iteration"]) == [1_500, 3_000] and drawn["value"].tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_a_cell_may_be_in_several_families(store, make):
