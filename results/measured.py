@@ -10,6 +10,7 @@
     <machine>/families/<hash>/       the store's own member.json
     <machine>/profile-<name>.json    what `runner.py profile --json` wrote, unchanged
     <machine>/breakdown-<name>.json  what `runner.py breakdown` wrote, unchanged
+    <machine>/restore-<name>.json    what `runner.py restore --json` wrote, unchanged
     goals.json                       our goals, and for every machine on which the official implementation was measured
                                      its figures, the rates that floors follow from, and their sources
 
@@ -42,6 +43,7 @@ _MISSING = {name: [""] for name in (*records.SCORES, "seconds")}  # an image may
 PROVENANCE = ("command", "finished", "commit", "device")  # what every score must say of itself
 PROFILED = ("command", "commit", "device", "started", "versions")  # and every time
 PROFILES = {"profile": ("rows", "operators", "environment"), "breakdown": ("rows", "environment")}
+PROFILES |= {"restore": ("rows", "environment")}
 
 
 def complexity(path: Path = COMPLEXITY) -> pd.DataFrame:
@@ -200,7 +202,7 @@ def _line(error: object, folder: Path) -> str:
 def profiles(folder: Path | None = None, kind: str = "profile") -> list[dict[str, Any]]:
     """Every committed profile or breakdown: {"file", "rows", "operators", "environment"}; earlier measurements first.
 
-    kind: of PROFILES; a breakdown has no "operators". Raises StoreError for one that is damaged or does not say by what
+    kind: of PROFILES; only a profile has "operators". Raises StoreError for one that is damaged or does not say by what
     command, of which commit, where and when it was measured: such a number is not shown.
     """
     folder, found = FOLDER if folder is None else folder, []

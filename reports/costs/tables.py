@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from reports.costs import frames as costs
+from reports.costs import memory
 from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
 from reports.tables.blocks import Block, Cell
@@ -13,6 +14,7 @@ from reports.tables.render import grid
 from results import published
 
 NOTHING = "No sweep is committed: `runner.py profile --preset resolution` measures one, `runner.py export` commits it."
+NO_PICTURE = "No record is committed: `runner.py restore --json` makes one."
 GROWTH = ("network", "precision", "sizes", "time ~ pixels^", "95 %", "from 256x256", "95 %", "memory ~ pixels^", "95 %")
 GROWTH = (*GROWTH, "proportional from", "to")
 LARGE = 256 * 256  # pixels from which the second exponent is taken
@@ -179,6 +181,8 @@ CAPTIONS = {
     "growth": "Exponents of time and memory against pixels, and over which sizes time is proportional",
     "networks": "Parameters, multiply-adds, time and memory for a 720x1280 output, beside what was published",
     "directions": "What scan directions, the sort by classes and the prompts cost in the light network",
+    "cards": "What pictures cards of 8, 16 and 24 GiB hold, from measured memory",
+    "large": "Large pictures restored in tiles",
     "elsewhere": "Time and memory of other networks as another project published them",
     "untimed": "What has no time, and why",
 }
@@ -186,16 +190,18 @@ CAPTIONS = {
 
 def blocks() -> dict[str, Callable[[], list[Block]]]:
     """What makes each table that CAPTIONS names."""
-    return {"growth": growth, "networks": table, "directions": directions, "elsewhere": elsewhere, "untimed": untimed}
+    made = {"growth": growth, "networks": table, "directions": directions, "cards": memory.cards}
+    return made | {"large": memory.large, "elsewhere": elsewhere, "untimed": untimed}
 
 
 def tables() -> dict[str, Callable[[], str]]:
     """What makes each table of the document, as Markdown."""
-    return {name: lambda make=make: markdown(make()) for name, make in blocks().items()}
+    made = {name: lambda make=make: markdown(make()) or NOTHING for name, make in blocks().items()}
+    return made | {"large": lambda: markdown(memory.large()) or NO_PICTURE}
 
 
 def markdown(made: Sequence[Block]) -> str:
     parts = []
     for block in made:
         parts += [block.heading, grid(block.header, block.rows, block.left), "\n".join(block.notes)]
-    return "\n\n".join(filter(None, parts)) or NOTHING
+    return "\n\n".join(filter(None, parts))

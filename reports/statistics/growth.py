@@ -33,6 +33,36 @@ def exponent(pixels: Sequence[int], values: Sequence[float], level: float = LEVE
     return Exponent(slope, slope - half, slope + half, len(pixels))
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Pixels at which a cost reaches a limit, with the interval."""
+
+    pixels: float
+    low: float
+    high: float
+
+
+def reach(pixels: Sequence[int], values: Sequence[float], limit: float, level: float = LEVEL) -> Reach:
+    """Where a fixed cost and so much a pixel, fitted by least squares of the relative errors, add up to `limit`, with
+    the classical calibration interval of one more size.
+
+    Raises ValueError for fewer than three sizes, or a cost that does not grow.
+    """
+    if len(set(pixels)) < 3:
+        raise ValueError(f"an interval needs at least three sizes, not {sorted(set(pixels))}")
+    p, v = np.asarray(pixels, float), np.asarray(values, float)
+    x = np.stack([1 / v, p / v], 1)
+    (fixed, each), *_ = np.linalg.lstsq(x, np.ones(len(v)))
+    if each <= 0:
+        raise ValueError(f"the cost does not grow with the pixels: {each:.3g} a pixel")
+    at = (limit - fixed) / each
+    scatter = np.sqrt(np.square(1 - x @ (fixed, each)).sum() / (len(v) - 2))
+    there = np.array([1.0, at])
+    half = stats.t.ppf((1 + level) / 2, len(v) - 2) * scatter / each
+    half *= np.sqrt(limit**2 + there @ np.linalg.inv(x.T @ x) @ there)
+    return Reach(*(float(value) for value in (at, at - half, at + half)))
+
+
 def proportional(pixels: Sequence[int], values: Sequence[float], within: float = WITHIN) -> tuple[int, int]:
     """(least, most) pixels of the sizes around the cheapest pixel at which a pixel costs at most (1 + within) of it.
 

@@ -1,12 +1,13 @@
 """Figures and tables of sweeps say what was measured: laws that are known come out as they went in."""
 
+import numpy as np
 import pytest
 
 from reports.charts import directions, resolution, roofline, tradeoff
 from reports.charts.chart import NothingToDraw
 from reports.costs import frames
 from reports.costs import tables as efficiency
-from reports.statistics.growth import exponent, proportional
+from reports.statistics.growth import exponent, proportional, reach
 from results import measured, records
 from tests.reports.charts import costs
 
@@ -43,6 +44,42 @@ def test_a_cost_is_proportional_from_where_its_fixed_part_is_small_to_where_it_b
     pixels = [1_000, 4_000, 16_000, 64_000, 256_000]
     assert proportional(pixels, [0.5 + p / 1000 for p in pixels]) == (16_000, 256_000)  # 0.5 is 12 % of 4
     assert proportional(pixels, [p if p < 100_000 else 1.5 * p for p in pixels]) == (1_000, 64_000)
+
+
+def test_where_a_law_reaches_a_limit_and_how_often_the_interval_holds_it():
+    pixels = [64**2, 128**2, 256**2, 512**2]
+    found = reach(pixels, [20 + p / 400 for p in pixels], 20 + 1e6 / 400)
+    assert (found.pixels, found.low, found.high) == pytest.approx((1e6, 1e6, 1e6))
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        noisy = reach(pixels, (20 + np.array(pixels) / 400) * (1 + 0.02 * draw.standard_normal(4)), 2520)
+        held += noisy.low <= 1e6 <= noisy.high
+    assert held / 400 >= 0.95  # of one more size, so wider than that of the line alone
+    with pytest.raises(ValueError, match="three sizes"):
+        reach(pixels[:2], [1, 2], 3)
+    with pytest.raises(ValueError, match="does not grow"):
+        reach(pixels, [4, 3, 2, 1], 5)
+
+
+def test_cards_hold_what_was_measured_and_end_where_the_law_does(committed):
+    lines = efficiency.tables()["cards"]().splitlines()
+    light = next(line for line in lines if line.startswith("| MambaIRv2-light ") and "tf32x3" in line)
+    cells = [cell.strip() for cell in light.strip("|").split("|")]
+    assert cells[3::2] == ["1024x1024+"] * 3  # (20 + pixels / 400) MiB
+    for card, cell in zip((8, 16, 24), cells[4::2], strict=True):
+        low, high = map(float, cell.partition("[")[2].rstrip("]").split(","))
+        assert low == high == pytest.approx((1024 * (card - 1) - 20) * 400 / 1e6, abs=0.01)
+
+
+def test_pictures_in_tiles_are_held_to_what_the_whole_device_used(committed):
+    row = {"model": "mambairv2-light", "precision": "bf16", "backend": "triton", "height": 2160, "width": 3840}
+    row |= {"restored": [4320, 7680], "tiles": 220, "tile": [236, 230], "overlap": 10, "seconds": 3.0}
+    row |= {"device_mib": 500.0, "tensors_mib": 400.0, "device_used_mib": 8193.0, "host_mib": 1000.0}
+    assert efficiency.tables()["large"]() == efficiency.NO_PICTURE
+    told = costs.MACHINE | {"command": "runner.py restore a b", "started": "2026-01-01T00:00:00+00:00"}
+    records.write_json(measured.FOLDER / "here" / "restore-light.json", {"rows": [row], "environment": told})
+    line = efficiency.tables()["large"]().splitlines()[4]
+    assert "4320x7680" in line and line.split("|")[-2].strip() == "no" and "3.00" in line
 
 
 def test_frames_keep_the_latest_row_the_faster_launch_and_the_exact_precision(committed):

@@ -1,0 +1,96 @@
+"""What pictures cards of 8, 16 and 24 GiB hold, from measured memory, and what large pictures took in tiles."""
+
+import pandas as pd
+
+from reports.costs import frames
+from reports.pages.profile import figure
+from reports.statistics.growth import proportional, reach
+from reports.tables.blocks import Block, Cell
+from results import measured
+
+CARDS = (8, 16, 24)  # GiB
+LEFT_MIB = 1024  # of a card that is not counted on: the driver's own, and what the allocator cannot use
+CARD = (
+    "network",
+    "precision",
+    "KiB/pixel",
+    *(f"{card} GiB: {what}" for card in CARDS for what in ("measured", "ends, MP")),
+)
+LARGE = ("network", "precision", "backend", "input", "output", "tiles", "tile", "overlap, %", "s")
+LARGE = (*LARGE, "MiB reserved", "MiB of tensors", "MiB in use there", "MiB of the host", "within 8 GiB")
+NOTES = (
+    f"- measured: the largest measured picture whose tensors fit with {LEFT_MIB // 1024} GiB to spare; +: no larger "
+    "one was measured. ends: million input pixels at which that is used up, with the 95 % interval, where memory grows "
+    "in proportion to the pixels at the three largest sizes or more. Larger pictures are restored in tiles."
+)
+
+
+def cards() -> list[Block]:
+    """A row per network and precision whose memory is known, a block per machine."""
+    frame = frames.timed()
+    frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
+    frame = frame[frame["mib"].notna() & frame["subject"].isin(frames.METHODS) & (frame["backend"] != "mamba_ssm")]
+    blocks = []
+    for machine, part in frame.groupby("machine", sort=False):
+        rows = []
+        for (subject, precision), own in part.groupby(["subject", "precision"], sort=False):
+            own = (
+                own.assign(mib=own["mib"].astype(float))
+                .groupby("pixels", as_index=False)
+                .agg({"mib": "min", "height": "first", "width": "first", "source": "last"})
+            )
+            if len(own) > 2:
+                texts = [frames.name(subject), precision, figure(_each(own), 3)]
+                texts += [text for card in CARDS for text in _held(own, 1024 * card - LEFT_MIB)]
+                rows.append([Cell(text, source=own["source"].iloc[-1]) for text in texts])
+        if rows:
+            sources = dict.fromkeys(f"- `{row[0].source}`" for row in rows)
+            blocks.append(Block(f"{machine}:", CARD, rows, [NOTES, *sources], (0, 1)))
+    return blocks
+
+
+def _each(own: pd.DataFrame) -> float:
+    """KiB of a pixel at the largest size."""
+    return own["mib"].iloc[-1] * 1024 / own["pixels"].iloc[-1]
+
+
+def _held(own: pd.DataFrame, mib: float) -> tuple[str, str]:
+    """(the largest measured size that fits, where the line ends); own: a row per size, in order of pixels."""
+    fitting = own[own["mib"] <= mib]
+    if fitting.empty:
+        return "none", ""
+    last = fitting.iloc[-1]
+    size = f"{last['height']}x{last['width']}" + ("+" if len(fitting) == len(own) else "")
+    least, most = proportional(own["pixels"].tolist(), own["mib"].tolist())
+    line = own[own["pixels"] >= least]
+    if most < own["pixels"].iloc[-1] or len(line) < 3:
+        return size, ""
+    found = reach(line["pixels"].tolist(), line["mib"].tolist(), mib)
+    low, high = (figure(value / 1e6, 3) for value in (found.low, found.high))
+    return size, f"{figure(found.pixels / 1e6, 3)} [{low}, {high}]"
+
+
+def large() -> list[Block]:
+    """A row per picture that `restore --json` restored, a block per machine."""
+    by_machine: dict[str, list[list[Cell]]] = {}
+    for record in measured.profiles(kind="restore"):
+        environment = record["environment"]
+        machine = frames.machine_name(environment)
+        told = {"machine": environment, "file": record["file"], "runs": [environment]}
+        source = frames.source(told)
+        for row in record["rows"]:
+            texts = [frames.name(row["model"]), row["precision"], row["backend"] or ""]
+            texts += [f"{row['height']}x{row['width']}", "x".join(map(str, row["restored"])), str(row["tiles"])]
+            texts += ["x".join(map(str, row["tile"])), "" if row["overlap"] is None else str(row["overlap"])]
+            texts += [figure(row["seconds"], 3)]
+            memory = [row[name] for name in ("device_mib", "tensors_mib", "device_used_mib", "host_mib")]
+            within = "" if row["device_used_mib"] is None else "yes" if row["device_used_mib"] <= 8 * 1024 else "no"
+            texts += [*(figure(value) for value in memory), within]
+            by_machine.setdefault(machine, []).append([Cell(text, source=source) for text in texts])
+    blocks = []
+    for machine, rows in by_machine.items():
+        kept = [i for i in range(len(LARGE)) if any(row[i].text for row in rows)]
+        notes = list(dict.fromkeys(f"- `{row[0].source}`" for row in rows))
+        cells = [[row[i] for i in kept] for row in rows]
+        blocks.append(Block(f"{machine}:", tuple(LARGE[i] for i in kept), cells, notes, (0, 1, 2)))
+    return blocks
