@@ -1,10 +1,11 @@
 """A store and what is committed under `results/measured/`, read once, as one set of frames: what the tables go by.
 
 What both have is taken from one of them: an evaluation record from the one with more images (the store, if they have as
-many), a cell from the store if it is finished there. Their rows are never mixed: another machine's float32 differs in
+many), a cell from where it is further, the store if it is finished in both. Their rows are never mixed: another machine's float32 differs in
 the last digits.
 """
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,9 @@ class Evidence:
     def _taken(self) -> set[str]:
         """Hashes of what comes from the committed files."""
         own = {row["hash"]: row["images"] or 0 for row in self._own_evaluations}
-        done = {row["hash"] for row in self._own_cells if row["state"] == "done"}
+        reached = {row["hash"]: _reached(row) for row in self._own_cells}
         taken = {row["hash"] for row in self._committed.evaluations if row["images"] > own.get(row["hash"], 0)}
-        return taken | {row["hash"] for row in self._committed.cells if row["hash"] not in done}
+        return taken | {row["hash"] for row in self._committed.cells if _reached(row) > reached.get(row["hash"], -1)}
 
     @cached_property
     def _own_scores(self) -> pd.DataFrame:
@@ -123,6 +124,11 @@ class Evidence:
         rows = [row | {"committed": False} for row in own]
         rows += [row | {"committed": True} for row in committed if row["hash"] in self._taken]
         return frame_of(rows, (*columns, "committed"))
+
+
+def _reached(row: dict[str, Any]) -> float:
+    """How far a cell is: its iterations, or inf once it is finished."""
+    return math.inf if row["state"] == "done" else row["step"] or 0
 
 
 def frame_of(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ A cell's folder may hold scores of its other weights, and under other seeds of t
 asks for them: scores-<half|average|last>-<seed>.parquet, scores-<iteration>.parquet (under the protocol's seed) and
 scores-<iteration>-<seed>.parquet. They are committed as `<name>.csv.xz` with COLUMNS, or, where `name` begins with
 "curve", as `<name>.csv` with CURVE_COLUMNS and `<name>.json` that says on what and how the cells were trained.
+So are those of cells that are not finished, once they have any: without scores of their own, at the step they are at.
 The cells' training logs are committed as `<name>.training.csv.xz`: hash, then what `train.jsonl` has in a line.
 """
 
@@ -47,7 +48,8 @@ def place(name: str) -> Path:
 
 
 def export(store: Store, name: str, command: str, known: Mapping[str, str | None] | None = None) -> list[str]:
-    """Writes `<name>.scores.json`, its CSV and the families of every finished cell and evaluation record of `store`.
+    """Writes `<name>.scores.json`, its CSV and the families of every evaluation record of `store` and of every cell
+    that is finished or scored on its way.
     Its analyses and sweeps are written as `results.analyses.committed` and `results.costs.committed` say.
 
     name: MACHINE/NAME under `measured.FOLDER`. command: by which this is called, kept with the date. known: what of
@@ -67,23 +69,23 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
         told = {name: record[name] for name in TOLD if record[name]}
         evaluations[folder.name] = {"key": record["key"], "expected": record["expected"], **told}
         tables.append(rows.assign(hash=folder.name))
-    for folder in store.cell_folders():
-        status = store.status(folder)
-        if status["state"] == "done":
-            environment = records.read_json(folder / "environment.json")
-            environment = _with_provenance(environment, known, f"cell {folder.name}")
-            count = measured.parameters(folder / "weights.safetensors")
-            config = store.read_config(folder)
-            cells[folder.name] = {"config": config, "status": status, "environment": environment, "parameters": count}
+    for folder in _told_cells(store):
+        status, config = store.status(folder), store.read_config(folder)
+        environment, done = records.read_json(folder / "environment.json"), status["state"] == "done"
+        environment = _with_provenance(environment, known, f"cell {folder.name}", finished=done)
+        count = measured.parameters(folder / "weights.safetensors") if done else None
+        cells[folder.name] = {"config": config, "status": status, "environment": environment, "parameters": count}
+        if done:
             tables.append(records.read_frame(folder / "scores.parquet").assign(hash=folder.name, environment=""))
     logs = _logs(store)
     exported = {"command": command, "date": records.now()}
     analyses = committed.export(store.root, target, exported) + costs.export(store.root, target, exported)
-    if not tables:
+    if not tables and not cells:
         if not analyses:
             raise StoreError(f"{store.root} holds no finished cell, no evaluation record, no analysis and no sweep")
         return analyses
-    frame = pd.concat(tables, ignore_index=True).reindex(columns=list(SCORE_COLUMNS))
+    frame = pd.concat(tables or [pd.DataFrame(columns=["hash"])], ignore_index=True)
+    frame = frame.reindex(columns=list(SCORE_COLUMNS))
     frame = frame.sort_values(
         "hash", kind="stable", ignore_index=True
     )  # keeps the order, and so the last bit, of means
@@ -114,9 +116,18 @@ def _counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _with_provenance(environment: Mapping[str, Any], known: Mapping[str, str | None], where: str) -> dict[str, Any]:
+def _told_cells(store: Store) -> list[Path]:
+    """Folders of the cells that are finished or scored on their way."""
+    folders = {folder: store.status(folder)["state"] for folder in store.cell_folders()}
+    return [folder for folder, state in folders.items() if state == "done" or any(folder.glob("scores-*.parquet"))]
+
+
+def _with_provenance(
+    environment: Mapping[str, Any], known: Mapping[str, str | None], where: str, *, finished: bool = True
+) -> dict[str, Any]:
+    """finished: whether it must say when that was."""
     result = {**known, **{name: value for name, value in environment.items() if value not in (None, "")}}
-    missing = [name for name in PROVENANCE if not result.get(name)]
+    missing = [name for name in PROVENANCE if not result.get(name) and (finished or name != "finished")]
     if missing:
         raise StoreError(f"{where} does not say its {', '.join(missing)}: such a number is not committed")
     return result
@@ -134,11 +145,11 @@ def export_crops(store: Store, name: str) -> list[str]:
 
 
 def _logs(store: Store) -> list[pd.DataFrame]:
-    """The training logs of finished cells, with their hash."""
+    """The training logs of the cells that are told of, with their hash."""
     tables = []
-    for folder in store.cell_folders():
+    for folder in _told_cells(store):
         log = folder / "train.jsonl"
-        if store.status(folder)["state"] == "done" and log.exists():
+        if log.exists():
             try:
                 lines = pd.read_json(log, lines=True)
             except (OSError, ValueError) as error:
@@ -163,20 +174,20 @@ def score_files(folder: Path, seed: int) -> dict[tuple[str, int], Path]:
 
 
 def export_others(store: Store, name: str) -> list[str]:
-    """Commits the scores of the finished cells of `store` that have others than their own, if any.
+    """Commits the scores of the cells of `store` that have others than their own, if any.
 
     name: MACHINE/NAME under results/measured. `seconds` is a share of the time: what restoring took over the number of
     processes that did so at a time. Returns what was written, in words.
     """
     target, tables, cells = place(name), [], []
-    for folder in store.cell_folders():
-        if store.status(folder)["state"] != "done":
-            continue
+    for folder in _told_cells(store):
         config, environment = store.read_config(folder), records.read_json(folder / "environment.json")
         files = score_files(folder, config["protocol"]["seed"])
         if files:
             cells.append((config, environment))
         for (weights, seed), path in files.items():
+            if not path.exists():  # its own, of a cell that is not finished
+                continue
             last = weights in ("last", "average")
             iteration = config["budget"]["iterations"] if last else None if weights == "half" else int(weights)
             facts = {"hash": folder.name, "weights": weights, "gumbel": seed}

@@ -103,7 +103,7 @@ class Committed:
 def load(folder: Path | None = None) -> Committed:
     """Everything under `folder` (FOLDER). What cannot be used is left out and named in `problems`."""
     folder = FOLDER if folder is None else folder
-    found, tables, taken = Committed(), [], {}
+    found, tables, taken, begun = Committed(), [], {}, []
     found.families = sorted(path.parent for path in folder.glob(f"*/{families.FOLDER}/*/{families.FILE}"))
     for path in sorted(folder.glob("*/*.scores.json")):
         try:
@@ -115,6 +115,9 @@ def load(folder: Path | None = None) -> Committed:
         for kind, name, entry in [*entries, *(("cell", *item) for item in record["cells"].items())]:
             rows = scores[scores["hash"] == name]
             try:
+                if kind == "cell" and entry["status"]["state"] != "done":
+                    begun.append(_cell_row(name, entry, rows, record["environments"])[0])
+                    continue
                 if name in taken:
                     fresh, conflicts = records.compare_rows(taken[name], rows)
                     if conflicts or len(fresh):
@@ -132,6 +135,8 @@ def load(folder: Path | None = None) -> Committed:
             tables.append(rows.assign(source=kind))
     if tables:
         found.scores = pd.concat(tables, ignore_index=True)
+    furthest = {row["hash"]: row for row in sorted(begun, key=lambda row: row["step"])}
+    found.cells += [row for name, row in furthest.items() if name not in taken]
     return found
 
 

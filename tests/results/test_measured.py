@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
+from reports.charts import trajectory
 from results import export, measured, records
 from results.evidence import Evidence
 from results.measured import SCORE_COLUMNS, StoreError
@@ -119,6 +120,31 @@ def test_training_logs_of_finished_cells_are_committed(store, committed):
     found = pd.read_csv(committed / "h200" / "a.training.csv.xz")
     assert set(found.pop("hash")) == {done.name}
     pd.testing.assert_frame_equal(found, pd.DataFrame(lines), rtol=1e-6)
+
+
+def test_a_cell_on_its_way_is_committed_until_it_is_finished(store, committed, tmp_path):
+    def begin(store: Store, step: int) -> str:
+        folder = store.open_cell(config("base", 0))
+        records.write_json(folder / "environment.json", {k: v for k, v in MACHINE.items() if k != "finished"})
+        store.write_status(folder, "planned", step=step, reason="stopped")
+        for iteration in range(3, step, 3):
+            records.write_frame(folder / f"scores-{iteration}.parquet", rows(2, 20.0 + iteration))
+        return folder.name
+
+    name, nothing = begin(store, 7), empty(tmp_path)
+    store.open_cell(config("off", 0))  # not scored yet
+    export.export(store, "h200/begun", "the command")
+    found = Evidence(nothing, committed)
+    assert found.cells[["hash", "state", "step"]].values.tolist() == [[name, "planned", 7]] and found.scores.empty
+    means = trajectory.load(found, committed)[["hash", "iteration", "psnr"]]
+    assert means.values.tolist() == [[name, 3, pytest.approx(23.0)], [name, 6, pytest.approx(26.0)]]
+    further = Store(tmp_path / "further")
+    begin(further, 9)
+    assert Evidence(further, committed).cells["step"].tolist() == [9]
+    train(further, "base", 0)
+    export.export(further, "h200/all", "the command")
+    found = Evidence(nothing, committed)
+    assert found.cells["state"].tolist() == ["done"] and not found.problems
 
 
 def test_a_number_without_provenance_is_not_committed(store, committed):
