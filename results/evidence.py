@@ -1,8 +1,8 @@
 """A store and what is committed under `results/measured/`, read once, as one set of frames: what the tables go by.
 
 What both have is taken from one of them: an evaluation record from the one with more images (the store, if they have as
-many), a cell from where it is further, the store if it is finished in both. Their rows are never mixed: another machine's float32 differs in
-the last digits.
+many), a cell from where it is further (the store, if it is finished in both). Their rows are never mixed: another
+machine's float32 differs in the last digits.
 """
 
 import math
