@@ -12,13 +12,16 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-from results import families, locks, records
+import pandas as pd
+
+from results import agreement, families, locks, records
+from results.agreement import elsewhere
 from results.analyses import folder as analyses
 from results.records import StoreError, guarded
 from results.store import EVALUATIONS, Store, is_hash
@@ -32,12 +35,12 @@ UNREADABLE = (  # what zipfile and tarfile raise: RuntimeError for encrypted mem
 )
 CELL_FILES = (
     *("config.json", "environment.json", "status.json"),
-    *("scores.parquet", "train.jsonl", "weights.safetensors"),
+    *("scores.parquet", elsewhere.NAME, "train.jsonl", "weights.safetensors"),
 )
 OTHERS = re.compile(  # of a cell: other weights than its last, and scores of other weights and seeds of the noise
     r"(half|average|weights-\d+)\.safetensors|scores-(half|average|last|\d+)(-\d+)?\.parquet"
 )
-RECORD_FILES = ("record.json", "environment.json", "scores.parquet")
+RECORD_FILES = ("record.json", "environment.json", "scores.parquet", elsewhere.NAME)
 ANALYSIS_FILES = ("config.json", "environment.json", "rows.parquet")
 UNDER = {EVALUATIONS: RECORD_FILES, families.FOLDER: (families.FILE,), analyses.FOLDER: ANALYSIS_FILES}
 
@@ -54,6 +57,12 @@ class ImportReport:
     present: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    apart: int = 0  # scores of another machine, kept beside ours
+
+    def count(self, name: str, *, new: bool, apart: int) -> None:
+        """A folder that was here: whether anything joined it, and how many scores were kept beside its own."""
+        (self.merged if new or apart else self.present).append(name)
+        self.apart += apart
 
     @property
     def ok(self) -> bool:
@@ -61,15 +70,17 @@ class ImportReport:
 
     def lines(self) -> list[str]:
         counts = f"{len(self.added)} added, {len(self.merged)} merged, {len(self.present)} already here"
+        kept = f"{self.apart} scores of another machine differ within its limit: kept beside those that are here"
         conflicts = [f"conflict: {text}" for text in self.conflicts]
-        return [counts, *conflicts, *(f"refused: {text}" for text in self.refused)]
+        return [counts, *([kept] if self.apart else []), *conflicts, *(f"refused: {text}" for text in self.refused)]
 
 
 def import_into(store: Store, path: str | Path) -> ImportReport:
     """Merges the archive or folder `path` into `store`.
 
     A finished cell replaces an unfinished one here; a cell that both have finished must agree in every score, and gets
-    what is missing here of its other scores and weights. Rows of an evaluation record are joined image by image.
+    what is missing here of its other scores and weights. Rows of an evaluation record are joined image by image. What
+    another machine scored otherwise is kept beside ours, within the limit between the two (`results.agreement`).
     Raises StoreError when `path` is missing, no archive, cut off, or holds no results, and when the store cannot be
     written.
     """
@@ -269,20 +280,42 @@ def _import_cell(store: Store, source: Store, folder: Path, report: ImportReport
         else:
             report.added.append(folder.name)
     else:
-        fresh, conflicts = records.compare_rows(our_rows, rows)
-        name = f"{config['variant']['name']}/{config['task']}/seed-{config['seed']} ({folder.name})"
-        if conflicts:
-            report.conflicts.append(f"cell {name}: {'; '.join(conflicts[:3])}{_more(conflicts)}")
-        elif ours.get("weights") != theirs.get("weights"):
-            if len(fresh):
-                report.conflicts.append(f"cell {name}: other weights here, so its {len(fresh)} further images stay out")
-            else:
-                report.present.append(folder.name)
+        _merge_cell(store, config, (target, ours, our_rows), (folder, theirs, rows), report)
+
+
+def _merge_cell(
+    store: Store,
+    config: Mapping[str, Any],
+    ours: tuple[Path, Mapping[str, Any], pd.DataFrame],
+    theirs: tuple[Path, Mapping[str, Any], pd.DataFrame],
+    report: ImportReport,
+) -> None:
+    """A cell that both have finished: (folder, status, rows) of each. Only scores of the same weights may be apart."""
+    (target, our_status, our_rows), (folder, their_status, rows) = ours, theirs
+    name = f"{config['variant']['name']}/{config['task']}/seed-{config['seed']} ({folder.name})"
+    if our_status.get("weights") != their_status.get("weights"):
+        found = agreement.compare(our_rows, rows)
+        if found.conflicts:
+            report.conflicts.append(f"cell {name}, other weights: {_three(found.conflicts)}")
+        elif len(found.fresh):
+            further = f"its {len(found.fresh)} further images stay out"
+            report.conflicts.append(f"cell {name}: other weights here, so {further}")
         else:
-            if len(fresh):
-                store.write_scores(target, rows)
-            others = _add_others(folder, target)
-            (report.merged if len(fresh) or others else report.present).append(folder.name)
+            report.present.append(folder.name)
+        return
+    with _skipping(report.refused):
+        placed, others = elsewhere.placed_cell(folder, rows), elsewhere.read(folder)
+    with _skipping(report.conflicts, "damaged here, remove it and import again: "):
+        known = elsewhere.placed_cell(target, our_rows)
+        found = elsewhere.compare(target, known, placed, config["protocol"], others)
+    if found.conflicts:
+        report.conflicts.append(f"cell {name}: {_three(found.conflicts)}")
+        return
+    if len(found.fresh):
+        store.write_scores(target, found.fresh[list(rows.columns)])
+    elsewhere.add(target, found.apart)
+    weights = _add_others(folder, target)
+    report.count(folder.name, new=bool(len(found.fresh) or weights), apart=len(found.apart))
 
 
 def _import_record(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
@@ -290,22 +323,20 @@ def _import_record(store: Store, source: Store, folder: Path, report: ImportRepo
         rows, record = source.read_evaluation(folder)
         if "environment" not in rows.columns:
             raise StoreError(f"{folder / 'scores.parquet'} does not say where its rows were measured")
+        others = elsewhere.read(folder)
     target = store.root / EVALUATIONS / folder.name
     with _skipping(report.conflicts, "damaged here, remove it and import again: "):
         before = len(store.read_evaluation(target)[0]) if (target / "record.json").exists() else None
-    merged, conflicts = store.merge_record(
-        target, record["key"], rows, record["environments"], record["expected"], record, strict=False
-    )
-    if conflicts:
+    about = {"environments": record["environments"], "expected": record["expected"], "told": record}
+    merged = store.merge_record(target, record["key"], rows, **about, strict=False, others=others)
+    if merged.conflicts:
         key = record["key"]
         name = f"{key['model']} on {key['dataset']}, {key['task']} ({folder.name})"
-        report.conflicts.append(f"record {name}: {'; '.join(conflicts[:3])}{_more(conflicts)}")
+        report.conflicts.append(f"record {name}: {_three(merged.conflicts)}")
     if before is None:
         report.added.append(folder.name)
-    elif len(merged) > before:
-        report.merged.append(folder.name)
-    elif not conflicts:
-        report.present.append(folder.name)
+    elif not merged.conflicts or merged.elsewhere or len(merged.rows) > before:
+        report.count(folder.name, new=len(merged.rows) > before, apart=merged.elsewhere)
 
 
 def _import_analysis(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
@@ -336,8 +367,9 @@ def _import_member(store: Store, source: Store, folder: Path, report: ImportRepo
         _move(folder, target)
 
 
-def _more(conflicts: list[str]) -> str:
-    return f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
+def _three(conflicts: list[str]) -> str:
+    """The first three, and how many more."""
+    return "; ".join(conflicts[:3]) + (f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else "")
 
 
 def _move(folder: Path, target: Path) -> None:

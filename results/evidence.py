@@ -2,7 +2,8 @@
 
 What both have is taken from one of them: an evaluation record from the one with more images (the store, if they have as
 many), a cell from where it is further (the store, if it is finished in both). Their rows are never mixed: another
-machine's float32 differs in the last digits.
+machine's float32 differs in the last digits. Where it differs by more than is allowed between the two
+(`results.agreement`), that is a problem.
 """
 
 import math
@@ -12,15 +13,25 @@ from typing import Any
 
 import pandas as pd
 
-from results import families, measured, records
+from results import agreement, families, measured, records
+from results.agreement import elsewhere
 from results.analyses import Record, chosen, every
-from results.store import CELL_COLUMNS, EVALUATION_COLUMNS, MEAN_COLUMNS, SCORE_COLUMNS, Store, StoreError
+from results.store import (
+    CELL_COLUMNS,
+    ELSEWHERE_COLUMNS,
+    EVALUATION_COLUMNS,
+    MEAN_COLUMNS,
+    SCORE_COLUMNS,
+    Store,
+    StoreError,
+)
 
 
 class Evidence:
     """Frames as `Store` gives them, of a store and the committed measurements. `committed`: None for FOLDER.
 
-    Rows of `cells` and `evaluations` say in `committed` which of the two they come from.
+    Rows of `cells` and `evaluations` say in `committed` which of the two they come from, and in `elsewhere`, in words,
+    which other machines scored otherwise.
     """
 
     def __init__(self, store: Store, committed: Path | None = None) -> None:
@@ -35,6 +46,7 @@ class Evidence:
             lines += [f"{kind} {row['hash']}: {row['problem']}" for row in frame if row["problem"]]
         lines += [f"family: {problem}" for problem in self.families["problem"].dropna()]
         lines += [f"analysis: {problem}" for problem in self._analyses[1]]
+        lines += self._twice[1]
         return [" ".join(line.replace(f"{self.store.root}/", "").split()) for line in lines]
 
     @cached_property
@@ -53,6 +65,33 @@ class Evidence:
     def scores(self) -> pd.DataFrame:
         """`Store.scores`: a row per image."""
         return pd.concat([self._own_scores, self._committed_scores], ignore_index=True)
+
+    @cached_property
+    def elsewhere(self) -> pd.DataFrame:
+        """`Store.elsewhere`, of the store and of what is committed, and what one of them has of the other's records."""
+        parts = [self.store.elsewhere(), self._committed.elsewhere, *self._twice[0]]
+        parts = [part.reindex(columns=list(ELSEWHERE_COLUMNS)) for part in parts if len(part)]
+        frame = pd.concat(parts, ignore_index=True) if parts else frame_of([], ELSEWHERE_COLUMNS)
+        return frame.drop_duplicates(["hash", *elsewhere.ORDER, "psnr"], ignore_index=True)
+
+    @cached_property
+    def _twice(self) -> tuple[list[pd.DataFrame], list[str]]:
+        """Of records that the store and results/measured have, and of cells with the same weights in both: rows of the
+        one that is not taken which differ, and a line for every one that contradicts the other."""
+        apart, lines = [], []
+        done = {(row["hash"], row["weights"]) for row in self._own_cells if row["state"] == "done"}
+        known = {("cell", row["hash"]) for row in self._committed.cells if (row["hash"], row["weights"]) in done}
+        own = {row["hash"] for row in self._own_evaluations if not row["problem"]}
+        known |= {("evaluation", row["hash"]) for row in self._committed.evaluations if row["hash"] in own}
+        for source, name in sorted(known):
+            (committed, protocol), ours = self._committed.placed[name], self.store.placed(source, name)
+            first, second = (committed, ours) if name in self._taken else (ours, committed)
+            found = agreement.compare(first, second, protocol)
+            apart.append(found.apart.assign(source=source, hash=name))
+            if found.conflicts:
+                told = f"the store and results/measured contradict each other: {'; '.join(found.conflicts[:3])}"
+                lines.append(f"{source} {name}: {told}")
+        return apart, lines
 
     @cached_property
     def means(self) -> pd.DataFrame:
@@ -123,7 +162,22 @@ class Evidence:
     ) -> pd.DataFrame:
         rows = [row | {"committed": False} for row in own]
         rows += [row | {"committed": True} for row in committed if row["hash"] in self._taken]
-        return frame_of(rows, (*columns, "committed"))
+        rows = [row | {"elsewhere": self._said_elsewhere.get(row["hash"], "")} for row in rows]
+        return frame_of(rows, (*columns, "committed", "elsewhere"))
+
+    @cached_property
+    def _said_elsewhere(self) -> dict[str, str]:
+        """By hash: "AMD EPYC, commit 0123abcd: 5 images at most 0.0001 dB away", one after the other."""
+        if self.elsewhere.empty:
+            return {}
+        image = ["hash", "dataset", "image"]
+        both = self.elsewhere.merge(self.scores[[*image, "psnr"]], on=image, suffixes=("", "_here"))
+        both["away"] = (both["psnr"] - both["psnr_here"]).abs()
+        told: dict[str, list[str]] = {}
+        for (name, device, commit), part in both.groupby(["hash", "device", "commit"], dropna=False):
+            away = f"{len(part)} images at most {part['away'].max():.2g} dB away"
+            told.setdefault(name, []).append(f"{device}, commit {str(commit)[:8]}: {away}")
+        return {name: "; ".join(parts) for name, parts in told.items()}
 
 
 def _reached(row: dict[str, Any]) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from results import crops, families, measured, records
+from results.agreement import elsewhere
 from results.analyses import committed
 from results.costs import committed as costs
 from results.measured import PROVENANCE, SCORE_COLUMNS
@@ -61,7 +62,8 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
     environments: dict[str, Any] = {}
     evaluations: dict[str, Any] = {}
     cells: dict[str, Any] = {}
-    tables = []
+    tables, apart = [], store.elsewhere()
+    _check_elsewhere(apart)
     for folder in store.evaluation_folders():
         rows, record = store.read_evaluation(folder)
         for label, environment in record["environments"].items():
@@ -93,13 +95,14 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
     text = frame.to_csv(index=False, lineterminator="\n")
     records.write_bytes(target.with_name(f"{target.name}.scores.csv.xz"), lzma.compress(text.encode(), preset=9))
     records.write_json(target.with_name(f"{target.name}.scores.json"), content)
+    others = _export_elsewhere(target, apart)
     members = store.family_folders() if cells else []
     for folder in members:
         copy = target.parent / families.FOLDER / folder.name / families.FILE
         with records.guarded(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / families.FILE, copy)
-    others = [*export_crops(store, name), *export_others(store, name)]
+    others += [*export_crops(store, name), *export_others(store, name)]
     if logs:
         path = target.with_name(f"{target.name}.training.csv.xz")
         text = pd.concat(logs, ignore_index=True).to_csv(index=False, lineterminator="\n", float_format="%.7g")
@@ -131,6 +134,24 @@ def _with_provenance(
     if missing:
         raise StoreError(f"{where} does not say its {', '.join(missing)}: such a number is not committed")
     return result
+
+
+def _check_elsewhere(rows: pd.DataFrame) -> None:
+    for row in rows.to_dict("records"):
+        _with_provenance(row, {}, f"a score of {row['hash']} from another machine")
+
+
+def _export_elsewhere(target: Path, rows: pd.DataFrame) -> list[str]:
+    """Writes what other machines scored otherwise, if anything. Returns what was written, in words."""
+    path = target.with_name(f"{target.name}.elsewhere.csv.xz")
+    if rows.empty:
+        with records.guarded(path):
+            path.unlink(missing_ok=True)  # of an earlier export
+        return []
+    rows = rows.sort_values(["hash", *elsewhere.ORDER], kind="stable", ignore_index=True)
+    text = rows.to_csv(index=False, lineterminator="\n")
+    records.write_bytes(path, lzma.compress(text.encode(), preset=9))
+    return [f"{path}: {_counted(len(rows), 'score')} of other machines, beside those of the records"]
 
 
 def export_crops(store: Store, name: str) -> list[str]:

@@ -33,7 +33,6 @@ PROTOCOL_KEYS = (
     "border",
     "precision",
 )
-TOLERANCE = 1e-6  # of a score: below it two measurements of one image are the same
 CONTENT = b"sha256"  # of a table's cells, among its metadata
 SCORES = ("psnr", "ssim", "psnr_single")
 
@@ -207,54 +206,6 @@ def check_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         if name in frame.columns:
             frame[name] = frame[name].astype("float64")
     return frame
-
-
-def compare_rows(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of `new` whose image `old` does not hold, and a sentence for every image that the two contradict.
-
-    One image is one (dataset, stem). It contradicts when its pixels differ, or a score by more than 1e-6; the time it
-    took may differ. Rows repeated inside `new` are compared in the same way.
-    """
-    seen = {(row["dataset"], row["image"]): row for row in old.to_dict("records")}
-    fresh, conflicts = [], []
-    for index, row in enumerate(new.to_dict("records")):
-        known = seen.setdefault((row["dataset"], row["image"]), row)
-        if known is row:
-            fresh.append(index)
-            continue
-        name = f"{row['dataset']}/{row['image']}"
-        if known["pixels"] != row["pixels"]:
-            conflicts.append(f"{name} is another picture here ({_short(known['pixels'])}, not {_short(row['pixels'])})")
-            continue
-        for score in SCORES:
-            here, there = known.get(score), row.get(score)
-            if not _same(here, there):
-                conflicts.append(f"{name} has {score} {_digits(here)} here, not {_digits(there)}")
-                break
-    return new.iloc[fresh], conflicts
-
-
-def _same(a: Any, b: Any) -> bool:
-    if pd.isna(a) or pd.isna(b):
-        return bool(pd.isna(a) and pd.isna(b))
-    return abs(a - b) <= TOLERANCE
-
-
-def _digits(score: Any) -> str:
-    return "none" if pd.isna(score) else f"{score:.7g}"
-
-
-def _short(digest: Any) -> str:
-    return str(digest)[:8]
-
-
-def merge_rows(old: pd.DataFrame, new: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Union of both. Raises StoreError when the same image has another score; nothing is changed then."""
-    fresh, conflicts = compare_rows(old, new)
-    if conflicts:
-        more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
-        raise StoreError(f"{where} contradicts what is stored: {'; '.join(conflicts[:3])}{more}. Nothing was changed.")
-    return pd.concat([old, fresh], ignore_index=True) if len(old) else fresh.reset_index(drop=True)
 
 
 def summarise(rows: pd.DataFrame, expected: Mapping[str, int]) -> list[dict[str, Any]]:

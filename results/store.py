@@ -4,6 +4,7 @@
                                  train.jsonl, weights.safetensors
     <root>/evaluations/<hash>/   scores of given weights: record.json (key, expected images, the weights' file, whether
                                  the user said that they are the official ones), environment.json, scores.parquet
+    .../elsewhere.parquet        beside a scores.parquet: what other machines scored otherwise (results.agreement)
     <root>/families/<hash>/      which variant is compared with which base: member.json (results.families)
 
 <hash> names the canonical configuration or key (`records.key_of`). Score tables have a row per image: dataset, image
@@ -12,12 +13,14 @@ functions of these files. A results folder may be archived, moved and merged wit
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from results import families, locks, records
+from results import agreement, families, locks, records
+from results.agreement import elsewhere
 from results.records import StoreError
 
 __all__ = ["STATES", "Store", "StoreError"]
@@ -45,6 +48,16 @@ MEAN_COLUMNS = (
 SCORE_COLUMNS = ("source", "hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
 TOLD = ("file", "as_official")  # of a record's weights, by whoever scored them
 MACHINE = ("device", "device_type", "backend", "threads", "commit", "command")
+ELSEWHERE_COLUMNS = ("source", "hash", *elsewhere.COLUMNS)
+
+
+class Merged(NamedTuple):
+    """What became of rows that were merged into a record: all of its rows, contradictions in words, and how many rows
+    of another machine joined `elsewhere.parquet`."""
+
+    rows: pd.DataFrame
+    conflicts: list[str]
+    elsewhere: int
 
 
 class Store:
@@ -108,7 +121,7 @@ class Store:
         """Adds a cell's rows per image to its table. Raises StoreError when an image has another score there."""
         path = folder / "scores.parquet"
         rows = records.check_rows(rows, f"the scores of {folder.name}")
-        merged = records.merge_rows(records.read_frame(path), rows, str(folder)) if path.exists() else rows
+        merged = agreement.merge_rows(records.read_frame(path), rows, str(folder)) if path.exists() else rows
         records.write_frame(path, merged)
         return merged
 
@@ -159,8 +172,9 @@ class Store:
 
         expected: images of the whole dataset; a mean is given once they are all there. environment: what these rows
         were measured on (environment.json keeps one per merge, the rows' `environment` column names it). file,
-        as_official: as of `describe_weights`. Raises StoreError, and changes nothing, when an image is there with
-        another score (over 1e-6) or other pixels.
+        as_official: as of `describe_weights`. A score that another machine gave otherwise, within the limit between
+        the two, is kept beside it (`results.agreement`). Raises StoreError, and changes nothing, when an image is there
+        with other pixels or with a score that is further away.
         """
         rows = records.check_rows(rows, f"scores on {key['dataset']}")
         foreign = sorted(set(rows["dataset"]) - {key["dataset"]})
@@ -170,8 +184,7 @@ class Store:
         folder = self.evaluation_folder(key)
         incoming = rows.assign(environment=label)
         told = {"file": file, "as_official": as_official}
-        merged, _ = self.merge_record(folder, key, incoming, {label: dict(environment)}, expected, told, strict=True)
-        return merged
+        return self.merge_record(folder, key, incoming, {label: dict(environment)}, expected, told, strict=True).rows
 
     def describe_weights(self, key: Mapping[str, Any], *, file: str | None, as_official: bool) -> None:
         """Adds to the record of `key` what its key does not hold: the name of the weights' file, without its folder
@@ -193,24 +206,27 @@ class Store:
         told: Mapping[str, Any],
         *,
         strict: bool,
-    ) -> tuple[pd.DataFrame, list[str]]:
+        others: pd.DataFrame | None = None,
+    ) -> Merged:
         """Union of a record's rows with `rows`, and of what both say of its weights (`told`, TOLD).
 
-        Contradictions: an error when strict, else our row stays and they are returned in words. Written so that a crash
-        between two files leaves rows without means, never wrong ones.
+        others: what other machines scored otherwise (`elsewhere.read`) of the same images. Contradictions: an error
+        when strict, else our row stays and they are returned in words. Written so that a crash between two files leaves
+        rows without means, never wrong ones.
         """
         with locks.exclusive(self.root / EVALUATIONS / ".lock"):
-            old, conflicts, known = rows.iloc[:0], [], {}
+            old, known = rows.iloc[:0], {}
             if (folder / "record.json").exists():
                 old, known = self.read_evaluation(folder)
                 environments = {**known["environments"], **environments}
                 expected = max(expected, known["expected"])
             told = {name: known.get(name) or told[name] for name in TOLD}
-            if strict:
-                merged = records.merge_rows(old, rows, str(folder))
-            else:
-                fresh, conflicts = records.compare_rows(old, rows)
-                merged = pd.concat([old, fresh], ignore_index=True) if len(old) else fresh.reset_index(drop=True)
+            ours, theirs = (elsewhere.placed(part, environments) for part in (old, rows))
+            found = elsewhere.compare(folder, ours, theirs, key["protocol"], others)
+            if strict and found.conflicts:
+                raise StoreError(agreement.contradiction(str(folder), found.conflicts))
+            fresh = found.fresh[list(rows.columns)]
+            merged = pd.concat([old, fresh], ignore_index=True) if len(old) else fresh.reset_index(drop=True)
             if len(merged) > len(old) or any(told[name] != known.get(name) for name in TOLD):
                 used = set(merged["environment"].dropna())
                 records.write_json(
@@ -221,7 +237,8 @@ class Store:
                 records.write_json(
                     folder / "record.json", content | {name: value for name, value in told.items() if value}
                 )
-            return merged, conflicts
+            elsewhere.add(folder, found.apart)
+            return Merged(merged, found.conflicts, len(found.apart))
 
     def read_evaluation(self, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Rows per image, and {"key", "expected", "environments", "file", "as_official"}.
@@ -298,6 +315,7 @@ class Store:
                 row |= {name: environment.get(name) for name in (*MACHINE, *SPENT)}
             if status["state"] == "done":
                 records.read_frame(folder / "scores.parquet")
+                elsewhere.read(folder)
         except StoreError as error:
             row |= {"state": None, "problem": str(error)}
         return row
@@ -326,6 +344,7 @@ class Store:
                 latest = max(environments, key=lambda item: str(item.get("finished")), default={})
                 row |= record["key"] | {name: latest.get(name) for name in (*MACHINE, "finished")} | told_of(record)
                 row |= self._record_means(scores, record)
+                elsewhere.read(folder)
             except StoreError as error:
                 row["problem"] = str(error)
             rows.append(row)
@@ -345,6 +364,25 @@ class Store:
         frame = pd.concat(parts, ignore_index=True)
         first = [name for name in SCORE_COLUMNS if name in frame.columns]
         return frame[[*first, *(name for name in frame.columns if name not in first)]]
+
+    def elsewhere(self) -> pd.DataFrame:
+        """A row per score that another machine gave otherwise (`ELSEWHERE_COLUMNS`), of what `scores` has."""
+        parts = []
+        for source, name, *_ in self._score_tables():
+            folder = self.root / name if source == "cell" else self.root / EVALUATIONS / name
+            with suppress(StoreError):  # `cells()` and `evaluations()` name it and say why
+                parts.append(elsewhere.read(folder).assign(source=source, hash=name))
+        parts = [part for part in parts if len(part)]
+        frame = pd.concat(parts, ignore_index=True) if parts else _frame([], ELSEWHERE_COLUMNS)
+        return frame[list(ELSEWHERE_COLUMNS)]
+
+    def placed(self, source: str, name: str) -> pd.DataFrame:
+        """The rows of a finished cell or of a record with where they were measured (`elsewhere.placed`). Raises
+        StoreError for what is damaged."""
+        if source == "evaluation":
+            rows, record = self.read_evaluation(self.root / EVALUATIONS / name)
+            return elsewhere.placed(rows, record["environments"])
+        return elsewhere.placed_cell(self.root / name, records.read_frame(self.root / name / "scores.parquet"))
 
     def means(self) -> pd.DataFrame:
         """A row per finished cell or record and dataset (`MEAN_COLUMNS`); means are None unless it is complete."""

@@ -64,6 +64,19 @@ def version(package: str) -> str | None:
         return None
 
 
+def _processor() -> str:
+    """Family, model and the vectors that PyTorch uses: in a virtual machine many processors share a name."""
+    import torch
+
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        first = ""
+    found = dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", first, re.MULTILINE))
+    kind = [f"{name} {found[name]}" for name in ("cpu family", "model") if name in found]
+    return ", ".join([*kind, torch.backends.cpu.get_cpu_capability()])
+
+
 def choose_device(device: str | None) -> str:
     """`device`, or the GPU if there is one. Raises SpecError for a device that PyTorch does not have here."""
     if device == "cpu":
@@ -80,13 +93,15 @@ def choose_device(device: str | None) -> str:
 
 
 def describe(device: "str | torch.device", backend: str) -> dict[str, Any]:
-    """Device, backend, threads, versions and commit, JSON-able. `backend` is the resolved scan backend."""
+    """Device, backend, threads, versions and commit, JSON-able. `backend` is the resolved scan backend. processor: of a
+    CPU, what its name may not tell apart; None on a GPU."""
     import torch
 
     device = torch.device(device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "device_type": device.type,
+        "processor": _processor() if device.type == "cpu" else None,
         "backend": backend,
         "threads": torch.get_num_threads(),
         "system": platform.platform(),

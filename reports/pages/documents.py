@@ -15,7 +15,7 @@ import pandas as pd
 from reports import claims
 from reports.costs import tables as efficiency
 from reports.figures import curve
-from reports.pages import analysed, performance, pilot, report
+from reports.pages import analysed, machines, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.render import text_grid
 from results import measured, records
@@ -37,6 +37,7 @@ def tables() -> dict[str, Tables]:
         "performance.md": performance.tables(),
         "trainer.md": performance.learning_tables(),
         "pilot.md": pilot.tables(pilot.load()),
+        "scaling.md": {"machines": machines.table},
         "statistics.md": {"coverage": lambda: coverage_table(coverage.load())},
     }
 

@@ -49,9 +49,8 @@ def machine_text(entries: Iterable[Mapping[str, Any]]) -> str:
 
 
 def made_by(entries: Iterable[Mapping[str, Any]]) -> str:
-    """By which commands, on which days, and whether they are the store's or committed: rows of `Evidence`.
-
-    Empty for no entries.
+    """By which commands, on which days, whether they are the store's or committed, and what other machines scored
+    otherwise: rows of `Evidence`. Empty for no entries.
     """
     entries = list(entries)
     if not entries:
@@ -60,7 +59,9 @@ def made_by(entries: Iterable[Mapping[str, Any]]) -> str:
     days = sorted({str(one["finished"] or "unknown date")[:10] for one in entries})
     places = dict.fromkeys("committed" if one.get("committed") else "in this store" for one in entries)
     dates = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
-    return f"{' and '.join(commands)}, {dates}, {' and '.join(places)}"
+    others = "; ".join(dict.fromkeys(one["elsewhere"] for one in entries if one.get("elsewhere")))
+    told = f"; elsewhere: {others}" if others else ""
+    return f"{' and '.join(commands)}, {dates}, {' and '.join(places)}{told}"
 
 
 def protocol_text(protocol: Mapping[str, Any]) -> str:

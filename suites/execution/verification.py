@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from results import records
+from results.agreement import limits
 from results.store import Store, StoreError
 from suites import variant
 from suites.execution.engine import PROGRAM, EngineError, run
@@ -22,6 +23,7 @@ class Verification:
     """A stored cell against a fresh run of it. differences: largest score difference per dataset, in dB.
 
     machine: what differs between the two runs (device, threads, versions, ...), since other machines make other bits.
+    limit: how far scores of the same weights may be apart on the two (`results.agreement`).
     """
 
     name: str
@@ -29,13 +31,21 @@ class Verification:
     same_weights: bool
     differences: dict[str, float]
     machine: list[str]
+    limit: limits.Limit
+
+    @property
+    def same(self) -> bool:
+        return self.same_weights and not any(self.differences.values())
 
     @property
     def ok(self) -> bool:
-        return self.same_weights and not any(self.differences.values())
+        """Whether both say the same: the same bits, or on two machines the same weights, scored within their limit."""
+        apart = max(self.differences.values(), default=0.0)
+        return self.same or (self.same_weights and self.limit.psnr > limits.EXACT and apart <= self.limit.psnr)
 
     def lines(self) -> list[str]:
-        verdict = "the same bits" if self.ok else "other bits"
+        within = f"the same weights, scored as closely as two machines do (at most {self.limit.psnr:.2g} dB apart)"
+        verdict = "the same bits" if self.same else within if self.ok else "other bits"
         weights = "equal" if self.same_weights else "different"
         scores = ", ".join(
             f"{name} {'equal' if not value else f'up to {value:.2g} dB apart'}"
@@ -102,6 +112,7 @@ def verify(
             same_weights=again.status(fresh).get("weights") == status.get("weights") is not None,
             differences=_differences(folder, fresh),
             machine=_machine(before, now),
+            limit=limits.between(before, now, cell.protocol.to_dict()),
         )
 
 
