@@ -23,7 +23,7 @@ from reports.tables.analyses import interventions
 from reports.tables.blocks import Cell, measured_source, number, published_source
 from results import measured, published
 from results.analyses import Record
-from results.evidence import Evidence
+from results.evidence import Evidence, rows_of
 
 FILE = "claims.yml"
 SECTIONS = {
@@ -98,7 +98,7 @@ def _judged(
 
 def _rows(claim: Claim, frames: Frames) -> list[dict[str, Any]]:
     parts = [frames[name] for name in claim["tables"] if name in frames]
-    return [row for part in parts for row in part.to_dict("records") if not row["setting"]]
+    return [row for part in parts for row in rows_of(part) if not row["setting"]]
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def analysed(claim: Claim, frames: Frames, records: Sequence[Record]) -> Judged:
 def protocol(claim: Claim, frames: Frames) -> Judged:
     """Given weights under another protocol: equivalent where every interval is within EQUIVALENCE, else by Holm's p."""
     frame = frames.get(sensitivity.NAME, pd.DataFrame(columns=["method"]))
-    rows = [row for row in frame.to_dict("records") if row["method"] in claim["settings"] and row["metric"] == "psnr"]
+    rows = [row for row in rows_of(frame) if row["method"] in claim["settings"] and row["metric"] == "psnr"]
     rows = [row for row in rows if row["difference"] is not None]
     if not rows:
         return _judged(claim, frames, [], [], NOT_RUN, ABSENT, GIVEN)

@@ -20,6 +20,7 @@ from reports.tables.analyses.mechanisms import network_name
 from reports.tables.blocks import Cell, detectable, measured_source, number, published_source
 from results import published
 from results.analyses import Record
+from results.evidence import rows_of
 from results.sets import FULL_SETS
 
 Rows = Sequence[dict[str, Any]]
@@ -33,7 +34,7 @@ def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[
     where it names no changes. Smaller sets are counted beside that: few pictures show no equivalence.
     """
     frame = frames.get(interventions.NAME, pd.DataFrame(columns=["method"]))
-    rows = [row for row in frame.to_dict("records") if row["method"] in claim.get("changes", ())]
+    rows = [row for row in rows_of(frame) if row["method"] in claim.get("changes", ())]
     rows = [row for row in rows if row["difference"] is not None and row["low"] is not None]
     if not rows:
         return [], NOT_RUN if "changes" in claim else ""
@@ -97,7 +98,7 @@ def _trained(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> Rows:
     for frame in frames.values():
         if next(iter(frame["kind"]), "") != "trained":
             continue
-        own = [row for row in frame.to_dict("records") if row["metric"] == "psnr"]
+        own = [row for row in rows_of(frame) if row["metric"] == "psnr"]
         whole = {
             (row["study"], row["setting"]) for row in own if row["verdict"] == verdicts.BASE and not row["overrides"]
         }
@@ -214,7 +215,7 @@ def pixels(records: Sequence[Record]) -> tuple[list[Cell], str]:
 
 def correlated(frame: pd.DataFrame | None) -> tuple[list[Cell], str]:
     """Qualities of prompts that go with PSNR over trained cells after Holm's correction, or the one that does most."""
-    rows = [] if frame is None else [row for row in frame.to_dict("records") if row["low"] is not None]
+    rows = [] if frame is None else [row for row in rows_of(frame) if row["low"] is not None]
     if not rows:
         return [], NOT_RUN
     dataset = max((row["dataset"] for row in rows), key=lambda name: FULL_SETS.get(name, 0))

@@ -31,7 +31,7 @@ from reports.tables.rows import (
 )
 from reports.tables.steps import network_key, own_arguments
 from results import measured, published
-from results.evidence import Evidence
+from results.evidence import Evidence, rows_of
 from results.sets import FULL_SETS, official_protocol
 
 OTHER_WEIGHTS = "other weights"
@@ -45,7 +45,7 @@ def rows(frame: pd.DataFrame, evidence: Evidence, elsewhere: Collection[str] = (
     """
     counts, found, counter = measured.complexity(), _Found(evidence), measured.counted_by()
     counted = f"{machine_text([counter])}; {made_by([counter])}"
-    for cell in frame.to_dict("records"):
+    for cell in rows_of(frame):
         row = {name: value for name, value in cell.items() if name in COLUMNS}
         row |= {"kind": "paper", "published": cell["value"], "budget": "", "study": "", "setting": ""}
         if not cell["model"]:
@@ -154,7 +154,7 @@ class _Found:
         cells = evidence.cells[evidence.cells["problem"].isna()]
         trained = evidence.means.query("source == 'cell'").merge(cells, on="hash").to_dict("records")
         scored = evidence.evaluations[~evidence.evaluations["weights"].isin((None, "none"))]
-        self.evaluations = scored.to_dict("records")
+        self.evaluations = rows_of(scored)
         self.trained = [entry for entry in trained if entry["budget"] == "paper"]
         self.smaller = [entry for entry in trained if entry["budget"] != "paper"]
         self.trained_as = dict(cells.dropna(subset="weights")[["weights", "budget"]].itertuples(index=False))

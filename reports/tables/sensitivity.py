@@ -17,7 +17,7 @@ from reports.statistics import verdicts
 from reports.statistics.intervals import holm, mean_interval
 from reports.tables.rows import interval_fields, machine_text, made_by, protocol_text
 from reports.tables.steps import network_key
-from results.evidence import Evidence
+from results.evidence import Evidence, rows_of
 from results.sets import FULL_SETS, official_protocol
 
 NAME = "sensitivity"
@@ -151,7 +151,7 @@ def _common(part: pd.DataFrame, origin: str, task: str, dataset: str, metric: st
 
 def _scored(part: pd.DataFrame, seeds: dict[int, pd.Series], origin: str) -> dict[str, Any]:
     """The mean over pictures and seeds, and where it was measured."""
-    used = [one for one in part.to_dict("records") if one["protocol"]["seed"] in seeds]
+    used = [one for one in rows_of(part) if one["protocol"]["seed"] in seeds]
     noise = f"Gumbel {_seeds_text(seeds)}" if _draws(part) else "no noise"
     mean = float(pd.concat(seeds.values()).mean())
     return {"measured": mean, "evidence": f"{origin}, {noise}; {machine_text(used)}", "made_by": made_by(used)}
@@ -180,7 +180,7 @@ def _seeds_text(seeds: Collection[int]) -> str:
 def _whole(part: pd.DataFrame, images: Mapping[str, pd.DataFrame], metric: str, full: int) -> dict[int, pd.Series]:
     """Scores by image, per Gumbel seed whose set is whole and has no missing score."""
     found = {}
-    for row in part.to_dict("records"):
+    for row in rows_of(part):
         scores = images.get(row["hash"])
         if row["complete"] and row["images"] == full and scores is not None and scores[metric].notna().all():
             found[row["protocol"]["seed"]] = scores.set_index("image")[metric].astype(float).sort_index()

@@ -20,7 +20,7 @@ from reports.statistics.intervals import Difference, against_base, holm, mean_in
 from reports.tables.rows import interval_fields, machine_text, made_by, overrides_text, protocol_text, units
 from reports.tables.steps import Step, network_key
 from results import records
-from results.evidence import Evidence
+from results.evidence import Evidence, rows_of
 from results.sets import FULL_SETS
 
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
@@ -36,7 +36,7 @@ def rows(budget: str, evidence: Evidence, published: Steps) -> Iterator[dict[str
     groups = [*_families(budget, evidence), *_studies(budget, evidence)]
     settings = _settings(groups)
     for group, setting in zip(groups, settings, strict=True):
-        sets = dict.fromkeys(name for row in group.cells.to_dict("records") for name in row["test_sets"])
+        sets = dict.fromkeys(name for row in rows_of(group.cells) for name in row["test_sets"])
         for dataset in sets:
             yield from _dataset(group, setting, dataset, evidence, published)
 
@@ -166,7 +166,7 @@ def _dataset(
 
 
 def _by_seed(part: pd.DataFrame, metric: str) -> dict[int, float]:
-    return {row["seed"]: row[metric] for row in part.to_dict("records") if not pd.isna(row[metric])}
+    return {row["seed"]: row[metric] for row in rows_of(part) if not pd.isna(row[metric])}
 
 
 def _common(part: pd.DataFrame, dataset: str, outside: bool) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _score(values: dict[int, float], part: pd.DataFrame) -> dict[str, Any]:
     scored = part.dropna(subset="dataset").iloc[0]
     images, full = scored["images"], FULL_SETS.get(scored["dataset"])
     partly = f", on {images} of its {full} images" if full not in (None, images) else ""
-    used = part[part["seed"].isin(values)].to_dict("records")
+    used = rows_of(part[part["seed"].isin(values)])
     return {
         "made_by": made_by(used),
         "measured": mean_interval(list(values.values())).mean,
@@ -297,7 +297,7 @@ def _absence(part: pd.DataFrame) -> str:
 def _missing(part: pd.DataFrame) -> str:
     """How many seeds are missing and why; empty when all are done."""
     missing = part[part["state"] != "done"]
-    reasons = dict.fromkeys(map(_reason, missing.to_dict("records")))
+    reasons = dict.fromkeys(map(_reason, rows_of(missing)))
     return f"{len(missing)} of {units(len(part))} missing ({'; '.join(reasons)})" if reasons else ""
 
 
