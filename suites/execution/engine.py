@@ -159,7 +159,6 @@ def run(
     todo.sort(key=lambda planned: planned.cell.seed)
     if todo:
         from suites.execution import preflight  # and torch: an engine with nothing to do need not wait for it
-        from suites.training import initial
 
         preflight.check_data([planned.cell for planned in todo], data)
         preflight.check_initial([planned.cell for planned in todo], init)
@@ -178,6 +177,8 @@ def run(
 
             (console or Console()).print(*warmup.warm([planned.cell for planned in todo], warm, device), sep="\n")
         if init is not None:
+            from suites.training import initial
+
             initial.keep(store.root, init)
     for family in suite.compared():
         members = [(label, cell.config()) for label, cell in family.members]

@@ -1,4 +1,5 @@
-"""A cell's process whose work is scripted: `python fake_cell.py CONFIG --results DIR ...` does as FAKE_<variant> says.
+"""A cell's process whose work is scripted: `python fake_cell.py CONFIG --results DIR ...` does as FAKE_<variant> says;
+suites of such cells.
 
 Everything around the work (lock, status, events, exit status) is the real worker's.
 """
@@ -16,7 +17,19 @@ import pandas as pd
 
 from results import records
 from suites.execution import worker
-from suites.spec import SpecError
+from suites.spec import Budget, Cell, Protocol, SpecError, Suite, Task, Variant
+
+FAKE = (sys.executable, str(Path(__file__).resolve()))
+
+
+def suite(*variants: str, seeds: tuple[int, ...] = (0,), iterations: int = 3) -> Suite:
+    task, budget = Task.parse("sr-x2"), Budget("smoke", iterations)
+    cells = [
+        Cell(Variant(name, "mambairv2-tiny"), task, seed, budget, ("embedded",), ("embedded",), Protocol.official(task))
+        for name in variants
+        for seed in seeds
+    ]
+    return Suite("fake", "", tuple(cells))
 
 
 def work(cells, options):
