@@ -3,17 +3,21 @@
 Marks name a style ("ours", "published", ...), never a colour: the page follows the reader's theme, a file is light.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from scipy.optimize import isotonic_regression
 
 if TYPE_CHECKING:
     import altair as alt
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 COLUMNS = 3  # of small multiples, where the page is wide
+LETTER = 6.0  # pixels of a letter of a note
 PANEL = 215  # pixels of the width of one of them
 
 # Told apart by readers of every colour vision (Okabe and Ito's, toned to the paper).
@@ -57,6 +61,82 @@ def panels(names: pd.Series) -> "alt.Facet":
     import altair as alt
 
     return alt.Facet("panel:N", sort=list(dict.fromkeys(names)), title=None)
+
+
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
+    """The places moved as little as can be (squares) so that neighbours are `gap` apart, within low..high as far as
+    they all fit in there; in the order given."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = isotonic_regression(np.asarray(places, float)[order] - steps).x
+    found = np.empty(len(places))
+    found[order] = np.clip(moved, low, max(low, high - gap * (len(places) - 1))) + steps
+    return found
+
+
+def beside(
+    x: Sequence[float], y: Sequence[float], texts: Sequence[str], size: tuple[float, float], apart: float = 9
+) -> np.ndarray:
+    """[N, 2]: where texts that begin there stand free beside their points, as far as that can be; all in pixels.
+
+    x, y: of the points, upwards; size: (width, height) of the panel, beyond which a text may go to the right alone.
+    apart: of a text from its point. It stands above to the right, else below or right, else left, else farther away.
+    """
+    points = np.stack([x, y], 1).astype(float)
+    boxes = [(px - 6, py - 6, px + 6, py + 6) for px, py in points]
+    found = np.empty_like(points)
+    for i in np.argsort(-points[:, 1], kind="stable"):
+        wide = LETTER * len(texts[i])
+        ways = [(apart, dy) for dy in (8, -8, 0)] + [(-apart - wide, dy) for dy in (0, 8, -8)]
+        ways += [(-wide / 2, dy) for dy in (14, -14, 25, -25)] + [(apart, dy) for dy in (18, -18, 28, -28)]
+        best = None
+        for dx, dy in ways:
+            left, middle = points[i, 0] + dx, points[i, 1] + dy
+            own = left - 2, middle - 6, left + wide, middle + 6
+            covered = sum(_common(own, box) for box in boxes)
+            covered += 1e3 * (left < 0 or not 0 < middle < size[1])
+            if best is None or covered < best[0] - 1e-9:
+                best = covered, left, middle, own
+        found[i] = best[1:3]
+        boxes.append(best[3])
+    return found
+
+
+def _common(a: tuple, b: tuple) -> float:
+    """Area that two boxes (left, low, right, high) share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale whose domain is known beforehand, so that labels can be placed: `pixels` of it from values, and back."""
+
+    low: float
+    high: float
+    length: float
+    log: bool = True
+
+    @classmethod
+    def around(cls, values: Sequence[float], length: float, padding: float, log: bool = True) -> "Axis":
+        """All values, with so many pixels to spare at each end."""
+        ends = np.array([min(values), max(values)], float)
+        ends = np.log(ends) if log else ends
+        room = (ends[1] - ends[0] or 1.0) * padding / (length - 2 * padding)
+        ends += (-room, room)
+        return cls(*(np.exp(ends) if log else ends), length, log)
+
+    def pixels(self, values: Any) -> np.ndarray:
+        low, high, given = (np.log(np.asarray(x, float)) if self.log else x for x in (self.low, self.high, values))
+        return (np.asarray(given) - low) / (high - low) * self.length
+
+    def values(self, pixels: Any) -> np.ndarray:
+        share = np.asarray(pixels) / self.length
+        return self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share
+
+    def scale(self) -> Any:
+        import altair as alt
+
+        return alt.Scale(type="log" if self.log else "linear", domain=[self.low, self.high], nice=False)
 
 
 def theme(palette: dict[str, str]) -> dict[str, Any]:

@@ -3,11 +3,12 @@ the four-scan network before it, all over the light network as published, size b
 
 import pandas as pd
 
-from reports.charts.chart import PANEL, Chart, NothingToDraw, panels
-from reports.charts.resolution import MEASURES, inference
+from reports.charts.chart import PANEL, Axis, Chart, NothingToDraw, panels, spread
+from reports.charts.resolution import MEASURES, TICKS, inference
 from reports.costs import frames
 from results.evidence import Evidence
 
+HEIGHT, PADDING, GAP = 270, 15, 13  # pixels
 CAPTION = "What a scan direction costs: time over that of the light network with its one scan, by size"
 LIGHT = "mambairv2-light"
 OFFICIAL, BEFORE = f"{frames.CODE}mambair-light", "MambaIR-light, 4 scans"
@@ -22,12 +23,15 @@ def chart(evidence: Evidence) -> Chart:
     data = rows(frames.exact(inference(frames.timed())))
     if data.empty:
         raise NothingToDraw(f"no committed sweep has the light network with other numbers of scans: {MEASURES}")
-    data["last"] = data["pixels"] == data.groupby(["panel", "network"])["pixels"].transform("max")
-    data["label"] = data["network"].where(data["last"], "")
+    data = pd.concat([labelled(part) for _, part in data.groupby("panel", sort=False)], ignore_index=True)
     tips = [alt.Tooltip(f"{name}:N") for name in ("network", "size", "ms", "times", "noise", "of")]
     base = alt.Chart().encode(
-        x=alt.X("pixels:Q", title="pixels of the input", scale=alt.Scale(type="log", padding=30, nice=False)),
-        y=alt.Y("ratio:Q", title="time over one scan's", scale=alt.Scale(zero=False, padding=15)),
+        x=alt.X(
+            **{"shorthand": "pixels:Q", "title": "pixels of the input"},
+            scale=alt.Scale(type="log", padding=20, nice=False),
+            axis=alt.Axis(values=TICKS, format="~s"),
+        ),
+        y=alt.Y("ratio:Q", title="time over one scan's", scale=alt.Scale(zero=False, nice=False, padding=PADDING)),
         color=alt.Color("network:N", title=None, legend=None, sort=list(dict.fromkeys(SHOWN.values()))),
         tooltip=tips,
     )
@@ -37,8 +41,10 @@ def chart(evidence: Evidence) -> Chart:
         base.mark_line(strokeWidth=1.5),
         base.transform_filter(quiet).mark_point(filled=True, size=30),
         base.transform_filter(f"!({quiet})").mark_point(filled=False, size=30),
-        base.mark_text(align="left", dx=6, fontSize=11).encode(text="label:N"),
-    ).properties(width=round(PANEL * 2), height=270)
+        base.transform_filter("datum.label != ''")
+        .mark_text(align="left", dx=6, fontSize=11)
+        .encode(y="label_y:Q", text="label:N"),
+    ).properties(width=round(PANEL * 1.8), height=HEIGHT)
     drawn = layers.facet(panels(data["panel"]), columns=2, data=data).resolve_scale(y="independent", x="independent")
     least, most = (data.loc[index] for index in (data["ratio"].idxmin(), data["ratio"].idxmax()))
     text = (
@@ -47,6 +53,16 @@ def chart(evidence: Evidence) -> Chart:
         f"{most['times']} ({most['network']}, {most['size']}, {most['panel']})."
     )
     return Chart(drawn, text, data[["panel", "network", "size", "ms", "times", "noise", "of"]])
+
+
+def labelled(part: pd.DataFrame) -> pd.DataFrame:
+    """A panel's rows with label and label_y: names of lines at their ends, apart from each other and from the rule."""
+    ends = part["pixels"] == part.groupby("network")["pixels"].transform("max")
+    axis = Axis.around([*part["ratio"], 1.0], HEIGHT, PADDING, log=False)
+    apart = spread(axis.pixels(part.loc[ends, "ratio"]), GAP, PADDING, HEIGHT - PADDING)
+    part = part.assign(label=part["network"].where(ends, ""), label_y=part["ratio"])
+    part.loc[ends, "label_y"] = axis.values(apart)
+    return part
 
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,14 +2,15 @@
 
 import pandas as pd
 
-from reports.charts.chart import Chart, NothingToDraw, panels
+from reports.charts.chart import Axis, Chart, NothingToDraw, panels, spread
 from reports.costs import frames
 from results.evidence import Evidence
 
 CAPTION = "Time and memory against resolution"
 MEASURES = "runner.py profile --preset resolution measures a sweep, runner.py export commits it"
 LIGHT = 2e6  # parameters up to which a network is called light
-WIDTH, HEIGHT = 400, 260
+WIDTH, HEIGHT, PADDING, GAP = 340, 290, 10, 12.5  # pixels; of a panel, around its data, between labels
+TICKS = [digit * 10**n for n in range(3, 8) for digit in (1, 2, 5)]
 QUANTITIES = {"ms": "milliseconds", "mib": "MiB"}
 
 
@@ -23,24 +24,21 @@ def chart(evidence: Evidence) -> Chart:
     data = rows(frames.exact(inference(frames.timed())))
     if data.empty:
         raise NothingToDraw(f"no committed sweep has a network at two sizes: {MEASURES}")
-    data["last"] = data["pixels"] == data.groupby(["panel", "line"])["pixels"].transform("max")
-    data["label"] = data["line"].where(data["last"], "")
-    scale = alt.Scale(type="log", nice=False, padding=10)
+    data = pd.concat([labelled(part) for _, part in data.groupby("panel", sort=False)], ignore_index=True)
     tips = [alt.Tooltip(f"{name}:N") for name in ("line", "size", "shown", "noise", "of")]
-    x = alt.X("pixels:Q", title="pixels of the input", scale=alt.Scale(type="log", padding=25, nice=False))
-    base = alt.Chart().encode(
-        x=x,
-        y=alt.Y("value:Q", scale=scale, title=None),
-        detail="line:N",
-        color=alt.Color("whose:N", title=None, sort=["this architecture", "others"]),
-        tooltip=tips,
-    )
+    scale = alt.Scale(type="log", nice=False, padding=PADDING)
+    x = alt.X("pixels:Q", title="pixels of the input", scale=scale, axis=alt.Axis(values=TICKS, format="~s"))
+    y = alt.Y("value:Q", scale=scale, title=None)
+    color = alt.Color("whose:N", title=None, sort=["this architecture", "others"])
+    base = alt.Chart().encode(x=x, y=y, detail="line:N", color=color, tooltip=tips)
     quiet, noisy = "datum.noise == ''", "datum.noise != ''"
+    ends = base.transform_filter("datum.label != ''")
     layers = alt.layer(
         base.mark_line(strokeWidth=1.5),
+        ends.mark_rule(strokeWidth=0.7, strokeOpacity=0.45).encode(x2="label_x:Q", y2="label_y:Q"),
         base.transform_filter(quiet).mark_point(filled=True, size=30),
         base.transform_filter(noisy).mark_point(filled=False, size=30),
-        base.mark_text(style="note", align="left", dx=6, fontSize=10.5).encode(text="label:N"),
+        ends.mark_text(align="left", dx=3, fontSize=10.5).encode(x="label_x:Q", y="label_y:Q", text="label:N"),
     ).properties(width=WIDTH, height=HEIGHT)
     drawn = layers.facet(panels(data["panel"]), columns=2, data=data).resolve_scale(y="independent", x="independent")
     text = (
@@ -48,6 +46,17 @@ def chart(evidence: Evidence) -> Chart:
         "cost in proportion to the pixels has slope 1. Open points: the machine was not quiet."
     )
     return Chart(drawn, text, data[["panel", "line", "size", "shown", "noise", "of"]])
+
+
+def labelled(part: pd.DataFrame) -> pd.DataFrame:
+    """A panel's rows with label, label_x, label_y: names stand in a column at the right, apart from each other."""
+    first, last = part["pixels"].min(), part["pixels"].max()
+    ends = part["pixels"] == part.groupby("line")["pixels"].transform("max")
+    axis = Axis.around(part["value"], HEIGHT, PADDING)
+    apart = spread(axis.pixels(part.loc[ends, "value"]), GAP, PADDING, HEIGHT - PADDING)
+    part = part.assign(label=part["line"].where(ends, ""), label_x=last * (last / first) ** 0.05, label_y=part["value"])
+    part.loc[ends, "label_y"] = axis.values(apart)
+    return part
 
 
 def inference(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,11 +4,13 @@ from typing import Any
 
 import pandas as pd
 
-from reports.charts.chart import PANEL, Chart, NothingToDraw, panels
+from reports.charts.chart import PANEL, Axis, Chart, NothingToDraw, beside, panels
 from reports.charts.resolution import MEASURES, inference
 from reports.costs import frames
 from results.evidence import Evidence
 
+WIDTH, HEIGHT = round(PANEL * 2.6), 380
+TICKS = [10**n for n in range(6)]
 CAPTION = "Roofline: operations per second against operations per byte, under the ceilings measured on the machine"
 
 
@@ -21,21 +23,27 @@ def chart(evidence: Evidence) -> Chart:
     data = rows(frame)
     if data.empty:
         raise NothingToDraw(f"no committed sweep has a network whose bytes and multiply-adds are counted: {MEASURES}")
-    lines = pd.concat([roof(part) for _, part in frame.groupby("machine") if part.iloc[0]["rates"]])
+    farthest = data["intensity"].max()
+    lines = pd.concat([roof(part, farthest) for _, part in frame.groupby("machine") if part.iloc[0]["rates"]])
     data = pd.concat([data.assign(kind="point"), lines[lines["panel"].isin(data["panel"])].assign(kind="roof")])
-    scale = alt.Scale(type="log", padding=15, nice=False)
-    x = alt.X("intensity:Q", title="operations per byte, if each operator reads and writes once", scale=scale)
+    axes = Axis.around(data["intensity"], WIDTH, 20), Axis.around(data["rate"], HEIGHT, 15)
+    data = pd.concat([named(part, *axes) for _, part in data.groupby("panel", sort=False)], ignore_index=True)
+    title = "operations per byte, if each operator reads and writes once"
+    x = alt.X("intensity:Q", title=title, scale=axes[0].scale(), axis=alt.Axis(values=TICKS, format="~s"))
+    y = alt.Y("rate:Q", title="TFLOP/s", scale=axes[1].scale())
     tips = ["network", "how", "reached", "bytes moved", "of"]
-    base = alt.Chart().encode(x=x, y=alt.Y("rate:Q", title="TFLOP/s", scale=scale))
+    base = alt.Chart().encode(x=x, y=y)
     points = base.transform_filter("datum.kind == 'point'")
     roofs = base.transform_filter("datum.kind == 'roof'")
     hue = alt.Color("precision:N", title=None)
     layers = alt.layer(
         roofs.mark_line(strokeWidth=1, style="zero").encode(detail="roof:N"),
-        roofs.mark_text(style="note", align="right", dy=-6).encode(text="label:N"),
+        roofs.mark_text(style="note", align="left", dx=18, dy=-6).encode(text="label:N"),
         points.mark_point(filled=True, size=45).encode(color=hue, tooltip=[alt.Tooltip(f"{name}:N") for name in tips]),
-        points.mark_text(style="note", align="left", dx=6, fontSize=10).encode(text="network:N"),
-    ).properties(width=round(PANEL * 2.2), height=330)
+        points.mark_text(style="note", align="left", fontSize=10).encode(
+            x="label_x:Q", y="label_y:Q", text="network:N"
+        ),
+    ).properties(width=WIDTH, height=HEIGHT)
     drawn = layers.facet(panels(data["panel"]), columns=1, data=data)
     own = data[data["kind"] == "point"]
     text = (
@@ -62,16 +70,28 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
-def roof(part: pd.DataFrame) -> pd.DataFrame:
-    """The ceilings of a machine as lines: up the rate of a copy, then level at each precision's products."""
+def named(part: pd.DataFrame, x: Axis, y: Axis) -> pd.DataFrame:
+    """A panel's rows with label_x, label_y: where the names of points stand free."""
+    own = part["kind"] == "point"
+    given = part[own]
+    texts = given["network"].tolist()
+    places = beside(x.pixels(given["intensity"]), y.pixels(given["rate"]), texts, (WIDTH, HEIGHT))
+    part = part.assign(label_x=part["intensity"], label_y=part["rate"])
+    part.loc[own, "label_x"], part.loc[own, "label_y"] = x.values(places[:, 0]), y.values(places[:, 1])
+    return part
+
+
+def roof(part: pd.DataFrame, farthest: float) -> pd.DataFrame:
+    """The ceilings of a machine as lines: up the rate of a copy, then level at each precision's products, at least to
+    `farthest` operations a byte."""
     rates: dict[str, Any] = part.iloc[0]["rates"]
     moved, made = rates["bytes_per_s"], []
     levels = {name: rates[name] for name in ("fp32", "tf32", "bf16") if name in rates}
     if "tf32" in levels:
         levels["tf32x3"] = levels["tf32"] / frames.PRODUCTS["tf32x3"]
-    start, end = 4.0, 4 * max(levels.values()) / moved
+    start, end = 4.0, max(farthest, 4 * max(levels.values()) / moved)
     for name, level in levels.items():
-        for intensity, label in ((start, ""), (level / moved, ""), (end, name)):
+        for intensity, label in ((start, ""), (level / moved, name), (end, "")):
             rate = min(moved * intensity, level) / 1e12
             made.append({"roof": name, "intensity": intensity, "rate": rate, "label": label})
     return pd.DataFrame(made).assign(panel=part.iloc[0]["machine"])

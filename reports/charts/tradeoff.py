@@ -2,13 +2,14 @@
 
 import pandas as pd
 
-from reports.charts.chart import PANEL, Chart, NothingToDraw, panels
+from reports.charts.chart import PANEL, Axis, Chart, NothingToDraw, beside, panels
 from reports.charts.cost import front
 from reports.charts.resolution import MEASURES, inference
 from reports.costs import frames
 from results import published
 from results.evidence import Evidence
 
+WIDTH, HEIGHT = round(PANEL * 2.2), 330
 CAPTION = "Published PSNR against measured time at a 720x1280 output, memory as area; the Pareto front dashed"
 DATASET = "Urban100"
 CELL = "PSNR on Urban100 x2 as printed in Table 3 or 4"
@@ -24,12 +25,12 @@ def chart(evidence: Evidence) -> Chart:
     data["front"] = False
     for _, part in data.groupby("panel", sort=False):
         data.loc[front(part), "front"] = True
+    axes = Axis.around(data["time"], WIDTH, 45), Axis.around(data["psnr"], HEIGHT, 25, log=False)
+    data = pd.concat([named(part, *axes) for _, part in data.groupby("panel", sort=False)], ignore_index=True)
     tips = ["network", "how", "ms", "memory", "PSNR", "of"]
     base = alt.Chart().encode(
-        x=alt.X(
-            "time:Q", title="ms an image of 360x640, logarithmic", scale=alt.Scale(type="log", padding=45, nice=False)
-        ),
-        y=alt.Y("psnr:Q", title=f"published PSNR on {DATASET} x2, dB", scale=alt.Scale(zero=False, padding=25)),
+        x=alt.X("time:Q", title="ms an image of 360x640, logarithmic", scale=axes[0].scale()),
+        y=alt.Y("psnr:Q", title=f"published PSNR on {DATASET} x2, dB", scale=axes[1].scale()),
         tooltip=[alt.Tooltip(f"{name}:N") for name in tips],
     )
     size = alt.Size("gib:Q", title="GiB", scale=alt.Scale(range=[20, 400]), legend=alt.Legend(values=[0.5, 2, 8]))
@@ -39,14 +40,22 @@ def chart(evidence: Evidence) -> Chart:
         base.transform_filter("datum.front").mark_line(style="front", interpolate="step-after"),
         base.transform_filter(known).mark_point(filled=True, opacity=0.6).encode(size=size, color=hue),
         base.transform_filter(unknown).mark_point(filled=True, shape="cross", size=50).encode(color=hue),
-        base.mark_text(style="note", align="left", dx=11, dy=-7, fontSize=10.5).encode(text="network:N"),
-    ).properties(width=round(PANEL * 1.9), height=300)
+        base.mark_text(style="note", align="left", fontSize=10.5).encode(
+            x="label_x:Q", y="label_y:Q", text="network:N"
+        ),
+    ).properties(width=WIDTH, height=HEIGHT)
     drawn = layers.facet(panels(data["panel"]), columns=2, data=data)
     text = (
         f"{len(data)} networks in float32's accuracy. Scores are the authors' own, of their weights; times do not "
         "depend on weights, and networks were built without any. Crosses: memory is not known on a CPU."
     )
     return Chart(drawn, text, data[["panel", *tips]])
+
+
+def named(part: pd.DataFrame, x: Axis, y: Axis) -> pd.DataFrame:
+    """A panel's rows with label_x, label_y: where the names of points stand free."""
+    places = beside(x.pixels(part["time"]), y.pixels(part["psnr"]), part["network"].tolist(), (WIDTH, HEIGHT), 12)
+    return part.assign(label_x=x.values(places[:, 0]), label_y=y.values(places[:, 1]))
 
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.charts import directions, resolution, roofline, tradeoff
+from reports.charts import chart, directions, resolution, roofline, tradeoff
 from reports.charts.chart import NothingToDraw
 from reports.costs import frames
 from reports.costs import tables as efficiency
@@ -114,6 +114,19 @@ def test_charts_show_the_measured_numbers(committed):
     assert reached.startswith(f"{2 * 1.1e6 * 230400 / seconds / 1e12:.3g} TFLOP/s")
     for module in CHARTS:
         assert module.chart(None).spec()["facet"]
+
+
+def test_labels_move_no_farther_than_they_must_and_cover_nothing():
+    assert chart.spread([5, 50, 80], 10, 0, 100).tolist() == [5, 50, 80]
+    assert chart.spread([50, 49, 51], 10, 0, 100).tolist() == [50, 40, 60]
+    assert chart.spread([0, 0], 10, 0, 100).tolist() == [0, 10]
+    assert chart.spread([99, 100, 98], 10, 0, 100).tolist() == [90, 100, 80]
+    places = chart.beside([50, 50, 50, 60], [50, 50, 51, 52], ["abc"] * 4, (200, 100))
+    boxes = [(x, y - 6, x + 3 * chart.LETTER, y + 6) for x, y in places]
+    assert all(chart._common(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
+    axis = chart.Axis.around([10, 1000], 300, 20)
+    assert axis.pixels([10, 100, 1000]) == pytest.approx([20, 150, 280])
+    assert axis.values(axis.pixels([10, 31])) == pytest.approx([10, 31])
 
 
 def test_without_a_sweep_figures_say_which_command_measures_one(tmp_path, monkeypatch):
