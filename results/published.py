@@ -27,6 +27,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,16 @@ def names() -> list[str]:
         with suppress(PublishedError):
             found |= dict.fromkeys(row["table"] for row in _rows(path)[1])
     return sorted(found, key=_natural)
+
+
+def committed() -> Published:
+    """Every table under FOLDER, read once."""
+    return _once(FOLDER)
+
+
+@cache
+def _once(folder: Path) -> Published:
+    return load(folder)
 
 
 def load(folder: Path | None = None) -> Published:

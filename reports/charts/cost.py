@@ -120,7 +120,7 @@ class _Scores:
     def __init__(self, evidence: Evidence) -> None:
         rows = evidence.evaluations[evidence.evaluations["weights"].isin(published.official_weights())]
         self._rows = rows[rows["dataset"] == DATASET].to_dict("records")
-        self._tables = published.load(published.FOLDER).tables
+        self._tables = published.committed().tables
 
     def of(self, model: str, overrides: Row, task: str, precision: str) -> Row | None:
         wanted = network_key(model, overrides)

@@ -155,7 +155,7 @@ def multiply_adds(subject: str, task: str, pixels: int) -> float | None:
 
 def printed(method: str, task: str, metric: str, dataset: str = "") -> Row | None:
     """The published row of a method in Table 3 or 4 as printed; None where the tables have none."""
-    tables = published.load(published.FOLDER).tables
+    tables = published.committed().tables
     for name in ("table3", "table4"):
         frame = tables[name]
         own = frame[(frame["method"] == method) & (frame["task"] == task) & (frame["metric"] == metric)]

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from reports.statistics.verdicts import MARGIN
-from reports.tables.analyses.interventions import UNCHANGED, compare
+from reports.tables.analyses.interventions import UNCHANGED, compared
 from results.evidence import Evidence
 from results.records import StoreError
 from results.sets import place
@@ -97,11 +97,11 @@ _STEPS = (1, 4, 16, 64, 256, 1024, 4096)
 
 
 def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series], only: str = "*") -> pd.DataFrame:
-    """Rows of `compare` with an interval, `network`, and the `number` of the set among those that there are.
+    """Rows of `compared` with an interval, `network`, and the `number` of the set among those that there are.
 
     Raises StoreError where there are none, with how `only` makes them.
     """
-    frame = compare(evidence.copies)
+    frame = compared(evidence)
     frame = frame[frame["low"].notna() & (frame["intervention"] != UNCHANGED)]
     frame = frame[chosen(frame)] if len(frame) else frame
     if frame.empty:

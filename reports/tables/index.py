@@ -6,8 +6,7 @@ of its own in RECORDED. All are pure functions of what is stored and committed.
 """
 
 from difflib import get_close_matches
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 
 import pandas as pd
 
@@ -25,7 +24,7 @@ RECORDED = {module.NAME: module for module in (sensitivity, interventions, promp
 def names(evidence: Evidence) -> list[str]:
     """The published tables, then those of what `evidence` holds: records of weights, budgets of trained cells."""
     recorded = [name for name, module in RECORDED.items() if module.known(evidence)]
-    return [*_published().tables, *recorded, *_budgets(evidence)]
+    return [*published.committed().tables, *recorded, *_budgets(evidence)]
 
 
 @lru_cache(maxsize=4)
@@ -36,13 +35,13 @@ def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
 
 def problems(evidence: Evidence) -> list[str]:
     """One line for everything that was left out: files of published numbers, damaged parts of what is stored."""
-    return [*_published().problems, *evidence.problems]
+    return [*published.committed().problems, *evidence.problems]
 
 
 def caption(name: str) -> str:
     """What the table `name` shows, in one line."""
-    if name in _published().tables:
-        return _published().captions[name]
+    if name in published.committed().tables:
+        return published.committed().captions[name]
     if name in RECORDED:
         return RECORDED[name].CAPTION
     scale = "" if name == "paper" else "; not paper scale, not comparable with published scores"
@@ -54,11 +53,11 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
 
     Raises TableError for a name that is not among `names(evidence)`.
     """
-    if name in _published().tables:
-        models = {model for frame in _published().tables.values() for model in frame["model"]}
-        rows = paper.rows(_published().tables[name], evidence, models)
+    if name in published.committed().tables:
+        models = {model for frame in published.committed().tables.values() for model in frame["model"]}
+        rows = paper.rows(published.committed().tables[name], evidence, models)
     elif name in _budgets(evidence):
-        rows = trained.rows(name, evidence, steps.steps(_published().tables))
+        rows = trained.rows(name, evidence, steps.steps(published.committed().tables))
     elif name in RECORDED and RECORDED[name].known(evidence):
         rows = RECORDED[name].rows(evidence)
     elif name in BUDGETS:
@@ -69,19 +68,10 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
         known = names(evidence)
         near = [each for each in known if each.casefold() == name.casefold()] or get_close_matches(name, known, 3)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
-        broken = "".join(f"; left out: {problem}" for problem in _published().problems)
+        broken = "".join(f"; left out: {problem}" for problem in published.committed().problems)
         raise TableError(f"unknown table {name!r}: {meant}choose from {', '.join(known)}{broken}")
     values = [[{"table": name, **row}.get(column) for column in COLUMNS] for row in rows]
     return pd.DataFrame(values, columns=list(COLUMNS), dtype=object)
-
-
-def _published() -> published.Published:
-    return _load(published.FOLDER)
-
-
-@cache
-def _load(folder: Path) -> published.Published:
-    return published.load(folder)
 
 
 def _budgets(evidence: Evidence) -> list[str]:

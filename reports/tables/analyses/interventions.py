@@ -12,6 +12,7 @@ and no interval.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,7 @@ from reports.statistics.intervals import Interval, holm, skewed_interval
 from reports.tables.rows import interval_fields, machine_text, overrides_text, protocol_text
 from reports.tables.steps import own_arguments
 from results.analyses import Record
-from results.evidence import Evidence
+from results.evidence import Evidence, rows_of
 from results.sets import FULL_SETS
 
 NAME, UNCHANGED = "interventions", "unchanged"
@@ -42,7 +43,7 @@ BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
 
 def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
     """The rows of the table: PSNR and its difference, a row per network, intervention and set."""
-    for row in compare(evidence.copies).to_dict("records"):
+    for row in rows_of(compared(evidence)):
         weights = f"weights {row['weights'][:8]}"
         origin = f"{weights} ({row['file']})" if row["file"] else weights
         made = {"kind": NAME, "metric": "psnr", "budget": "", "size": "", "method": row["intervention"]}
@@ -65,6 +66,12 @@ def known(evidence: Evidence) -> bool:
 
 def _protocol(row: dict[str, Any]) -> str:
     return protocol_text({name: value for name, value in row["protocol"].items() if name != "seed"})
+
+
+@lru_cache(maxsize=4)
+def compared(evidence: Evidence) -> pd.DataFrame:
+    """`compare` of all that is stored and committed, made once."""
+    return compare(evidence.copies)
 
 
 def compare(records: Sequence[Record]) -> pd.DataFrame:
