@@ -159,7 +159,7 @@ def test_products_for_which_kernels_are_chosen(monkeypatch):
 def test_networks_have_the_same_output_and_gradients(head, resi_connection, dim, taken, monkeypatch):
     """Everything but their convolutions in plain PyTorch (on a CPU), in layers that wait as those in kernels do."""
     monkeypatch.setattr("models.backbone.HEAD_FEATURES", 16)
-    options = {"upscale": 2, "upsampler": head, "resi_connection": resi_connection, "embed_dim": dim}
+    options = {"upscale": 2, "upsampler": head, "resi_connection": resi_connection, "embed_dim": dim, "window_size": 4}
     made = models.build("mambairv2-tiny", **options).to(DEVICE)
     made.noise = PhiloxGumbel([7])
     image, found, calls = torch.rand(1, 3, 4, 5, device=DEVICE), [], []
