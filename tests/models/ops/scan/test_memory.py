@@ -8,7 +8,7 @@ import torch
 import models
 from models.ops.noise import PhiloxGumbel
 from models.ops.scan import Prompt, attentive_scan
-from tests.models.ops.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, truth, weights_for
+from tests.models.ops.scan.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, truth, weights_for
 from tests.models.test_switches import tiny
 
 PROMPTS = ("semantic", "raster", "reversed raster", None)

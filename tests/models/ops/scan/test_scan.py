@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from models.ops.scan import Prompt, attentive_scan, available, chunked, cpu
 
-# Triton's interpreter takes minutes for these sizes: test_scan_triton.py has small ones, tests/gpu/test_scan.py all.
+# Triton's interpreter takes minutes for these sizes: test_triton.py has small ones, tests/gpu/test_scan.py all.
 USABLE = [name for name, reason in available().items() if reason is None and name != "triton"]
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 GRADIENTS = (*NAMES, "table", "soft")

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.ops.scan import BACKENDS, PEERS, Backend, BackendError, attentive_scan, available, cpu, load, resolve
-from tests.models.ops.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, scan
+from tests.models.ops.scan.test_scan import GRADIENTS, NAMES, USABLE, leaves, make, scan
 
 # The operator
 
