@@ -26,7 +26,7 @@ faults: setup
 # A SLURM of this host alone, in a temporary folder, a suite on it, and a node that is killed (root; docs/scaling.md).
 slurm: setup
 	@folder=$$(mktemp -d) && tests/slurm/start $$folder && { SLURM_CONF=$$folder/slurm.conf OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest tests/slurm; status=$$?; tests/slurm/stop $$folder; sleep 1; rm -rf $$folder; exit $$status; }
+		$(BIN)/python -m pytest -s tests/slurm; status=$$?; tests/slurm/stop $$folder; sleep 1; rm -rf $$folder; exit $$status; }
 
 # Damaged and hostile files and words, as many as SECONDS allow; FUZZ_LOG=FILE gets the number of cases (SECURITY.md).
 SECONDS ?= 600

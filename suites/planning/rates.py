@@ -6,7 +6,7 @@ source there is no estimate.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -40,6 +40,7 @@ class Rate:
     seconds: float
     source: str
     abreast: int = 1  # cells trained at a time, of which this is a share
+    of_cell: bool = False  # of a whole training, not of a step
 
 
 # Medians of CUDA-event times after warm-up, measured on 2026-11-23.
@@ -85,6 +86,7 @@ def measured(evidence: Evidence) -> list[Rate]:
                 row["train_seconds"] / row["train_steps"],
                 f"{where} ({row['hash']}, commit {str(row['commit'])[:8]})",
                 abreast,
+                of_cell=True,
             )
         )
     return rates
@@ -119,7 +121,8 @@ def rate_of(
     task, the variant's own overrides (else the model without any), this code over the official one, the same batch and
     patch (else the time is scaled by the pixels of a batch: what a network does to a task's input costs about the same
     whatever the task). Of cells that are trained `concurrent` at a time the share of one that was trained so is best,
-    and of cells alone no share is any use.
+    and of another number at a time no share is any use. Where several trained cells of one machine are equally good,
+    the mean of their times: one cell takes 10 % more or less beside others.
     """
     wanted = records.canonical(cell.variant.overrides)
 
@@ -139,6 +142,7 @@ def rate_of(
     if not fitting:
         return None
     best = max(fitting, key=worth)
+    trained = [rate for rate in fitting if rate.of_cell and (worth(rate), rate.machine) == (worth(best), best.machine)]
     notes = [] if best.task == cell.task.name else [f"as on {best.task}"]
     if records.canonical(best.overrides) != wanted:
         notes.append("the model without its overrides")
@@ -148,6 +152,9 @@ def rate_of(
         notes.append("measured alone")
     elif concurrent > 1:
         notes.append(f"a share of {concurrent} at a time")
+    if best.of_cell and len(trained) > 1:
+        seconds = sum(rate.seconds for rate in trained) / len(trained)
+        best = replace(best, seconds=seconds, source=f"mean of {best.source} and {len(trained) - 1} more")
     return best, "; ".join(notes)
 
 

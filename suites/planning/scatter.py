@@ -1,12 +1,13 @@
 """How much scores scatter between seeds, with the source: what a plan's detectable effects are computed from.
 
-The best source wins: finished cells (of the store, or committed under results/measured) with their seeds paired, then
-the official implementation's scatter between seeds. Nothing is guessed: without a source there is no effect.
+The best source wins: finished cells (of the store, or committed under results/measured) with their seeds paired, of the
+same budget, then of another one, then the official implementation's scatter between seeds. Nothing is guessed: without
+a source there is no effect.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy.stats import chi2
@@ -71,6 +72,10 @@ def _part(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def of(task: str, budget: str, dataset: str, known: Sequence[Scatter]) -> Scatter | None:
-    """The first of `known` for this task, budget and dataset, else the first for any budget."""
-    fitting = [one for one in known if (one.task, one.dataset) == (task, dataset) and one.budget in (budget, None)]
-    return min(fitting, key=lambda one: one.budget is None, default=None)
+    """Of `known` for this task and dataset the one of this budget; else the one of another budget that has most degrees
+    of freedom, which its source then says; else the first of no budget."""
+    fitting = [one for one in known if (one.task, one.dataset) == (task, dataset)]
+    found = min(fitting, key=lambda one: (one.budget != budget, one.budget is None, -one.df), default=None)
+    if found is None or found.budget in (budget, None):
+        return found
+    return replace(found, source=f"{found.source} at the budget {found.budget}, as if {budget} scattered alike")

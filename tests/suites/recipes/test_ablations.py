@@ -283,7 +283,9 @@ def test_the_best_known_scatter_is_taken():
         scatter.Scatter("sr-x2", "smoke", "Set14", 2.0, 2, "another"),
     ]
     assert scatter.of("sr-x2", "reduced", "Set14", known).source == "own"
-    assert scatter.of("sr-x2", "paper", "Set14", known).source == "of any budget"
+    told = scatter.of("sr-x2", "paper", "Set14", [*known, scatter.Scatter("sr-x2", "pilot", "Set14", 0.5, 9, "most")])
+    assert told.sd == 0.5 and told.source == "most at the budget pilot, as if paper scattered alike"
+    assert scatter.of("sr-x2", "paper", "Set14", known[:1]).source == "of any budget"
     assert scatter.of("jpeg-10", "reduced", "Set14", known) is None
     assert all(Task.parse(one.task) and one.sd > 0 and one.source for one in scatter.PUBLISHED)
 

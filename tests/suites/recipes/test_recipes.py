@@ -1,6 +1,7 @@
 """Recipes: what they hold, how they may be changed, what they cost."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -232,6 +233,12 @@ def test_cost_prefers_what_was_measured_here(tmp_path, monkeypatch):
     assert "without its overrides" in costs.loc["sgn-off", "note"]
     assert costs.loc["scans-2", "machine"] == "Chip, 2 threads"  # this machine counts for more than the exact variant
     assert math.isclose(costs["hours"].sum(), sum(costs["seconds_per_iteration"] * costs["iterations"]) / 3600)
+    finish(replace(base, seed=8), "Chip", 20.0)  # of two that are equally good the mean
+    costs = rates.estimate(cells, Evidence(store, tmp_path)).set_index("variant")
+    assert costs.loc["base", "seconds_per_iteration"] == pytest.approx(0.15)
+    assert costs.loc["base", "source"].startswith("mean of a finished cell here (")
+    assert costs.loc["base", "source"].endswith(" and 1 more")
+    shutil.rmtree(store.cell_folder(replace(base, seed=8).config()))
     # The share of a cell that was trained beside others is nobody's time per iteration.
     path = store.cell_folder(replace(base, seed=7).config()) / "environment.json"
     records.write_json(path, records.read_json(path) | {"abreast": 4})
