@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from reports.costs import counts, memory
 from reports.costs import frames as costs
-from reports.costs import memory
 from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
 from reports.tables.blocks import Block, Cell
@@ -183,6 +183,7 @@ CAPTIONS = {
     "directions": "What scan directions, the sort by classes and the prompts cost in the light network",
     "cards": "What pictures cards of 8, 16 and 24 GiB hold, from measured memory",
     "large": "Large pictures restored in tiles",
+    "counts": "Parameters and multiply-adds of what can be built, beside what is printed",
     "elsewhere": "Time and memory of other networks as another project published them",
     "untimed": "What has no time, and why",
 }
@@ -191,7 +192,7 @@ CAPTIONS = {
 def blocks() -> dict[str, Callable[[], list[Block]]]:
     """What makes each table that CAPTIONS names."""
     made = {"growth": growth, "networks": table, "directions": directions, "cards": memory.cards}
-    return made | {"large": memory.large, "elsewhere": elsewhere, "untimed": untimed}
+    return made | {"large": memory.large, "counts": counts.table, "elsewhere": elsewhere, "untimed": untimed}
 
 
 def tables() -> dict[str, Callable[[], str]]:

@@ -5,7 +5,7 @@ import pytest
 
 from reports.charts import chart, directions, resolution, roofline, tradeoff
 from reports.charts.chart import NothingToDraw
-from reports.costs import frames
+from reports.costs import counts, frames
 from reports.costs import tables as efficiency
 from reports.statistics.growth import exponent, proportional, reach
 from results import measured, records
@@ -26,7 +26,8 @@ def committed(tmp_path, monkeypatch):
     told = [
         row | {"params": 774_092, "macs": 1_100_000 * row["height"] * row["width"], "macs_paper": 0} for row in rows
     ]
-    records.write_json(measured.NETWORKS, {"rows": told})
+    made = {"command": "runner.py complexity --swept", "commit": "c", "versions": {}, "finished": "2026-01-01"}
+    records.write_json(measured.NETWORKS, {"environment": made, "rows": told})
 
 
 def test_exponents_are_those_of_the_law_and_have_intervals():
@@ -69,6 +70,14 @@ def test_cards_hold_what_was_measured_and_end_where_the_law_does(committed):
     for card, cell in zip((8, 16, 24), cells[4::2], strict=True):
         low, high = map(float, cell.partition("[")[2].rstrip("]").split(","))
         assert low == high == pytest.approx((1024 * (card - 1) - 20) * 400 / 1e6, abs=0.01)
+
+
+def test_counts_stand_beside_what_is_printed_to_its_digits(committed):
+    assert counts.same(286_298_439_680, "286.3G") and not counts.same(334_112_261_760, "334.2G")
+    assert counts.same(774_092, "774K") and counts.same(20_624_795, "20.6M") and not counts.same(14_654_339, "14.8M")
+    light = next(line for line in efficiency.tables()["counts"]().splitlines() if line.startswith("| MambaIRv2-light "))
+    cells = [cell.strip() for cell in light.strip("|").split("|")]
+    assert cells[1:4] == ["774,092", "774K", "yes"] and cells[4] == "253.4" and cells[6] == "286.3G"
 
 
 def test_pictures_in_tiles_are_held_to_what_the_whole_device_used(committed):
