@@ -16,14 +16,14 @@ import pandas as pd
 from results import agreement, families, measured, records
 from results.agreement import elsewhere
 from results.analyses import Record, chosen, every
-from results.store import (
+from results.store import Store, StoreError
+from results.store.columns import (
     CELL_COLUMNS,
     ELSEWHERE_COLUMNS,
     EVALUATION_COLUMNS,
     MEAN_COLUMNS,
     SCORE_COLUMNS,
-    Store,
-    StoreError,
+    frame_of,
 )
 
 
@@ -183,14 +183,3 @@ class Evidence:
 def _reached(row: dict[str, Any]) -> float:
     """How far a cell is: its iterations, or inf once it is finished."""
     return math.inf if row["state"] == "done" else row["step"] or 0
-
-
-def frame_of(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
-    """Object columns: what is unknown stays None, a count stays an integer, a list stays a list."""
-    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=list(columns), dtype=object)
-
-
-def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The inverse of `frame_of`, as `DataFrame.to_dict("records")` but for a few rows of many columns, where that one
-    is slow."""
-    return [dict(zip(frame.columns, row, strict=True)) for row in frame.to_numpy(dtype=object).tolist()]

@@ -25,7 +25,8 @@ from results.analyses import committed
 from results.costs import committed as costs
 from results.measured import PROVENANCE, SCORE_COLUMNS
 from results.records import StoreError
-from results.store import TOLD, Store
+from results.store import Store
+from results.store.columns import TOLD
 
 FILE = re.compile(r"scores-(half|average|last|\d+)(?:-(\d+))?\.parquet")
 COLUMNS = ("hash", "weights", "gumbel", "dataset", "image", "psnr", "ssim", "seconds")

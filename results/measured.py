@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from results import agreement, families, records
 from results.agreement import elsewhere
 from results.records import StoreError
-from results.store import ELSEWHERE_COLUMNS, MACHINE, SPENT, flatten_config, told_of
+from results.store.columns import ELSEWHERE_COLUMNS, MACHINE, SPENT, flatten_config, told_of
 
 FOLDER = Path(__file__).parent / "measured"
 GOALS = FOLDER / "goals.json"

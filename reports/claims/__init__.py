@@ -23,7 +23,8 @@ from reports.tables.analyses import interventions
 from reports.tables.blocks import Cell, measured_source, number, published_source
 from results import measured, published
 from results.analyses import Record
-from results.evidence import Evidence, rows_of
+from results.evidence import Evidence
+from results.store.columns import rows_of
 
 FILE = "claims.yml"
 SECTIONS = {

@@ -20,8 +20,8 @@ from reports.tables.analyses.mechanisms import network_name
 from reports.tables.blocks import Cell, detectable, measured_source, number, published_source
 from results import published
 from results.analyses import Record
-from results.evidence import rows_of
 from results.sets import FULL_SETS
+from results.store.columns import rows_of
 
 Rows = Sequence[dict[str, Any]]
 CONFIRMED, CONTRADICTED, OPEN, NOT_RUN = "confirmed", "contradicted", "open", "not run"

@@ -31,8 +31,9 @@ from reports.tables.rows import (
 )
 from reports.tables.steps import network_key, own_arguments
 from results import measured, published
-from results.evidence import Evidence, rows_of
+from results.evidence import Evidence
 from results.sets import FULL_SETS, official_protocol
+from results.store.columns import rows_of
 
 OTHER_WEIGHTS = "other weights"
 COUNTING = 1e-4  # relative: MACs are counted at small sizes and extended

@@ -17,8 +17,9 @@ from reports.statistics import verdicts
 from reports.statistics.intervals import holm, mean_interval
 from reports.tables.rows import interval_fields, machine_text, made_by, protocol_text
 from reports.tables.steps import network_key
-from results.evidence import Evidence, rows_of
+from results.evidence import Evidence
 from results.sets import FULL_SETS, official_protocol
+from results.store.columns import rows_of
 
 NAME = "sensitivity"
 CAPTION = (

@@ -20,8 +20,9 @@ from reports.statistics.intervals import Difference, against_base, holm, mean_in
 from reports.tables.rows import interval_fields, machine_text, made_by, overrides_text, protocol_text, units
 from reports.tables.steps import Step, network_key
 from results import records
-from results.evidence import Evidence, rows_of
+from results.evidence import Evidence
 from results.sets import FULL_SETS
+from results.store.columns import rows_of
 
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 BASE = "base"

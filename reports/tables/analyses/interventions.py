@@ -23,8 +23,9 @@ from reports.statistics.intervals import Interval, holm, skewed_interval
 from reports.tables.rows import interval_fields, machine_text, overrides_text, protocol_text
 from reports.tables.steps import own_arguments
 from results.analyses import Record
-from results.evidence import Evidence, rows_of
+from results.evidence import Evidence
 from results.sets import FULL_SETS
+from results.store.columns import rows_of
 
 NAME, UNCHANGED = "interventions", "unchanged"
 CAPTION = (

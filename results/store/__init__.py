@@ -22,33 +22,25 @@ import pandas as pd
 from results import agreement, families, locks, records
 from results.agreement import elsewhere
 from results.records import StoreError
+from results.store.columns import (
+    CELL_COLUMNS,
+    ELSEWHERE_COLUMNS,
+    EVALUATION_COLUMNS,
+    MACHINE,
+    MEAN_COLUMNS,
+    SCORE_COLUMNS,
+    SPENT,
+    TOLD,
+    flatten_config,
+    frame_of,
+    told_of,
+)
 
 __all__ = ["STATES", "Store", "StoreError"]
 
 STATES = ("planned", "running", "done", "failed")
 EVALUATIONS = "evaluations"
 HASH_LENGTH = 16
-
-# Of a cell's time; where `abreast` cells were trained at a time in one process, its seconds are its share.
-SPENT = ("started", "finished", "train_steps", "train_seconds", "abreast", "evaluate_seconds")
-CELL_COLUMNS = (
-    *("hash", "name", "variant", "model", "overrides", "labels", "task", "seed", "budget", "iterations"),
-    *("train_sets", "test_sets", "protocol", "config", "state", "reason", "step", "weights"),
-    *SPENT,
-    *("device", "device_type", "backend", "threads", "commit", "command", "problem"),
-)
-EVALUATION_COLUMNS = (
-    *("hash", "model", "overrides", "labels", "weights", "file", "as_official", "task", "dataset", "protocol"),
-    *("images", "expected", "complete", "coverage", "psnr", "ssim", "psnr_single"),
-    *("finished", "device", "device_type", "backend", "threads", "commit", "command", "problem"),
-)
-MEAN_COLUMNS = (
-    *("source", "hash", "dataset", "images", "expected", "complete", "coverage", "psnr", "ssim", "psnr_single"),
-)
-SCORE_COLUMNS = ("source", "hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
-TOLD = ("file", "as_official")  # of a record's weights, by whoever scored them
-MACHINE = ("device", "device_type", "backend", "threads", "commit", "command")
-ELSEWHERE_COLUMNS = ("source", "hash", *elsewhere.COLUMNS)
 
 
 class Merged(NamedTuple):
@@ -302,7 +294,7 @@ class Store:
 
     def cells(self) -> pd.DataFrame:
         """A row per training cell, finished or not (`CELL_COLUMNS`). `state` is one of STATES, None when damaged."""
-        return _frame([self._cell_row(folder) for folder in self.cell_folders()], CELL_COLUMNS)
+        return frame_of([self._cell_row(folder) for folder in self.cell_folders()], CELL_COLUMNS)
 
     def _cell_row(self, folder: Path) -> dict[str, Any]:
         row: dict[str, Any] = {"hash": folder.name}
@@ -348,7 +340,7 @@ class Store:
             except StoreError as error:
                 row["problem"] = str(error)
             rows.append(row)
-        return _frame(rows, EVALUATION_COLUMNS)
+        return frame_of(rows, EVALUATION_COLUMNS)
 
     @staticmethod
     def _record_means(scores: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +352,7 @@ class Store:
         """A row per image of every finished cell (`source` "cell") and every evaluation record ("evaluation")."""
         parts = [rows.assign(source=source, hash=name) for source, name, rows, _ in self._score_tables()]
         if not parts:
-            return _frame([], SCORE_COLUMNS)
+            return frame_of([], SCORE_COLUMNS)
         frame = pd.concat(parts, ignore_index=True)
         first = [name for name in SCORE_COLUMNS if name in frame.columns]
         return frame[[*first, *(name for name in frame.columns if name not in first)]]
@@ -373,7 +365,7 @@ class Store:
             with suppress(StoreError):  # `cells()` and `evaluations()` name it and say why
                 parts.append(elsewhere.read(folder).assign(source=source, hash=name))
         parts = [part for part in parts if len(part)]
-        frame = pd.concat(parts, ignore_index=True) if parts else _frame([], ELSEWHERE_COLUMNS)
+        frame = pd.concat(parts, ignore_index=True) if parts else frame_of([], ELSEWHERE_COLUMNS)
         return frame[list(ELSEWHERE_COLUMNS)]
 
     def placed(self, source: str, name: str) -> pd.DataFrame:
@@ -391,7 +383,7 @@ class Store:
             for source, name, scores, expected in self._score_tables()
             for entry in records.summarise(scores, expected)
         ]
-        return _frame(rows, MEAN_COLUMNS)
+        return frame_of(rows, MEAN_COLUMNS)
 
     def _score_tables(self) -> list[tuple[str, str, pd.DataFrame, dict[str, int]]]:
         tables = []
@@ -413,39 +405,5 @@ class Store:
         return tables
 
 
-def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of `Store.cells` that a configuration fills. Raises StoreError when it lacks a part."""
-    try:
-        variant, budget = config["variant"], config["budget"]
-        return {
-            "name": f"{variant['name']}/{config['task']}/seed-{config['seed']}",
-            "variant": variant["name"],
-            "model": variant["model"],
-            "overrides": variant["overrides"],
-            "labels": variant["labels"],
-            "task": config["task"],
-            "seed": config["seed"],
-            "budget": budget["name"],
-            "iterations": budget["iterations"],
-            "train_sets": config["train_sets"],
-            "test_sets": config["test_sets"],
-            "protocol": config["protocol"],
-            "config": dict(config),
-        }
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"a configuration lacks {error}: it was made by another version") from error
-
-
-def told_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of its weights apart from their hash: {"file": name or None, "as_official": bool}."""
-    file = record.get("file")
-    return {"file": file if isinstance(file, str) else None, "as_official": record.get("as_official") is True}
-
-
 def is_hash(name: str) -> bool:
     return len(name) == HASH_LENGTH and not set(name) - set("0123456789abcdef")
-
-
-def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
-    """Object columns: what is unknown stays None, a count stays an integer, a list stays a list."""
-    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=list(columns), dtype=object)
