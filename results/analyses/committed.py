@@ -142,6 +142,8 @@ def _table(path: Path) -> dict[str, pd.DataFrame]:
         empty = {name: [""] for name in names if name not in _TEXT}  # an image may be called NA
         options = {"dtype": dict.fromkeys(_TEXT, str), "keep_default_na": False, "na_values": empty}
         frame = pd.read_csv(io.StringIO(text), **options)
+        if set(FIXED) <= set(frame.columns):
+            frame = typed(frame)  # at once: of hundreds of records one by one it takes longer than to read them
         return dict(list(frame.groupby("hash", sort=False)))
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing") from error
