@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ PROTOCOL_KEYS = (
     "border",
     "precision",
 )
+LEFT_S = 3600.0  # no write of one file takes so long
 CONTENT = b"sha256"  # of a table's cells, among its metadata
 SCORES = ("psnr", "ssim", "psnr_single")
 
@@ -100,11 +102,18 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data` in one step. Raises StoreError; then the old content is still there."""
+    """Replaces `path` by `data` in one step. Raises StoreError; then the old content is still there.
+
+    What a process that was killed left of the same file's writing is removed once it is LEFT_S old.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with guarded(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{path.name}.*.tmp"):
+                with suppress(FileNotFoundError):  # another writer was first
+                    if time.time() - left.stat().st_mtime > LEFT_S:
+                        left.unlink()
             with open(scratch, "wb") as file:
                 file.write(data)
                 file.flush()

@@ -1,6 +1,6 @@
 """The table of docs/scaling.md on two machines: how far scores of one picture differ, and what is allowed."""
 
-import pandas as pd
+from functools import cache
 
 from reports.tables.render import text_grid
 from results.agreement import limits, pairs
@@ -11,10 +11,11 @@ HEADER = (
 )
 
 
-def table(found: pd.DataFrame | None = None) -> str:
-    """A line per row of `pairs.table`. found: of `pairs.pairs`; None for what is committed."""
+@cache
+def table() -> str:
+    """A line per row of `pairs.table`, of what is committed."""
     rows = []
-    for row in pairs.table(pairs.pairs() if found is None else found).itertuples():
+    for row in pairs.table(pairs.pairs()).itertuples():
         allowed = limits.of(row.precision, row.routing, row.kinds)
         psnr = [f"{value:.6f}" for value in (row.median, row.most, row.psnr, allowed.psnr)]
         ssim = [str(row.with_ssim), *(f"{value:.1e}" for value in (row.ssim, allowed.ssim))]

@@ -34,7 +34,7 @@ def run(work: Work, folder: Path, after: float | None = None) -> tuple[list[Any]
     Returns what it said, how long it worked, and whether it was killed. Raises AssertionError when it failed by itself.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__, "torch._dynamo"])
+    context.set_forkserver_preload([work.__module__, "torch._dynamo", "reports.pages.html"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_go, args=(theirs, work, folder))
     process.start()

@@ -1,13 +1,20 @@
 """kill -9 at random moments: what was finished is there, nothing is half there, and going on ends in the same bytes."""
 
 import json
+import os
 import tarfile
+import time
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models.ops import native
+from results import measured, records
+from results.costs import lines
 from results.store import Store
 from suites.training import checkpoints, trainer
 from tests.faults import work
@@ -114,3 +121,84 @@ def test_scoring(tmp_path):
         assert ours.sort_values("image", ignore_index=True).equals(whole.sort_values("image", ignore_index=True))
 
     kill_often("scoring", work.evaluate, tmp_path, check)
+
+
+def test_reporting(tmp_path):
+    """A page is yesterday's or today's, never a part of one; what was left of it goes with a later report."""
+
+    def check(folder: Path, said: list) -> None:
+        for form in work.FORMS:
+            path = folder / f"report.{form}"
+            allowed = [(tmp_path / "undisturbed" / path.name).read_bytes(), b"the page of yesterday"]
+            assert path.read_bytes() in allowed[: 1 if form in said else 2] if path.exists() else not said
+        age(folder.rglob(".*.tmp"), records.LEFT_S)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(measured, "FOLDER", None)
+            work.report(folder, lambda form: None)
+        assert tree(folder) == tree(tmp_path / "undisturbed")
+
+    kill_often("reporting", work.report, tmp_path, check)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file with its content, without the dates in what a store says of machines."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def age(paths: Iterable[Path], seconds: float) -> None:
+    """Makes files or folders so old, and a minute older."""
+    old = time.time() - seconds - 60
+    for path in paths:
+        os.utime(path, (old, old))
+
+
+def test_sweeping(tmp_path):
+    """Points that were filed are there and are not measured again; no process of a network outlives the command."""
+
+    def check(folder: Path, said: list[str]) -> None:
+        file = lines.place(folder, work.SWEEPER)
+        whole = [line for line in (file.read_bytes() if file.exists() else b"").split(b"\n")[:-1]]
+        filed = sum(line.startswith(b'{"row"') for line in whole)
+        assert len([line for line in said if line.startswith("[")]) <= filed <= len(work.SWEPT)
+        end = time.monotonic() + 10
+        while working(folder) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not working(folder)
+        run(work.sweep, folder)
+        assert sorted(row["height"] for row in lines.read(file).rows.values() if row["status"] == "ok") == [
+            point.height for point in work.SWEPT
+        ]
+        begun = (folder / "begun").read_text().splitlines()
+        assert len(begun) <= len(work.SWEPT) + 1  # what was being measured, once more
+
+    kill_often("sweeping", work.sweep, tmp_path, check)
+
+
+def working(folder: Path) -> list[str]:
+    """Processes of networks that a sweep in `folder` has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"SWEEP_LOG={folder / 'begun'}".encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+def test_building_the_native_library(tmp_path, monkeypatch):
+    """Killed while it compiles or moves the library: the next build is whole, and clears what was left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("SOURCES", "FLAGS"):
+        monkeypatch.setattr(native, name, getattr(native, name))
+    try:
+        native._compiler()
+    except native.NativeError as error:
+        pytest.skip(str(error))
+
+    def check(folder: Path, said: list) -> None:
+        cache = folder / "mambair-bench"
+        age(cache.glob("build-*"), 2 * native.SECONDS)
+        work.build(folder, lambda name: None)
+        assert [path.suffix for path in cache.iterdir()] == [".so"]
+
+    kill_often("building the native library", work.build, tmp_path, check)

@@ -1,5 +1,8 @@
-"""What is killed: training, checkpoints, rows, an import, a page, scores; all functions of (folder, say)."""
+"""What is killed: training, checkpoints, rows, an import, a page, scores, ...; all functions of (folder, say)."""
 
+import ctypes
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 import models
-from results import records
+from models.ops import native
+from reports.pages import report as page
+from results import measured, records
 from results.archive import import_into
+from results.costs import lines
 from results.store import Store
+from suites.benchmark.sweep import driver, process
+from suites.benchmark.sweep.points import Point
 from suites.evaluation.scoring import protocol_for, score
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training import checkpoints, trainer
+from tests.faults.harness import COUNT
 from tests.results.test_store import MACHINE, key, rows
 
 SR = Task("sr", 2)
@@ -79,9 +88,51 @@ def publish(folder: Path, say) -> None:
         say(number)
 
 
+FORMS = ("md",) if COUNT == 1 else ("html", "md", "tex")  # HTML alone takes four seconds
+
+
+def report(folder: Path, say) -> None:
+    """Writes the whole report of a store anew, in FORMS; nothing is committed beside it."""
+    measured.FOLDER = folder.parent / "nothing committed"
+    store = Store(folder)
+    store.add_evaluation(key(), rows("baby", "bird", "butterfly", "head", "woman"), MACHINE, expected=5)
+    for form in FORMS:
+        if not (folder / f"report.{form}").exists():
+            records.write_bytes(folder / f"report.{form}", b"the page of yesterday")
+    say(None)
+    for form in FORMS:
+        page.write(store, form)
+        say(form)
+
+
+SWEPT = [Point("a", side, side, "fp32", "cpu") for side in range(1, 13)]
+SWEEPER = {"device": "a", "device_type": "cpu", "threads": 1, "versions": {"torch": "1"}, "commit": "c"}
+
+
+def sweep(folder: Path, say) -> None:
+    """A sweep of twelve points by processes that do as a network's do (tests/suites/benchmark/sweep/child.py)."""
+    child = Path(__file__).parents[1] / "suites" / "benchmark" / "sweep" / "child.py"
+    folder.mkdir(exist_ok=True)
+    os.environ["SWEEP_LOG"] = str(folder / "begun")
+    process.COMMAND, process.TICK_S = [sys.executable, str(child)], 0.01
+    writer = lines.Writer(lines.place(folder, SWEEPER), SWEEPER)
+    try:
+        driver.Sweep(SWEPT, writer, torch.device("cpu"), 0, 1e9, 30.0, say).run()
+    finally:
+        writer.close()
+
+
 def evaluate(folder: Path, say) -> None:
     """Scores a baseline on the pictures beside the folder, as `evaluate` and `sweep` do."""
     score("bicubic", SR, ["Set5"], protocol_for("bicubic", SR), data=folder.parent / "data", store=Store(folder))
+
+
+def build(folder: Path, say) -> None:
+    """Compiles the smaller part of the native library, without optimising, into a cache of its own."""
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    native.SOURCES, native.FLAGS = [path for path in native.SOURCES if path.stem == "noise"], ("-std=c++17", "-fPIC")
+    ctypes.CDLL(str(native.build()))
+    say(None)
 
 
 def draw(folder: Path) -> None:

@@ -6,6 +6,10 @@ import os
 import triton
 import triton.language as tl
 
+from models.ops.common import checked_cache
+
+checked_cache.install()
+
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 

@@ -5,6 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.ops.common import checked_cache
+
+checked_cache.install()
+
 ELEMENTS, ROWS, COLUMNS = 4096, 512, 64  # of a program's tile, and at most as many rows and columns of it
 
 

@@ -14,6 +14,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -62,6 +64,10 @@ def build() -> Path:
             return path
     command = _compiler()
     cache_folder().mkdir(parents=True, exist_ok=True)
+    for left in cache_folder().glob("build-*"):  # by a process that was killed: none takes so long
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 2 * SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="build-") as folder:
         # Linked with PyTorch's own OpenMP runtime where it brings one: two pools of threads would fight for the cores.
         _run([*command, *FLAGS, "-c", *map(str, SOURCES)], folder)

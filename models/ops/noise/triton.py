@@ -3,6 +3,10 @@
 import triton
 import triton.language as tl
 
+from models.ops.common import checked_cache
+
+checked_cache.install()
+
 BELOW_ONE = tl.constexpr(1 - 2**-24)
 
 

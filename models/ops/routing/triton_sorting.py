@@ -6,6 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.ops.common import checked_cache
+
+checked_cache.install()
+
 TILE, PART = 512, 128  # pixels of a program, and of one turn of it
 
 

@@ -16,6 +16,10 @@ import inspect
 import triton
 import triton.language as tl
 
+from models.ops.common import checked_cache
+
+checked_cache.install()
+
 ROWS = tl.constexpr(4)
 LANES = tl.constexpr(32)
 WIDTH = tl.constexpr(8)  # lanes side by side
