@@ -21,7 +21,7 @@ LARGE = (*LARGE, "MiB reserved", "MiB of tensors", "MiB in use there", "MiB of t
 NOTES = (
     f"- measured: the largest measured picture whose tensors fit with {LEFT_MIB // 1024} GiB to spare; +: no larger "
     "one was measured. ends: million input pixels at which that is used up, with the 95 % interval, where memory grows "
-    "in proportion to the pixels at the three largest sizes or more. Larger pictures are restored in tiles."
+    "in proportion to the pixels at the three largest sizes or more; beyond the sizes measured the line is extended."
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.costs import counts, memory
+from reports.costs import counts, memory, scans
 from reports.costs import frames as costs
 from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
@@ -19,7 +19,7 @@ GROWTH = ("network", "precision", "sizes", "time ~ pixels^", "95 %", "from 256x2
 GROWTH = (*GROWTH, "proportional from", "to")
 LARGE = 256 * 256  # pixels from which the second exponent is taken
 TABLE = ("network", "params", "published", "GMAC", "as the paper", "published", "precision", "ms", "p10, p90", "MiB")
-TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "PSNR Urban100")
+TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "TB/s", "PSNR Urban100", "measured")
 DIRECTIONS = ("size", "precision", "0 scans", "1", "2", "4", "4 over 1", "SGN off", "ASE off", "MambaIR-light (4)")
 ELSEWHERE = ("network", "precision", "ms", "ns/pixel", "GB", "params")
 UNTIMED = ("network", "why", "points")
@@ -76,9 +76,12 @@ def table() -> list[Block]:
             texts = [f"{row['precision']}{backend} {row['launch']}", _time(row), span(row["p10_ms"], row["p90_ms"])]
             texts += [figure(row["mib"]), figure(1e6 * row["ms"] / row["pixels"], 3), figure(rate and rate / 1e12, 3)]
             texts += [figure(rate and 100 * rate / ceiling(row), 2) if ceiling(row) else ""]
+            texts += ["" if pd.isna(row["bytes"]) else figure(row["bytes"] / row["ms"] / 1e9, 3)]
             cells = [Cell(costs.name(subject)), counted[0], _printed(method, "params"), counted[1], counted[2]]
             cells += [_printed(method, "macs"), *(Cell(text, source=row["source"]) for text in texts)]
-            rows.append([*cells, _printed(method, "psnr", "Urban100")])
+            rows.append([*cells, _printed(method, "psnr", "Urban100"), Cell(row["source"][-len("2026-01-01") :])])
+        if len({row[-1].text for row in rows}) == 1:  # said below
+            rows = [[*row[:-1], Cell()] for row in rows]
         blocks += _block(f"{machine}{_clock(part)}:", TABLE, rows, left=1)
     return blocks
 
@@ -181,6 +184,7 @@ CAPTIONS = {
     "growth": "Exponents of time and memory against pixels, and over which sizes time is proportional",
     "networks": "Parameters, multiply-adds, time and memory for a 720x1280 output, beside what was published",
     "directions": "What scan directions, the sort by classes and the prompts cost in the light network",
+    "scans": "With mamba_ssm's scan and with this project's",
     "cards": "What pictures cards of 8, 16 and 24 GiB hold, from measured memory",
     "large": "Large pictures restored in tiles",
     "counts": "Parameters and multiply-adds of what can be built, beside what is printed",
@@ -191,7 +195,7 @@ CAPTIONS = {
 
 def blocks() -> dict[str, Callable[[], list[Block]]]:
     """What makes each table that CAPTIONS names."""
-    made = {"growth": growth, "networks": table, "directions": directions, "cards": memory.cards}
+    made = {"growth": growth, "networks": table, "directions": directions, "scans": scans.table, "cards": memory.cards}
     return made | {"large": memory.large, "counts": counts.table, "elsewhere": elsewhere, "untimed": untimed}
 
 

@@ -52,7 +52,7 @@ class Sweep:
 
     def run(self) -> None:
         """Until all is filed or the seconds are over. Ctrl-C leaves a row for what was being measured."""
-        self.before = quiet.before(self.gpus)
+        self.before = quiet.before([physical(self.device, slot) for slot in range(self.gpus)])
         self.writer.add({"run": {"command": environment.command(), "started": records.now(), **self.before}})
         self.left = {point.key: point for point in self.points if not self.writer.costs.is_done(point.key)}
         self.total = len(self.left)

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,10 +66,10 @@ class Sampler:
         return found | ({"watts": sum(powers) / len(powers)} if powers else {})
 
 
-def before(gpus: int) -> dict[str, Any]:
-    """What others do before we start: the load, and memory and use of every GPU."""
-    found: dict[str, Any] = {"load": os.getloadavg(), "cores": len(os.sched_getaffinity(0))}
-    if gpus and shutil.which("nvidia-smi"):
+def before(used: Sequence[str]) -> dict[str, Any]:
+    """What others do before we start: the load, and memory and use of every GPU; `used`: those that we take."""
+    found: dict[str, Any] = {"load": os.getloadavg(), "cores": len(os.sched_getaffinity(0)), "used": list(used)}
+    if used and shutil.which("nvidia-smi"):
         command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
         text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
         found["gpus"] = [dict(zip(FIELDS, map(str.strip, line.split(",")), strict=False)) for line in text.splitlines()]
@@ -88,7 +89,7 @@ def noise(row: dict[str, Any], start: dict[str, Any]) -> list[str]:
     sampled = row.get("gpu") if row.get("measure_s", 0.0) > 2 * PERIOD_MS / 1e3 else None  # else no sample at work
     if sampled and sampled["clock_mhz"] < SLOW * sampled["clock_max_mhz"]:
         told.append(f"clock at {sampled['clock_mhz']:.0f} of {sampled['clock_max_mhz']:.0f} MHz")
-    for gpu in start.get("gpus", ()):
+    for gpu in (gpu for gpu in start.get("gpus", ()) if gpu.get("index") in start["used"]):
         used = gpu.get("memory.used", "0")
         if used.replace(".", "").isdigit() and float(used) > BUSY_MIB:
             told.append(f"{float(used):.0f} MiB of GPU {gpu['index']} were in use before")

@@ -80,6 +80,13 @@ def test_counts_stand_beside_what_is_printed_to_its_digits(committed):
     assert cells[1:4] == ["774,092", "774K", "yes"] and cells[4] == "253.4" and cells[6] == "286.3G"
 
 
+def test_their_scan_stands_beside_ours_launched_alike(committed):
+    line = efficiency.tables()["scans"]().splitlines()[4]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:2] == ["MambaIRv2-light", "360x640"] and cells[-1] == "2.00" and cells[5] == ""
+    assert float(cells[2]) == pytest.approx(2 * (costs.FIXED_MS + 150 * 0.2304), abs=0.01)
+
+
 def test_pictures_in_tiles_are_held_to_what_the_whole_device_used(committed):
     row = {"model": "mambairv2-light", "precision": "bf16", "backend": "triton", "height": 2160, "width": 3840}
     row |= {"restored": [4320, 7680], "tiles": 220, "tile": [236, 230], "overlap": 10, "seconds": 3.0}

@@ -134,3 +134,10 @@ def test_a_slot_is_sampled_as_the_gpu_that_it_runs_on(monkeypatch):
     samples = [(float(at), {"index": float(gpu), "clocks.sm": 100.0 * gpu}) for at in range(3) for gpu in range(4)]
     sampler = quiet.Sampler(samples)
     assert sampler.of("3", 0, 2)["clock_mhz"] == 300 and sampler.of("GPU-5", 0, 2) is None
+
+
+def test_work_on_another_gpu_is_no_noise():
+    gpus = [{"index": "0", "memory.used": "9000"}, {"index": "1", "memory.used": "4"}]
+    start = {"cores": 8, "gpus": gpus, "used": ["1"]}
+    assert quiet.noise({"median_ms": None}, start) == []
+    assert quiet.noise({"median_ms": None}, start | {"used": ["0", "1"]}) == ["9000 MiB of GPU 0 were in use before"]
