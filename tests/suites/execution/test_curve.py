@@ -14,6 +14,13 @@ from suites import recipes
 from suites.execution import engine
 from suites.spec import Budget
 from tests.suites.conftest import SETS
+from tests.suites.execution.forked import forked_cells
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes():
+    with forked_cells():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from suites.recipes import pilot
 from suites.spec import Scoring
 from suites.training import averaging
 from tests.suites.conftest import SETS
+from tests.suites.execution.forked import forked_cells
 from tests.suites.training.helpers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,6 +39,12 @@ def suite(*changes: str, seeds: str | None = None):
     """Two variants of two seeds, tiny."""
     own = (*SETS, f"iterations={LENGTH}", "milestones=10,18", "checkpoint_every=8", "patch=8", "batch=1")
     return replace(recipes.choose("pilot", budget="smoke", seeds=seeds, changes=(*own, *changes)), scoring=SCORING)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes():
+    with forked_cells():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from suites.recipes import ablations
 from suites.spec import Cell, Family, Suite, Task
 from tests.results.test_store import finish, rows
 from tests.suites.conftest import SETS
+from tests.suites.execution.forked import forked_cells
 from tests.suites.training.helpers import train
 
 BUDGETS = ("smoke", "reduced", "paper")  # those with all variants
@@ -181,7 +182,8 @@ def test_sampled_cells_run_from_the_engine_to_the_families_of_the_store(pictures
     chosen = suite(only="*/sr-x2/*", changes=changes)
     chosen = replace(chosen, cells=tuple(cell for cell in chosen.cells if cell.variant.name in ("base", "kmeans")))
     store = Store(tmp_path)
-    outcome = engine.run(chosen, store, data=pictures, console=Console(file=io.StringIO()), concurrent=2)
+    with forked_cells():
+        outcome = engine.run(chosen, store, data=pictures, console=Console(file=io.StringIO()), concurrent=2)
     assert outcome.ok and len(outcome.done) == 2, outcome.lines()
     found = store.families()
     assert found["problem"].isna().all() and set(found["suite"]) == {"ablations"}
