@@ -1,48 +1,27 @@
 """Results made elsewhere, merged into a store: the union, with every contradiction reported and ours kept.
 
-A member of an archive is taken only when it is one of the store's own file names inside a folder named by a hash, and
-is written to a path made here, never to the one the archive asks for; links, devices and everything else are left out.
-"""
+`unpacking` takes the files out; what is merged is a store of its own by then."""
 
-import math
 import os
 import re
 import shutil
-import tarfile
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from results import agreement, families, locks, records
+from results import agreement, families, locks, records, unpacking
 from results.agreement import elsewhere
+from results.agreement.pairs import SAME_AS
 from results.analyses import folder as analyses
 from results.records import StoreError, guarded
-from results.store import EVALUATIONS, Store, is_hash
+from results.store import EVALUATIONS, Store
 
 SCRATCH = ".import-"
-LEAST, RATIO = 2**30, 200  # an archive may unpack to so many bytes, or to so many times its own
-LIMIT_VARIABLE = "MAMBAIR_BENCH_MAX_IMPORT"
-UNREADABLE = (  # what zipfile and tarfile raise: RuntimeError for encrypted members, UnicodeDecodeError for names
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error),
-    *(EOFError, OSError, RuntimeError, UnicodeDecodeError),
-)
-CELL_FILES = (
-    *("config.json", "environment.json", "status.json"),
-    *("scores.parquet", elsewhere.NAME, "train.jsonl", "weights.safetensors"),
-)
-OTHERS = re.compile(  # of a cell: other weights than its last, and scores of other weights and seeds of the noise
-    r"(half|average|weights-\d+)\.safetensors|scores-(half|average|last|\d+)(-\d+)?\.parquet"
-)
-RECORD_FILES = ("record.json", "environment.json", "scores.parquet", elsewhere.NAME)
-ANALYSIS_FILES = ("config.json", "environment.json", "rows.parquet")
-UNDER = {EVALUATIONS: RECORD_FILES, families.FOLDER: (families.FILE,), analyses.FOLDER: ANALYSIS_FILES}
 
 
 @dataclass
@@ -93,7 +72,7 @@ def import_into(store: Store, path: str | Path) -> ImportReport:
         scratch = tempfile.TemporaryDirectory(prefix=prefix, dir=store.root, ignore_cleanup_errors=True)
     with scratch as name:
         source = Store(name)
-        found = _collect(path, source.root, report)
+        found = unpacking.collect(path, source.root, report.refused)
         if not found:
             raise StoreError(f"{path} holds no results: no folder named by a hash with its config.json or record.json")
         for folder in source.cell_folders():
@@ -140,116 +119,6 @@ def _import(
     except _Skip as skip:
         outcome, sentence = skip.args
         outcome.append(sentence.replace(f"{source.root}/", ""))
-
-
-# Taking the files out
-
-
-def _collect(path: Path, scratch: Path, report: ImportReport) -> int:
-    """Copies every known file under `path` to its place under `scratch`; returns how many."""
-    if path.is_dir():
-        members = _folder_members(path)
-    elif not path.exists():
-        raise StoreError(f"{path} is not there: give an archive (.zip, .tar.gz, .tgz, .tar) or a folder of results")
-    elif zipfile.is_zipfile(path):
-        members = _zip_members(path)
-    elif _is_tar(path):
-        members = _tar_members(path, report)
-    else:
-        raise StoreError(f"{path} is no archive that can be read: give a .zip, .tar.gz, .tgz, .tar, or a folder")
-    count, room = 0, math.inf
-    if not path.is_dir():
-        room = records.limit(LIMIT_VARIABLE, max(LEAST, RATIO * path.stat().st_size))
-    try:
-        for name, opened in members:
-            target = _place(name)
-            if target is None:
-                if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-                    report.refused.append(f"{name}: a path that leads out of the archive")
-                continue
-            if (scratch / target).exists():
-                report.refused.append(f"{name}: the archive holds {target} twice; the first is taken")
-                continue
-            room -= _copy(opened, scratch / target, room)
-            count += 1
-    except StoreError:
-        raise
-    except UNREADABLE as error:
-        raise StoreError(f"{path} is cut off, damaged or encrypted: {error}") from error
-    return count
-
-
-def _is_tar(path: Path) -> bool:
-    """Whether it begins as one. Raises StoreError when it is cut off within what its first member takes."""
-    try:
-        return tarfile.is_tarfile(path)
-    except (EOFError, zlib.error, OSError) as error:
-        raise StoreError(f"{path} is cut off, damaged or encrypted: {error}") from error
-
-
-def _place(name: str) -> Path | None:
-    """Where in a store a member of this name belongs; None for anything that is not part of one."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    parts = path.parts
-    if len(parts) < 2 or ".." in parts or path.is_absolute():
-        return None
-    if len(parts) > 3 and parts[-4] == analyses.FOLDER and is_hash(parts[-3]) and parts[-2] == analyses.ARRAYS:
-        return Path(*parts[-4:]) if path.suffix == ".safetensors" else None
-    if not is_hash(parts[-2]):
-        return None
-    if len(parts) > 2 and parts[-3] in UNDER:
-        return Path(*parts[-3:]) if parts[-1] in UNDER[parts[-3]] else None
-    return Path(parts[-2], parts[-1]) if parts[-1] in CELL_FILES or OTHERS.fullmatch(parts[-1]) else None
-
-
-def _copy(source: IO[bytes], target: Path, room: float) -> int:
-    """Bytes copied. Raises StoreError when they are more than `room`."""
-    count = 0
-    with source:
-        with guarded(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file = open(target, "wb")  # noqa: SIM115  (closed below: errors of reading and of writing are told apart)
-        try:
-            while chunk := source.read(1 << 20):
-                count += len(chunk)
-                if count > room:
-                    raise StoreError(
-                        "the archive unpacks to far more than results do: refused before it fills the disk; "
-                        f"{LIMIT_VARIABLE}=BYTES in the environment raises the limit, for one that you trust"
-                    )
-                with guarded(target):
-                    file.write(chunk)
-            with guarded(target):
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            with guarded(target):
-                file.close()  # which writes what a full disk has refused once more
-    return count
-
-
-def _folder_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path.parent if is_hash(path.name) else path).as_posix()
-        if file.is_file() and not file.is_symlink() and _place(name):
-            yield name, open(file, "rb")  # noqa: SIM115  (closed by _copy)
-
-
-def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if not member.is_dir():
-                yield member.filename, archive.open(member)
-
-
-def _tar_members(path: Path, report: ImportReport) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            opened = archive.extractfile(member) if member.isfile() else None
-            if opened is not None:
-                yield member.name, opened
-            elif not member.isdir():
-                report.refused.append(f"{member.name}: a link or device, not a file")
 
 
 # Merging
@@ -340,23 +209,40 @@ def _import_record(store: Store, source: Store, folder: Path, report: ImportRepo
 
 
 def _import_analysis(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
-    """Joins images and seeds that are not here; what is here stays."""
+    """Joins images and seeds that are not here; what is here stays, and a PSNR that contradicts it is told."""
     with _skipping(report.refused):
         theirs = analyses.read(folder)
     target = analyses.place(store.root, theirs.key)
     with _skipping(report.conflicts, "damaged here, remove it and import again: "):
-        before = len(analyses.read(target).rows) if (target / "config.json").exists() else None
+        ours = analyses.read(target) if (target / "config.json").exists() else None
+    conflicts = _apart(ours, theirs) if ours is not None else []
     about = {"expected": theirs.expected, "question": theirs.question, "columns": theirs.columns}
     with _skipping(report.conflicts):
         for label, environment in theirs.environments.items():
             rows = theirs.rows[theirs.rows["environment"] == label]
             arrays = {image: found for image in rows["image"].unique() if (found := theirs.arrays(image))}
             analyses.add(store.root, theirs.key, rows, environment, arrays=arrays, **about)
-    if before is None:
+    if conflicts:
+        named = f"{theirs.key['analysis']} of {theirs.key['model']} on {theirs.key['dataset']} ({folder.name})"
+        report.conflicts.append(f"analysis {named}: {_three(conflicts)}")
+    if ours is None:
         report.added.append(folder.name)
-    else:
-        after = len(analyses.read(target).rows)
-        (report.merged if after > before else report.present).append(folder.name)
+    elif (more := len(analyses.read(target).rows) > len(ours.rows)) or not conflicts:
+        (report.merged if more else report.present).append(folder.name)
+
+
+def _apart(ours: analyses.Record, theirs: analyses.Record) -> list[str]:
+    """A sentence for every image and seed whose PSNR the two contradict, where the analysis has one."""
+    if "psnr" not in ours.columns or "psnr" not in theirs.columns:
+        return []
+    key, frames = ours.key, []
+    for record in (ours, theirs):
+        seeds = record.rows["seed"].map(lambda seed: "" if pd.isna(seed) else f" (seed {seed})")
+        rows = record.rows.assign(dataset=key["dataset"], image=record.rows["image"] + seeds)
+        frames.append(elsewhere.placed(rows, record.environments).drop_duplicates(["image"]))
+    return agreement.compare(
+        *frames, {**key["protocol"], **SAME_AS.get(key["parameters"].get("intervention"), {})}
+    ).conflicts
 
 
 def _import_member(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
@@ -398,7 +284,9 @@ def _replace_unfinished(folder: Path, target: Path) -> None:
 
 def _add_others(folder: Path, target: Path) -> int:
     """Their other scores and weights of a cell that both have trained alike, where ours lacks them; how many."""
-    missing = [path for path in folder.iterdir() if OTHERS.fullmatch(path.name) and not (target / path.name).exists()]
+    missing = [
+        path for path in folder.iterdir() if unpacking.OTHERS.fullmatch(path.name) and not (target / path.name).exists()
+    ]
     for path in missing:
         with guarded(target / path.name):
             os.replace(path, target / path.name)

@@ -165,7 +165,7 @@ def test_archives(tmp_path):
 def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"{'a' * 16}/weights.safetensors", bytes(50_000_000))
-    monkeypatch.setattr("results.archive.LEAST", 1_000_000)
+    monkeypatch.setattr("results.unpacking.LEAST", 1_000_000)
     with pytest.raises(StoreError, match=r"far more than results do.*MAMBAIR_BENCH_MAX_IMPORT=BYTES"):
         import_into(Store(tmp_path / "store"), tmp_path / "bomb.zip")
     assert not list((tmp_path / "store").iterdir())

@@ -5,6 +5,7 @@ import pytest
 
 from results import export, measured, records
 from results.agreement import elsewhere, limits, pairs
+from results.analyses import folder
 from results.archive import import_into
 from results.evidence import Evidence
 from results.store import Store, StoreError
@@ -137,6 +138,30 @@ def test_the_limits_are_those_of_the_committed_records(monkeypatch):
         0.0099,
         0.01,
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "away", "told"),
+    [
+        ("scan/off", 0.49, ""),
+        ("scan/off", 0.51, "at most 0.5 apart"),
+        ("routing/argmax", 0.49, "no pairs were measured"),
+    ],
+)
+def test_a_psnr_of_an_analysis_goes_by_the_limit_of_what_was_asked(tmp_path, change, away, told):
+    """Ours stays; an intervention that routes without noise has the limit of that routing."""
+    stores = []
+    for name, machine, shift in (("ours", CPU, 0.0), ("theirs", GPU, away)):
+        found = pd.DataFrame({"image": ["baby", "bird"], "pixels": "p", "seed": [0, 1], "psnr": [30.0, 31.0 + shift]})
+        where = {"model": "m", "overrides": {}, "weights": "w", "task": "sr-x2", "dataset": "Set5"}
+        asked = folder.key("interventions", {"intervention": change}, protocol=PROTOCOL, **where)
+        about = {"expected": 5, "question": "?", "columns": {"psnr": "dB"}}
+        stores.append(Store(tmp_path / name))
+        folder.add(stores[-1].root, asked, found, machine, **about)
+    report = import_into(stores[0], stores[1].root)
+    assert folder.read(folder.place(stores[0].root, asked)).rows["psnr"].tolist() == [30.0, 31.0]
+    assert report.ok == (not told) and told in "; ".join(report.conflicts)
+    assert report.ok or "Set5/bird (seed 1) has psnr 31 here, not 31." in report.conflicts[0]
 
 
 def test_damage_of_what_other_machines_said_is_named(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results import analyses, archive, locks
+from results import analyses, locks, unpacking
 from results.analyses import folder
 from results.archive import import_into
 from results.store import Store, StoreError
@@ -230,7 +230,7 @@ def test_analyses_join_by_image_and_seed(tmp_path):
 
 
 def test_a_limit_that_is_no_number_is_said(monkeypatch, tmp_path, theirs):
-    monkeypatch.setenv(archive.LIMIT_VARIABLE, "1GB")
+    monkeypatch.setenv(unpacking.LIMIT_VARIABLE, "1GB")
     packed = tmp_path / "their.zip"
     with zipfile.ZipFile(packed, "w") as file:
         file.writestr("config.json", "{}")
