@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports.claims import mechanisms
+from reports.claims import cost, mechanisms
 from reports.pages import performance
 from reports.statistics import verdicts
 from reports.statistics.intervals import LEVEL
@@ -278,9 +278,22 @@ def speed(claim: Claim, frames: Frames) -> Judged:
     return _judged(claim, frames, _listed(said), found, verdict, level, TIMED, key)
 
 
+def growth(claim: Claim, frames: Frames) -> Judged:
+    """Time against pixels of `model` in `precision`: efficient where no machine's exponent is above 1."""
+    found = cost.growths(claim["model"], claim["precision"])
+    if not found:
+        return _judged(claim, frames, [], [], NOT_RUN, ABSENT, TIMED)
+    listed = _listed([one.text for one in found])
+    if all(one.exponent.high <= 1 for one in found):
+        return _judged(claim, frames, [], listed, "yes: at most in proportion to the pixels", HOLDS, TIMED)
+    if any(one.exponent.low > 1 for one in found):
+        return _judged(claim, frames, [], listed, "no: faster than the pixels", FAILS, TIMED)
+    return _judged(claim, frames, [], listed, "inconclusive", OPEN, TIMED)
+
+
 RULES: dict[str, Callable[[Claim, Frames], Judged]] = {
     **{"reproduced": reproduced, "lead": lead, "fewer": fewer, "protocol": protocol},
-    **{"mechanism": mechanism, "speed": speed},
+    **{"mechanism": mechanism, "speed": speed, "growth": growth},
 }
 
 

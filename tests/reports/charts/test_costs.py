@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from reports import claims
 from reports.charts import chart, directions, resolution, roofline, tradeoff
 from reports.charts.chart import NothingToDraw
 from reports.costs import counts, frames
@@ -85,6 +86,21 @@ def test_their_scan_stands_beside_ours_launched_alike(committed):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:2] == ["MambaIRv2-light", "360x640"] and cells[-1] == "2.00" and cells[5] == ""
     assert float(cells[2]) == pytest.approx(2 * (costs.FIXED_MS + 150 * 0.2304), abs=0.01)
+
+
+def test_a_network_is_efficient_where_its_time_grows_no_faster_than_the_pixels(committed):
+    claim = {"claim": "c", "where": "w", "tables": [], "command": "", "model": "mambairv2-light"}
+    found = claims.growth(claim | {"precision": "tf32x3"}, {})
+    assert (
+        found.level == claims.HOLDS
+        and "from 256x256 (13.83 ms) to 1024x1024 (161.3 ms) on a GPU" in found.found[0].text
+    )
+    assert claims.growth(claim | {"precision": "tf32"}, {}).level == claims.ABSENT
+    bent = costs.sweep()
+    for row in bent["rows"]:
+        row["median_ms"] = 1e-6 * (row["height"] * row["width"]) ** 1.2
+    records.write_json(measured.FOLDER / "here" / "resolution.costs.json", {"exported": {}, "sweeps": [bent]})
+    assert claims.growth(claim | {"precision": "bf16"}, {}).level == claims.FAILS
 
 
 def test_pictures_in_tiles_are_held_to_what_the_whole_device_used(committed):
