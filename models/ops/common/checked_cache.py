@@ -1,11 +1,12 @@
 """Triton's cache of compiled kernels with a checksum beside each file.
 
 Triton looks whether its files are there, not what is in them: it loads a kernel of which a crash, a full disk or a bit
-turned over left something else. Here such a kernel is compiled anew. A file without a checksum, as Triton by itself
+turned over left something else. Here such a kernel is compiled anew. A folder without any checksum, as Triton by itself
 leaves it, is taken as it is. Modules of kernels that import no other one install it.
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -30,10 +31,14 @@ class CheckedCacheManager(FileCacheManager):
         return path if path is not None and is_whole(Path(path)) else None
 
     def get_group(self, filename: str) -> dict[str, str] | None:
-        found = super().get_group(filename)
-        if found is None or not is_whole(Path(self._make_path(f"__grp__{filename}"))):
+        """The files of a kernel by name, or None where one is damaged or gone: Triton 3.6 left out those that are."""
+        path = Path(self._make_path(f"__grp__{filename}"))
+        try:
+            found = json.loads(path.read_bytes())["child_paths"]
+            whole = is_whole(path) and all(Path(child).is_file() and is_whole(Path(child)) for child in found.values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return found if all(is_whole(Path(path)) for path in found.values()) else None
+        return found if whole else None
 
     def put(self, data: bytes | str, filename: str, binary: bool = True) -> str:
         content = data if isinstance(data, bytes) else str(data).encode()
@@ -46,11 +51,11 @@ class CheckedCacheManager(FileCacheManager):
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file has the content that its checksum says, or has none."""
+    """Whether a file has the content that its checksum says; one without, whether nothing in its folder has one."""
     try:
         said = path.with_name(path.name + ENDING).read_text()
     except FileNotFoundError:
-        return True
+        return not any(path.parent.glob(f"*{ENDING}"))
     except (OSError, UnicodeDecodeError):
         return False
     try:
