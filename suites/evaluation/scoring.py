@@ -14,12 +14,13 @@ from torch import nn
 
 import models
 from models.ops.scan import resolve
+from results.agreement.limits import EXACT
 from results.store import Store
 from suites import environment, peers
 from suites.data import Dataset, find_all
 from suites.evaluation.crops import Kept, may_be_kept
 from suites.evaluation.evaluate import frame_of
-from suites.evaluation.filing import NOWHERE, record_target, score_set
+from suites.evaluation.filing import NOWHERE, Scored, record_target, score_set
 from suites.network_file import NetworkFile, check_own_name
 from suites.spec import BASELINES, PEER, Protocol, SpecError, Task
 
@@ -170,6 +171,19 @@ def nonstandard(dataset: Dataset, rows: pd.DataFrame) -> list[str]:
     )
 
 
+def apart(name: str, found: Scored) -> list[str]:
+    """A note when pictures that were scored again have other scores than are stored, else nothing."""
+    both = found.asked[found.asked["image"].isin(found.new)].merge(found.rows, on="image", suffixes=("", "_stored"))
+    away = (both["psnr"] - both["psnr_stored"]).abs()
+    count = int((away > EXACT).sum())
+    if not count:
+        return []
+    return [
+        f"{name}: {count} of {len(both)} pictures that were scored again are up to {away.max():.2g} dB away from what "
+        "another machine or commit has stored: both are kept, and the mean is that of the first"
+    ]
+
+
 def protocol_for(name: str, task: Task, **choices: Any) -> Protocol:
     """The official protocol with the choices that are not None. Raises SpecError for a choice of a baseline's."""
     given = {key: value for key, value in choices.items() if value is not None}
@@ -256,6 +270,7 @@ def score(
             if found.refused:
                 result.refused.append(str(found.refused))
             before = found.rows[~found.rows["image"].isin(found.new)]
+            result.notes.extend(apart(dataset.name, found))
             counts = {"new": len(found.new), "stored": len(before)}
             result.rows.append(summarise(name, task, dataset.name, found.rows, len(dataset), protocol) | counts)
             if len(before) and not found.refused:

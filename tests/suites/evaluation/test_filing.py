@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from results import records
+from results.agreement import limits
 from results.store import Store
 from suites.data import DataError, find
 from suites.evaluation import filing
@@ -63,6 +64,28 @@ def test_what_is_stored_is_not_scored_again_unless_asked_for(root, tmp_path, cou
     ]
     assert bicubic(root, store, again=True).rows[0]["new"] == 3 and len(counted) == 3
     assert bicubic(root, None).rows[0]["new"] == 3  # without a store nothing is known
+
+
+def test_scores_that_another_commit_gave_otherwise_are_kept_and_said(root, tmp_path, monkeypatch):
+    store = Store(tmp_path / "store")
+    first = bicubic(root, store)
+    (folder,) = store.evaluation_folders()
+    rows = records.read_frame(folder / "scores.parquet")
+    records.write_frame(folder / "scores.parquet", rows.assign(psnr=rows["psnr"] + [0.04, 0, 0]))
+    stored = records.read_json(folder / "environment.json")
+    records.write_json(folder / "environment.json", {k: {**v, "commit": "old"} for k, v in stored.items()})
+    kinds = (limits.kind(first.environment),) * 2
+    protocol = OFFICIAL.to_dict()
+    found = limits.Measured(protocol["precision"], protocol["routing"], kinds, 100, 0.025, 0.0)
+    monkeypatch.setattr(limits, "MEASURED", (found,))
+    again = bicubic(root, store, again=True)
+    assert not again.refused and again.notes[1].startswith(
+        "Set5: 1 of 3 pictures that were scored again are up to 0.04 dB"
+    )
+    assert store.elsewhere()["image"].tolist() == ["baby"]
+    assert store.scores()["psnr"].tolist() == pytest.approx((rows["psnr"] + [0.04, 0, 0]).tolist())  # what was first
+    monkeypatch.setattr(limits, "MEASURED", ())
+    assert "contradicts what is stored: Set5/baby has psnr" in bicubic(root, store, again=True).refused[0]
 
 
 def test_ctrl_c_keeps_what_was_scored_and_the_same_call_goes_on(root, tmp_path, monkeypatch, counted):
