@@ -47,8 +47,9 @@ def _number(printed: dict) -> float:
 def _sources() -> list[str]:
     sources = ["`results/measured/counted/complexity.csv`: runner.py complexity --all"]
     if measured.NETWORKS.exists():
-        made = records.read_json(measured.NETWORKS)["environment"]
-        versions = ", ".join(f"{name} {made['versions'].get(name)}" for name in ("torch", "spandrel", "fvcore"))
-        told = f"{made['command']}, commit {made['commit'][:10]}, {versions}, {made['finished'][:10]}"
-        sources.append(f"`results/measured/counted/networks.json`: {told}")
+        for made in records.read_json(measured.NETWORKS)["environments"].values():
+            versions = ", ".join(f"{name} {made['versions'].get(name)}" for name in ("torch", "spandrel", "fvcore"))
+            day = made.get("finished", made["started"])[:10]
+            told = f"{made['command']}, commit {made['commit'][:10]}, {versions}, {day}"
+            sources.append(f"`results/measured/counted/networks.json`: {told}")
     return [f"- {source}" for source in sources]

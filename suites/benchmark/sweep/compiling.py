@@ -43,10 +43,12 @@ def mark() -> Path:
 
 
 def compiled_before() -> list[str]:
+    """The names in `mark`; none where it is missing or damaged: then all is compiled again, and the file replaced."""
     try:
-        return json.loads(mark().read_text())
-    except FileNotFoundError:
+        names = json.loads(mark().read_bytes())
+    except (FileNotFoundError, ValueError):
         return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def compile_all(chosen: Sequence[Point], device: torch.device, gpus: int, late: Callable[[], bool]) -> dict[str, Any]:

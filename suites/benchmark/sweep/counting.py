@@ -5,6 +5,7 @@ the machine, so one file serves the times of all: `results/measured/counted/netw
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,39 +20,76 @@ from suites.spec import SpecError, Task
 SIZES = {"sr-x2": ((64, 64), points.FULL_HD), "sr-x4": (points.NTIRE,)}  # of inputs
 SIDE = 32  # of the small image that a peer is traced with: a multiple of every window
 WITHIN = 1e-3  # of each other: what the two counters say where a network's cost is affine in pixels
+KEY = ("subject", "task", "height", "width")  # of a row
+SAME = ("commit", "versions")  # of environments that count alike
 KEPT = ("params", "macs_paper", "macs", "scan_flops", "padded", "counters")
 
 
 def count(variant: str | None, show: Callable[[list[str]], None]) -> None:
     """Writes the file; each row is shown and kept as soon as it is known, and the same command goes on with the rest.
 
-    Raises SpecError for a network: all are counted.
+    A row counted before, by another commit or other versions, stays until its network is counted again, and where that
+    cannot be done here. Raises SpecError for a network: all are counted.
     """
     if variant is not None:
         raise SpecError(f"--swept counts every network of the sweep: leave out {variant}")
     made = {"command": environment.command(), "started": records.now(), **environment.describe("cpu", "reference")}
     made["versions"] |= versions()
-    rows = kept(made)
-    done = {(row["subject"], row["task"]) for row in rows}
+    known, counted = Known.read(made), False
     chosen = {point.subject for point in points.of_preset("resolution", torch.device("cuda"))} - set(MISSING)
     for task, sizes in SIZES.items():
         for subject in (*PEERS, *sorted(chosen - set(PEERS))):
-            if (subject, task) in done:
+            if known.has(subject, task, sizes):
                 continue
             for size, found in zip(sizes, of_subject(subject, Task.parse(task), sizes), strict=True):
-                rows.append({"subject": subject, "task": task, "height": size[0], "width": size[1], **found})
                 told = found.get("reason") or f"{found['params']:,} parameters, {found['macs'] / 1e9:,.2f} G"
-                show([f"{subject}, {task}, input {size[0]}x{size[1]}: {told}"])
-            records.write_json(measured.NETWORKS, {"environment": made | {"finished": records.now()}, "rows": rows})
+                before = known.take({"subject": subject, "task": task, "height": size[0], "width": size[1], **found})
+                kept = f"; kept as counted by commit {before['commit'][:10]}" if before else ""
+                show([f"{subject}, {task}, input {size[0]}x{size[1]}: {told}{kept}"])
+            known.write()
+            counted = True
+    if counted:
+        known.environments[known.label]["finished"] = records.now()
+        known.write()
 
 
-def kept(made: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that the file has by the same code and versions, all of a network or none."""
-    if not measured.NETWORKS.exists():
-        return []
-    before = records.read_json(measured.NETWORKS)
-    same = all(before["environment"].get(name) == made[name] for name in ("commit", "versions"))
-    return before["rows"] if same else []
+@dataclass
+class Known:
+    """What the file holds. environments: by the label that rows name; label: of the one that counts now."""
+
+    environments: dict[str, dict[str, Any]]
+    rows: dict[tuple, dict[str, Any]]  # by KEY
+    label: str
+
+    @classmethod
+    def read(cls, made: dict[str, Any]) -> "Known":
+        """The file as it is, and what counts now: `made`, or what has begun to count by the same code and versions."""
+        file = records.read_json(measured.NETWORKS) if measured.NETWORKS.exists() else {"environments": {}, "rows": []}
+        environments, rows = file["environments"], {tuple(row[name] for name in KEY): row for row in file["rows"]}
+        same = (label for label, told in environments.items() if all(told[name] == made[name] for name in SAME))
+        label = next(same, None) or str(1 + max(map(int, environments), default=0))
+        return cls({label: made, **environments}, rows, label)
+
+    def has(self, subject: str, task: str, sizes: Sequence[tuple[int, int]]) -> bool:
+        """Whether the code and versions of now have counted a network at all its sizes."""
+        rows = [self.rows.get((subject, task, *size)) for size in sizes]
+        return all(row is not None and row["environment"] == self.label for row in rows)
+
+    def take(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Keeps a row in place of the earlier one. Returns who made that, where it is a count and this is none: then
+        it stays."""
+        key = tuple(row[name] for name in KEY)
+        before = self.rows.get(key)
+        if before is not None and "reason" in row and "reason" not in before:
+            return self.environments[before["environment"]]
+        self.rows[key] = row | {"environment": self.label}
+        return None
+
+    def write(self) -> None:
+        rows = list(self.rows.values())
+        used = {row["environment"] for row in rows}
+        environments = {label: told for label, told in self.environments.items() if label in used}
+        records.write_json(measured.NETWORKS, {"environments": environments, "rows": rows})
 
 
 def of_subject(subject: str, task: Task, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:

@@ -27,8 +27,8 @@ def committed(tmp_path, monkeypatch):
     told = [
         row | {"params": 774_092, "macs": 1_100_000 * row["height"] * row["width"], "macs_paper": 0} for row in rows
     ]
-    made = {"command": "runner.py complexity --swept", "commit": "c", "versions": {}, "finished": "2026-01-01"}
-    records.write_json(measured.NETWORKS, {"environment": made, "rows": told})
+    made = {"command": "runner.py complexity --swept", "commit": "c", "versions": {}, "started": "2026-01-01"}
+    records.write_json(measured.NETWORKS, {"environments": {"1": made}, "rows": told})
 
 
 def test_exponents_are_those_of_the_law_and_have_intervals():

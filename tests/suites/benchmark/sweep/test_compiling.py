@@ -34,6 +34,15 @@ def test_what_is_compiled_is_not_compiled_again(cache, monkeypatch):
     assert compiling.compiled_before() == []
 
 
+def test_a_damaged_list_is_no_list_and_is_replaced(cache):
+    every = compiling.ways(points.of_preset("resolution", torch.device("cuda")))
+    for damaged in (b'["a", "b', b"", b"\xff\x00", b"{}", b"[1]"):
+        compiling.mark().write_bytes(damaged)
+        assert compiling.compiled_before() == []
+    compiling.compile_all(every[:1], torch.device("cpu"), 0, lambda: False)
+    assert compiling.compiled_before() == [compiling.name(every[0])]
+
+
 def test_what_did_not_end_in_time_is_not_said_to_be_compiled(cache):
     every = compiling.ways(points.of_preset("resolution", torch.device("cuda")))
     found = compiling.compile_all(every[:1], torch.device("cpu"), 0, lambda: True)
