@@ -145,7 +145,8 @@ class Projected(Tokens):
                 weight, bias, scale, function = self.weight, self.bias, self.scale, source.function
 
                 def whole(x: Tensor) -> Tensor:
-                    return linear_layer(function(x), weight, bias, residual=residual, skip=skip, scale=scale)
+                    after = {"residual": residual, "skip": skip, "scale": scale}
+                    return linear_layer(function(x), weight, bias, **after, unread=dispatch.computed_again())
 
                 return dispatch.recomputed(whole, source.x)
             if isinstance(source, Normed):

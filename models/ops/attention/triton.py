@@ -283,6 +283,7 @@ FORWARD = {
     "tf32": Blocks(128, 64, 8),
     "bf16": Blocks(128, 64, 8),
 }
+NARROW_HEADS = {"bf16": Blocks(64, 64, 4)}  # for heads padded to 16
 QUERIES = Blocks(64, 32, 4)
 KEYS, KEYS_WIDE = Blocks(64, 32, 4), Blocks(128, 32, 8)  # heads padded to 16, and to more
 
@@ -325,7 +326,7 @@ def forward(
     tokens = window**2
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     softmax = qkv.new_empty((2, windows, heads, tokens) if save else (0,), dtype=torch.float32)
-    blocks = blocks or FORWARD[precision]
+    blocks = blocks or (NARROW_HEADS.get(precision) if shared["P"] == 16 else None) or FORWARD[precision]
     cut = _cut(blocks, tokens)
     with _on_device(qkv):
         _attention[(windows * heads * (tokens // cut["BM"]),)](

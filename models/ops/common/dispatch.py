@@ -13,6 +13,7 @@ from models.ops.common.kernels import unavailable
 from models.ops.common.precision import Settings
 
 _kernels = True  # a plain global, which torch.compile guards
+_again = False
 
 
 @contextmanager
@@ -53,30 +54,35 @@ def uses_kernels(x: Tensor) -> bool:
     return _kernels and has_kernels(x)
 
 
+def computed_again() -> bool:
+    """Whether `recomputed` computes again here: the value of what comes last is then not read."""
+    return _again
+
+
 class _AsNow:
-    """With kernels and in the precision of when it was made, within a `with`, as often as it is entered."""
+    """Computing again: with kernels and in the precision of when it was made, as often as it is entered."""
 
     def __init__(self) -> None:
         self.settings, self.before = Settings.now(), []
 
     def __enter__(self) -> None:
-        global _kernels
+        global _kernels, _again
         self.settings.__enter__()
-        self.before.append(_kernels)
-        _kernels = True
+        self.before.append((_kernels, _again))
+        _kernels = _again = True
 
     def __exit__(self, *error: object) -> None:
-        global _kernels
-        _kernels = self.before.pop()
+        global _kernels, _again
+        _kernels, _again = self.before.pop()
         self.settings.__exit__(*error)
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of whose intermediate results a GPU keeps none for the backward pass: it computes them again.
 
-    With kernels and in the precision of now, wherever gradients are taken. That stops at the last of them, so a matrix
-    product at the end is not repeated: what is left is norms, activations and depthwise convolutions, which cost little
-    next to their memory.
+    With kernels and in the precision of now, wherever gradients are taken. A matrix product at the end need not be
+    repeated (`computed_again`): what is left is norms, activations and depthwise convolutions, which cost little next
+    to their memory.
     """
     if torch.is_grad_enabled() and uses_kernels(x):
         again = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), _AsNow())}

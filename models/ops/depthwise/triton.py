@@ -6,8 +6,9 @@
     silu      y = SiLU(c)           MambaIR
 
 Accumulated in float32. A program takes a tile of pixels and a block of channels, a lane a few rows and columns of the
-tile: what it reads serves all its pixels that the kernel reaches from there. The gradient of weights is summed by tiles
-and then over tiles, in a fixed order.
+tile: what it reads serves all its pixels that the kernel reaches from there. Backward, a first pass makes the gradient
+dc of c, and a second one those of x and of the weights, which read the same neighbours in dc. The latter is summed by
+tiles and then over tiles, in a fixed order.
 """
 
 from typing import NamedTuple
@@ -33,13 +34,13 @@ class Tile(NamedTuple):
     registers: int | None = None
 
 
-# As measured on an H100; of two, for float32 and for less. Forward and transposed: 3x3; more, for blocks of WIDE
-# channels and for narrower ones.
+# As measured on an H100; of two, for float32 and for less: 3x3; more, for blocks of WIDE channels and for less of them.
 SMALL = Tile(4, 2, 256, 4)
 LARGE = Tile(4, 4, 256, 4), Tile(4, 4, 256, 4, 168)
 NARROW = Tile(4, 1, 256, 4)
-BACKWARD = Tile(2, 4, 256, 4), Tile(2, 1, 512, 2)
 WIDE = 32
+# As measured on an H200 with 24 and 48 channels, of the second pass backward: 3x3; more, with as many columns at most.
+SMALL_BACKWARD, LARGE_BACKWARD = Tile(4, 1, 256, 4), Tile(2, 4, 128, 2)
 
 
 @triton.jit
@@ -60,6 +61,12 @@ def _there(row, column, c, height, width, C: tl.constexpr):
 
 
 @triton.jit
+def _tap(weight, tap, c, C: tl.constexpr, K: tl.constexpr):
+    """[1, BC]: what a tap multiplies, channel by channel."""
+    return tl.load(weight + c * (K * K) + tap, mask=c < C, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
 def _convolve(
     x,
     weight,
@@ -71,19 +78,17 @@ def _convolve(
     S: tl.constexpr,
     C: tl.constexpr,
     K: tl.constexpr,
-    FLIP: tl.constexpr,
     TH: tl.constexpr,
     PX: tl.constexpr,
 ):
-    """Sums over taps of weight [K K, C] times neighbours; FLIP for the transposed convolution.
+    """Sums over taps of weight [C, K K] times neighbours.
 
     x: pointers [TW, BC] to the first pixels of the lanes' groups, which are in `row` and `column` [TW]. A tuple of TH
     rows times PX pixels. What is read once is of use to all of them that it is a neighbour of.
     """
     taps = ()
     for tap in tl.static_range(K * K):
-        at = (K * K - 1 - tap) if FLIP else tap
-        taps = taps + (tl.load(weight + at * C + c, mask=c < C, other=0.0)[None, :],)
+        taps = taps + (_tap(weight, tap, c, C, K),)
     sums = ()
     for _ in tl.static_range(TH * PX):
         sums = sums + (tl.zeros([column.shape[0], c.shape[0]], tl.float32),)
@@ -127,7 +132,7 @@ def _depthwise(
     i = tl.arange(0, TW) * PX
     x += first * S + (i * S)[:, None] + c[None, :]
     offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, False, TH, PX)
+    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, TH, PX)
     for s in tl.static_range(TH * PX):
         conv = sums[s] + offset
         mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
@@ -145,7 +150,7 @@ def _depthwise(
 
 
 @triton.jit
-def _depthwise_backward(
+def _depthwise_outputs(
     dy,
     x,
     gate,
@@ -153,8 +158,6 @@ def _depthwise_backward(
     bias,
     dconv,
     direct,
-    dweight,
-    dbias,
     height,
     width,
     S: tl.constexpr,
@@ -167,17 +170,14 @@ def _depthwise_backward(
     PX: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """The gradient of c; of the gate, or of x past the convolution (`direct`); this tile's part of weight and bias."""
+    """The gradient of c, and of the gate or of x past the convolution (`direct`)."""
     blocks: tl.constexpr = (C + BC - 1) // BC
-    tile = tl.program_id(0) // blocks
-    first, row, column = _corner(tile, height, width, TH, TW * PX)
+    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW * PX)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
     i = tl.arange(0, TW) * PX
     x += first * S + (i * S)[:, None] + c[None, :]
     offset = tl.load(bias + c, mask=c < C, other=0.0)[None, :]
-    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, False, TH, PX)
-    grads = ()
-    total = tl.zeros([TW, BC], tl.float32)
+    sums = _convolve(x, weight, row, column + i, c, height, width, S, C, K, TH, PX)
     for s in tl.static_range(TH * PX):
         conv = sums[s] + offset
         mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
@@ -199,38 +199,20 @@ def _depthwise_backward(
             else:
                 grad *= sig * (1 + conv * (1 - sig))
         tl.store(dconv + here, grad, mask=mask)
-        grads = grads + (grad,)
-        total += grad
-    part = tile.to(tl.int64) * C + c
-    tl.store(dbias + part, tl.sum(total, 0), mask=c < C)
-    for ky in range(K):  # not unrolled: all taps at once would not fit into registers
-        totals = ()
-        for _ in tl.static_range(K):
-            totals = totals + (tl.zeros([TW, BC], tl.float32),)
-        for line in tl.static_range(TH):
-            away = line + ky - K // 2
-            for z in tl.static_range(PX + K - 1):
-                mask = _there(row + away, column + i + (z - K // 2), c, height, width, C)
-                v = tl.load(x + (away * width * S + (z - K // 2) * S), mask=mask, other=0.0).to(tl.float32)
-                new = ()
-                for kx in tl.static_range(K):
-                    if z - kx >= 0 and z - kx < PX:
-                        new = new + (totals[kx] + grads[line * PX + z - kx] * v,)
-                    else:
-                        new = new + (totals[kx],)
-                totals = new
-        for kx in tl.static_range(K):
-            tl.store(dweight + part * K * K + ky * K + kx, tl.sum(totals[kx], 0), mask=c < C)
 
 
 @triton.jit
-def _depthwise_transposed(
+def _depthwise_inputs(
     dconv,
+    x,
     weight,
     direct,
     dx,
+    dweight,  # [tiles, C, K K]
+    dbias,  # [tiles, C]
     height,
     width,
+    S: tl.constexpr,
     C: tl.constexpr,
     DIRECT: tl.constexpr,
     K: tl.constexpr,
@@ -239,13 +221,47 @@ def _depthwise_transposed(
     PX: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """The gradient of x: the transposed convolution, plus what went past it."""
+    """The gradient of x, the transposed convolution plus what went past it; this tile's part of weight and bias."""
     blocks: tl.constexpr = (C + BC - 1) // BC
-    first, row, column = _corner(tl.program_id(0) // blocks, height, width, TH, TW * PX)
+    tile = tl.program_id(0) // blocks
+    first, row, column = _corner(tile, height, width, TH, TW * PX)
     c = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
     i = tl.arange(0, TW) * PX
+    x += first * S + (i * S)[:, None] + c[None, :]
     dconv += first * C + (i * C)[:, None] + c[None, :]
-    sums = _convolve(dconv, weight, row, column + i, c, height, width, C, C, K, True, TH, PX)
+    values, sums = (), ()
+    total = tl.zeros([TW, BC], tl.float32)
+    for s in tl.static_range(TH * PX):
+        mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
+        values = values + (tl.load(x + (s // PX * width * S + s % PX * S), mask=mask, other=0.0).to(tl.float32),)
+        sums = sums + (tl.zeros([TW, BC], tl.float32),)
+        total += tl.load(dconv + (s // PX * width * C + s % PX * C), mask=mask, other=0.0).to(tl.float32)
+    part = tile.to(tl.int64) * C + c
+    tl.store(dbias + part, tl.sum(total, 0), mask=c < C)
+    for ky in range(K):  # not unrolled: all taps at once would not fit into registers
+        taps, totals = (), ()
+        for kx in tl.static_range(K):
+            taps = taps + (_tap(weight, ky * K + kx, c, C, K),)
+            totals = totals + (tl.zeros([TW, BC], tl.float32),)
+        for line in tl.static_range(TH):
+            away = line + K // 2 - ky
+            for z in tl.static_range(PX + K - 1):
+                mask = _there(row + away, column + i + (z - K // 2), c, height, width, C)
+                v = tl.load(dconv + (away * width * C + (z - K // 2) * C), mask=mask, other=0.0).to(tl.float32)
+                new_sums, new_totals = (), ()
+                for s in tl.static_range(TH * PX):
+                    if s // PX == line and s % PX <= z and z < s % PX + K:
+                        new_sums = new_sums + (sums[s] + v * taps[s % PX + K - 1 - z],)
+                    else:  # both sides of an expression would be compiled
+                        new_sums = new_sums + (sums[s],)
+                for kx in tl.static_range(K):
+                    if z + kx >= K - 1 and z + kx < K - 1 + PX:
+                        new_totals = new_totals + (totals[kx] + v * values[line * PX + z + kx - (K - 1)],)
+                    else:
+                        new_totals = new_totals + (totals[kx],)
+                sums, totals = new_sums, new_totals
+        for kx in tl.static_range(K):
+            tl.store(dweight + part * K * K + ky * K + kx, tl.sum(totals[kx], 0), mask=c < C)
     for s in tl.static_range(TH * PX):
         out = sums[s]
         mask = _there(row + s // PX, column + i + s % PX, c, height, width, C)
@@ -280,9 +296,11 @@ def _forward_tile(x: Tensor, weight: Tensor) -> Tile:
     return NARROW if _block(x.shape[-1]) < WIDE else LARGE[x.dtype.itemsize < 4]
 
 
-def _taps(weight: Tensor) -> Tensor:
-    """[C, 1, K, K] -> [K K, C]: what a tap multiplies, channel by channel."""
-    return weight.flatten(1).t().float().contiguous()
+def _backward_tile(x: Tensor, weight: Tensor) -> Tile:
+    if weight.shape[-1] <= 3:
+        return SMALL_BACKWARD
+    lanes = max(1, LARGE_BACKWARD.elements // _block(x.shape[-1]))
+    return LARGE_BACKWARD._replace(columns=min(LARGE_BACKWARD.columns, triton.cdiv(x.shape[2], lanes)))
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: str, space: bool = False) -> Tensor:
@@ -292,7 +310,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, kind: 
     y = empty_rows(x, x.dtype, space)
     _, programs, constants = _sizes(x, weight.shape[-1], _forward_tile(x, weight))
     _depthwise[(programs,)](
-        *(x, gate, _taps(weight), bias, y, *x.shape[1:3]),
+        *(x, gate, weight.contiguous(), bias, y, *x.shape[1:3]),
         **{"S": apart, "GS": gate_apart, "Y": y.stride(-2), "KIND": kind, **constants},
     )
     return y
@@ -310,32 +328,21 @@ def backward(
     x, apart = uniform_rows(x)
     side = gate
     gate, gate_apart = (x, apart) if gate is None else uniform_rows(gate)
-    kernel, taps, dy = weight.shape[-1], _taps(weight), dy.contiguous()
-    tiles, programs, constants = _sizes(x, kernel, BACKWARD[x.dtype.itemsize < 4])
+    kernel, weight, dy = weight.shape[-1], weight.contiguous(), dy.contiguous()
     dconv = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     direct = torch.empty(x.shape, dtype=gate.dtype, device=x.device) if kind in ("gate", "sigmoid") else dy
+    _, programs, constants = _sizes(x, kernel, _forward_tile(x, weight))
+    _depthwise_outputs[(programs,)](
+        *(dy, x, gate, weight, bias, dconv, direct, *x.shape[1:3]),
+        **{"S": apart, "GS": gate_apart, "KIND": kind, **constants},
+    )
+    tiles, programs, constants = _sizes(x, kernel, _backward_tile(x, weight))
     dweight = torch.empty((tiles, *weight.shape), device=x.device)  # of every tile
     dbias = torch.empty((tiles, *bias.shape), device=x.device)
-    _depthwise_backward[(programs,)](
-        dy,
-        x,
-        gate,
-        taps,
-        bias,
-        dconv,
-        direct,
-        dweight,
-        dbias,
-        *x.shape[1:3],
-        S=apart,
-        GS=gate_apart,
-        KIND=kind,
-        **constants,
-    )
     dx = direct if kind == "sigmoid" else torch.empty_like(dconv)
-    _, programs, constants = _sizes(x, kernel, _forward_tile(x, weight))
-    _depthwise_transposed[(programs,)](
-        dconv, taps, direct, dx, *x.shape[1:3], DIRECT=kind in ("sigmoid", "gelu"), **constants
+    _depthwise_inputs[(programs,)](
+        *(dconv, x, weight, direct, dx, dweight, dbias, *x.shape[1:3]),
+        **{"S": apart, "DIRECT": kind in ("sigmoid", "gelu"), **constants},
     )
     dgate = dx.new_empty(0) if side is None else direct
     return dx, sum_rows(dweight, dbias), dgate

@@ -3,9 +3,9 @@
     z = n W^T + b           n = x or LayerNorm(x)
     y = GELU(z), or z + residual + skip scale
 
-Kernels (triton.py, triton_gradients.py) take it where products are made of TF32 or bfloat16 numbers on a GPU, as one
-custom operator (operator.py); of what lies between, they keep nothing for the backward pass. In plain float32 it is
-PyTorch's own operations one after the other (reference.py).
+Kernels (triton.py and others) take it where products are made of TF32 or bfloat16 numbers on a GPU, as one custom
+operator (operator.py); of what lies between, they keep nothing for the backward pass. In plain float32 it is PyTorch's
+own operations one after the other (reference.py).
 """
 
 import torch
@@ -30,15 +30,16 @@ def linear(
     skip: Tensor | None = None,
     scale: Tensor | None = None,
     exact: bool = False,
+    unread: bool = False,
 ) -> Tensor:
     """x [..., K] -> y [..., N], as in the head of this module; weight [N, K], scale [N], residual and skip [..., N].
 
     y has the type of the residual, if there is one, else that of x or of autocast. exact: products as exact as
-    float32's, never of bfloat16 numbers: tf32x3 where kernels multiply, else in the weight's type.
+    float32's, never of bfloat16 numbers: tf32x3 where kernels multiply, else in the weight's type. unread: only the
+    gradients of y matter, kernels leave its values undefined.
     """
-    return linear_forked(x, weight, bias, norm=norm, gelu=gelu, residual=residual, skip=skip, scale=scale, exact=exact)[
-        0
-    ]
+    after = {"gelu": gelu, "residual": residual, "skip": skip, "scale": scale}
+    return linear_forked(x, weight, bias, norm=norm, exact=exact, unread=unread, **after)[0]
 
 
 def linear_forked(
@@ -53,6 +54,7 @@ def linear_forked(
     skip: Tensor | None = None,
     scale: Tensor | None = None,
     exact: bool = False,
+    unread: bool = False,
 ) -> tuple[Tensor, ...]:
     """`linear` of x, then x as often as there are others that read it, at most twice (see `Operator.fork`)."""
     products = kernel_products(x) if uses_kernels(x) else None
@@ -71,7 +73,7 @@ def linear_forked(
     later = gelu and wide and torch.is_grad_enabled()
     residual = None if residual is None else residual.contiguous()
     skip = None if skip is None else skip.contiguous()
-    arguments = x, *_affine(norm), weight, bias, gelu and not later, residual, skip, scale, products
+    arguments = x, *_affine(norm), weight, bias, gelu and not later, residual, skip, scale, products, unread
     y, *read = operator.linear.fork(others, *arguments) if others else (operator.linear(*arguments), *read)
     return F.gelu(y) if later else y, *read
 

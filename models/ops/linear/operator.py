@@ -28,7 +28,11 @@ def linear(
     skip: Tensor | None,
     scale: Tensor | None,
     products: str,
+    unread: bool,
 ) -> Tensor:
+    """unread: y is not computed, for where only its backward is wanted."""
+    if unread:
+        return x.new_empty((*x.shape[:-1], len(weight)), dtype=result_type(x, residual, products))
     from models.ops.linear import triton as kernels
 
     rows = (None if t is None else t.view(-1, t.shape[-1]) for t in (residual, skip))
@@ -49,7 +53,7 @@ def linear(
 
 
 @linear.register_fake
-def _(x, gamma, beta, eps, weight, bias, gelu, residual, skip, scale, products):
+def _(x, gamma, beta, eps, weight, bias, gelu, residual, skip, scale, products, unread):
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=result_type(x, residual, products))
 
 
@@ -71,11 +75,16 @@ def linear_backward(
     """Gradients of x, to which `others` are added; of weight, bias, scale, gamma and beta (the last two if there are)
     one after the other; of skip (or [0])."""
     from models.ops.linear import triton_gradients as kernels
+    from models.ops.linear import triton_narrow as narrow
 
     rows, out = uniform_rows(x)[0].view(-1, x.shape[-1]), len(weight)
     shape, dy, skip = dy.shape, dy.view(-1, out), None if skip is None else skip.view(-1, out)
-    dz, dx, around = kernels.inputs(dy, rows, gamma, beta, eps, weight, bias, gelu, products, others)
-    sums, dskip = kernels.weights(dz, rows, gamma, beta, eps, out, skip, scale, products, around)
+    layer = rows, gamma, beta, eps
+    if cut := narrow.tile(x.shape[-1], out, products):
+        dx, sums, dskip = narrow.gradients(dy, *layer, weight, bias, gelu, skip, scale, products, others, cut)
+    else:
+        dz, dx, around = kernels.inputs(dy, *layer, weight, bias, gelu, products, others)
+        sums, dskip = kernels.weights(dz, *layer, out, skip, scale, products, around)
     return dx.view(x.shape), sums, dx.new_empty(0) if dskip is None else dskip.view(shape)
 
 
@@ -97,11 +106,11 @@ def _gradients(ctx, dy, *others):
     dgamma, dbeta = (None, None) if gamma is None else around.view(2, features)
     dbias, dresidual = None if bias is None else dbias, dy if ctx.residual else None
     dskip, dscale = (None, None) if skip is None else (dskip, dscale)
-    return dx, dgamma, dbeta, None, dweight.view(weight.shape), dbias, None, dresidual, dskip, dscale, None
+    return dx, dgamma, dbeta, None, dweight.view(weight.shape), dbias, None, dresidual, dskip, dscale, None, None
 
 
 def _context(ctx, inputs, output) -> None:
-    x, gamma, beta, ctx.eps, weight, bias, ctx.gelu, residual, skip, scale, ctx.products = inputs
+    x, gamma, beta, ctx.eps, weight, bias, ctx.gelu, residual, skip, scale, ctx.products, _ = inputs
     ctx.residual = residual is not None
     ctx.save_for_backward(x, gamma, beta, weight, bias, skip, scale)
 

@@ -5,7 +5,7 @@
 
 Rows M, K features in, N out. A program holds BM rows and takes blocks of BN features out; rows of more than
 BLOCK_FEATURES are `_linear_wide`'s, BK features at a time, with W split for `dot` once, not by every program
-(`_linear_factors`). Gradients: linear_gradients.py.
+(`_linear_factors`). Gradients: triton_narrow.py, triton_gradients.py.
 """
 
 from typing import NamedTuple
@@ -31,8 +31,9 @@ class Steps(NamedTuple):
     stages: int
 
 
-# As measured on an H200, for rows of up to 64 features and of up to BLOCK_FEATURES; others on an H100 (not tf32).
-FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4)
+# As measured on an H200: FORWARD and FEW_OUT; others on an H100 (not tf32).
+FORWARD = Blocks(64, 32, 4), Blocks(64, 64, 4)  # for rows of up to 64 features and of up to BLOCK_FEATURES
+FEW_OUT = Blocks(64, 64, 4)  # for up to 64 features out: all at once
 MANY = 256  # features out, of at most 64 in, from which `_linear` takes MORE of them at a time
 MORE = Blocks(64, 128, 4)
 FEW = 192  # features out up to which `_linear_wide` takes the first of two tiles
@@ -175,7 +176,7 @@ def forward(
     y = torch.empty((rows, out), dtype=dtype, device=x.device)
     after, sizes = (bias, residual, skip, scale, y, rows), {"N": out, "K": features, "S": x.stride(0), "GELU": gelu}
     if features <= BLOCK_FEATURES:
-        blocks = blocks or (MORE if features <= 64 and out >= MANY else FORWARD)
+        blocks = blocks or (MORE if features <= 64 and out >= MANY else FEW_OUT if out <= FEW_OUT.features else FORWARD)
         cut = tile_of(blocks, features, out)
         _linear[(triton.cdiv(rows, cut["BM"]),)](
             *(x, gamma, beta, weight), *after, eps, PRODUCTS=products, **sizes, **cut

@@ -1,5 +1,5 @@
-"""Gradients of linear layers (linear.py): `_linear_inputs` makes that of x, through GELU, whose z it makes again, and
-LayerNorm; `_linear_weights` those of W, b, scale and skip.
+"""Gradients of linear layers too wide for triton_narrow.py: `_linear_inputs` makes that of x, through GELU, whose z it
+makes again, and LayerNorm; `_linear_weights` those of W, b, scale and skip.
 
 What is summed over rows is summed by programs, whose number depends on shapes only, and then over programs, all of a
 layer in one launch: no atomics.

@@ -13,7 +13,7 @@ from models.ops.common.kernels import empty_rows, pair, uniform_rows
 from models.ops.common.sums import sum_rows
 
 ELEMENTS = 4096  # of a program's tile
-PROGRAMS = 528  # of the backward pass, each going over many tiles: four to every processor of an H100
+PROGRAMS = 528  # of the backward pass at most, each going over many tiles: four to every processor of an H100
 
 
 @triton.jit
@@ -120,7 +120,8 @@ def backward(
     """Gradients of x, to which up to two `others` are added, and of weight and bias one after the other, float32."""
     channels, (x, apart) = x.shape[-1], uniform_rows(x)
     rows, (count, wide) = x.numel() // channels, _block(channels)
-    programs = min(PROGRAMS, triton.cdiv(rows, count))
+    tiles = triton.cdiv(rows, count)
+    programs = triton.cdiv(tiles, triton.cdiv(tiles, PROGRAMS))  # with as many tiles each
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     sums = torch.empty((programs, 2, channels), device=x.device)
     _norm_backward[(programs,)](

@@ -14,7 +14,7 @@ from models.ops.common.products import dot, split, transposed
 from models.ops.common.sums import sum_rows
 from models.ops.noise.triton import philox_gumbel
 
-ELEMENTS, WARPS = 8192, 4  # of a program: logits and warps, as measured on an H100
+PIXELS, WARPS = 64, 4  # of a program, as measured with 128 classes on an H100 and with 64 on an H200
 GRADIENTS = 4096  # logits of a program of gradients
 PRODUCTS = tl.constexpr("tf32x3")
 
@@ -111,14 +111,17 @@ def _routing_gradients(
     tl.store(sums + t[:, None] * R + r[None, :], dweight, mask=(t < T)[:, None] & (r < R)[None, :])
 
 
-def _sizes(hidden: Tensor, weight: Tensor, keys: Tensor | None, elements: int) -> tuple[int, int, dict]:
+def _padded(count: int) -> int:
+    return max(16, triton.next_power_of_2(count))
+
+
+def _sizes(hidden: Tensor, weight: Tensor, keys: Tensor | None, pixels: int) -> tuple[int, int, dict]:
     """Tiles of the batch and of an image, and constants of a kernel."""
     (batch, length, _), (classes, features) = hidden.shape, weight.shape
-    wide = max(16, triton.next_power_of_2(classes))
-    pixels = max(16, elements // wide)
+    wide = _padded(classes)
     tiles = triton.cdiv(length, pixels)
     constants = {"R": features, "T": classes, "P": pixels, "BT": wide}
-    constants |= {"BR": max(16, triton.next_power_of_2(features))}
+    constants |= {"BR": _padded(features)}
     constants |= {"KEYS": 0 if keys is None else min(len(keys), 2)}  # none, one for all images, one each
     return batch * tiles, tiles, constants
 
@@ -130,7 +133,7 @@ def assign(hidden: Tensor, weight: Tensor, bias: Tensor, keys: Tensor | None, la
     keys: int64 [B] or [1], of the noise; None for no noise. layer: int64 [], on the device too.
     """
     out = torch.empty(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-    count, tiles, constants = _sizes(hidden, weight, keys, ELEMENTS)
+    count, tiles, constants = _sizes(hidden, weight, keys, PIXELS)
     _routing[(count,)](hidden, weight, bias, keys, layer, out, tiles, hidden.shape[1], num_warps=WARPS, **constants)
     return out
 
@@ -141,7 +144,7 @@ def gradients(
     """Gradients of hidden, and of weight and bias one after the other, from that of the softmax over T of what `assign`
     compares, grad [B, L, T]."""
     out = torch.empty_like(hidden)
-    count, tiles, constants = _sizes(hidden, weight, keys, GRADIENTS)
+    count, tiles, constants = _sizes(hidden, weight, keys, max(16, GRADIENTS // _padded(len(weight))))
     sums = torch.empty((count, weight.numel() + len(bias)), device=hidden.device)
     _routing_gradients[(count,)](
         *(hidden, weight, bias, keys, layer, grad.contiguous(), out, sums, tiles, hidden.shape[1]),

@@ -22,8 +22,7 @@ from torch.utils.flop_counter import register_flop_formula
 from models.ops.common.operator import operator
 from models.ops.scan.backends import BACKENDS, PEERS, Backend, BackendError, available, choose, load, resolve
 from models.ops.scan.memory import forgetful
-from models.ops.scan.permutation import inverse, to_steps
-from models.ops.scan.prompts import Prompt, prompts_of_steps
+from models.ops.scan.prompts import Prompt, prompt_gradients, prompts_of_steps
 
 __all__ = [
     "BACKENDS",
@@ -222,26 +221,10 @@ def _backward(ctx, grad_y, grad_saved):
     )
     grad_table = grad_soft = None
     if table is not None and (ctx.needs_input_grad[8] or ctx.needs_input_grad[10]):
-        grad_prompt = _prompt_gradient(grads[4], order, at)  # [B, L, N]
-        if ctx.needs_input_grad[8]:
-            onehot = classes.unsqueeze(2) == torch.arange(table.shape[0], device=classes.device)  # [B, L, T]
-            rows = grad_prompt.flatten(0, 1).T @ onehot.flatten(0, 1).to(
-                grad_prompt.dtype
-            )  # [N, T]: fast this way round
-            grad_table = rows.T.to(table.dtype)
-        if ctx.needs_input_grad[10]:
-            grad_soft = (grad_prompt @ table.to(grad_prompt.dtype).T).to(soft.dtype)
+        grad_table, grad_soft = prompt_gradients(grads[4], order, table, classes, soft, at)
     inputs = (u, delta, A, B, C, D, delta_bias)
     grads = (grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True))
     return *grads, None, grad_table, None, grad_soft, None, None, None
-
-
-def _prompt_gradient(grad_C: Tensor, order: Tensor | None, at: Tensor | None) -> Tensor:
-    """Gradient [B, L, N] of every pixel's prompt from dC [B, K, L, N] of the pixels that the steps visit."""
-    if at is not None:
-        step = inverse(at)  # [B, K, L]: the step that adds the prompt of a pixel
-        return to_steps(grad_C, step if order is None else order.gather(2, step)).sum(1)
-    return to_steps(grad_C, order).sum(1)
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)

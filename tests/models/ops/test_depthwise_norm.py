@@ -231,6 +231,22 @@ def test_a_feed_forward_keeps_its_input_and_one_tensor_more(kind, in_kernels):
         assert kept(lambda: branch(x, x)) > 5 * x.numel() * 4
 
 
+def test_the_product_at_the_end_is_not_computed_again(in_kernels, monkeypatch):
+    """Its inputs are; the gradients are those of the plain network."""
+    from models.ops.linear import triton as kernels
+
+    monkeypatch.setattr("models.ops.linear.kernel_products", lambda x: "tf32x3")
+    taken, forward = [], kernels.forward
+    monkeypatch.setattr(kernels, "forward", lambda *arguments: taken.append(len(arguments[4])) or forward(*arguments))
+    branch, x = Branch(layers.GatedFFN(12, 8)).to(DEVICE), normal(1, 4, 4, 12).requires_grad_()
+    leaves, found = [x, *branch.parameters()], []
+    for plain in (False, True):
+        with without_kernels(plain):
+            found.append(torch.autograd.grad(branch(x, x).sin().sum(), leaves))
+    assert taken == [8, 12]
+    assert max(errors(*found)) < 1e-5
+
+
 class Additions(TorchDispatchMode):
     """Counts additions of whole tensors."""
 

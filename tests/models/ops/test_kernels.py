@@ -18,10 +18,12 @@ from models.ops.common import sums
 from models.ops.depthwise import triton as depthwise
 from models.ops.linear import triton as linear
 from models.ops.linear import triton_gradients as linear_gradients
+from models.ops.linear import triton_narrow as linear_narrow
 from models.ops.norm import triton as norm
 from models.ops.routing import triton as routing
+from models.ops.scan.triton import prompt_kernels
 
-INTEGERS = {"rows", "columns", "other_rows", "other_columns", "height", "width", "tiles", "length"}
+INTEGERS = {"rows", "columns", "other_rows", "other_columns", "height", "width", "tiles", "length", "directions"}
 LONG = {"keys", "layer", "classes"}
 
 def compiled(kernel, constants, types=(), **options):
@@ -33,8 +35,8 @@ def compiled(kernel, constants, types=(), **options):
 
 for kernel, size, tile in (
     (depthwise._depthwise, 3, depthwise.LARGE[1]),
-    (depthwise._depthwise_backward, 3, depthwise.BACKWARD[0]),
-    (depthwise._depthwise_transposed, 3, depthwise.SMALL),
+    (depthwise._depthwise_outputs, 3, depthwise.SMALL),
+    (depthwise._depthwise_inputs, 3, depthwise.LARGE_BACKWARD),
 ):
     sizes = {"S": 96, "GS": 96, "Y": 96, "C": 96, "K": size, "TH": tile.rows, "PX": tile.columns, "BC": 32}
     sizes["TW"] = tile.elements // 32
@@ -51,12 +53,15 @@ more = {"N": 348, "K": 22, "BM": linear.MORE.rows, "BN": linear.MORE.features, "
 compiled(linear._linear, sizes | more, num_warps=linear.MORE.warps)
 for kernel in (linear._linear, linear_gradients._linear_inputs, linear_gradients._linear_weights):
     compiled(kernel, sizes)
+compiled(linear_narrow._linear_gradients, sizes | {"BLOCKS": 2, "skip": None, "scale": None, "dskip": None})
 sizes = {"C": 48, "S": 96, "Y": 48, "GELU": True, "R": 64, "BC": 64}
 for kernel in (norm._norm, norm._norm_backward):
     compiled(kernel, sizes, num_warps=8)
 sizes = {"R": 24, "T": 64, "KEYS": 2, "P": 64, "BR": 32, "BT": 64}
 for kernel in (routing._routing, routing._routing_gradients):
     compiled(kernel, sizes)
+sizes = {"N": 5, "T": 10, "P": prompt_kernels.PIXELS, "BN": 16, "BT": 16}
+compiled(prompt_kernels._prompt_gradients, sizes, {"index": "*i64"})
 compiled(sums._sum_rows, {"R": 64, "C": 64}, num_warps=8)
 """
 
@@ -67,4 +72,4 @@ def test_kernels_compile_for_a_gpu(tmp_path):
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(set(done.stdout.split())) == 13
+    assert len(set(done.stdout.split())) == 15

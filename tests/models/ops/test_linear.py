@@ -36,6 +36,8 @@ CASES = {  # rows, features in and out, what is there
     "norm": ((3, 43), 48, 70, ("bias", "norm")),
     "norm and GELU": ((130,), 24, 40, ("bias", "norm", "gelu")),
     "GELU": ((1, 1), 5, 3, ("bias", "gelu")),
+    "norm and GELU, more features": ((9,), 70, 24, ("bias", "norm", "gelu")),
+    "all features of a block": ((37,), 16, 33, ("bias", "norm")),
     "residual": ((2, 3, 11), 20, 24, ("bias", "residual")),
     "both": ((131,), 24, 48, ("bias", "residual", "skip")),
     "norm, residual": ((9, 15), 96, 33, ("bias", "norm", "residual")),
@@ -143,7 +145,7 @@ def test_the_operators_are_well_formed():
     around = [normal(8, seed=1), normal(8, seed=2), 1e-5]
     for norm, gelu, skip, others in ((around, True, None, [x]), ([None, None, 0.0], False, dy, [])):
         after = (None, skip, None if skip is None else bias, "tf32x3")
-        torch.library.opcheck(operators.linear, (x, *norm, weight, bias, gelu, *after), test_utils=checks)
+        torch.library.opcheck(operators.linear, (x, *norm, weight, bias, gelu, *after, False), test_utils=checks)
         arguments = (dy, x, *norm, weight, bias, gelu, *after[1:], others)
         torch.library.opcheck(operators.linear_backward, arguments, test_utils=checks)
 
