@@ -11,7 +11,7 @@ WARM = 3  # steps before the capture: kernels are compiled, the optimizer's stat
 
 
 class CaptureError(RuntimeError):
-    """A step could not be recorded. It was not taken; launched kernel by kernel it may work."""
+    """What was called could not be recorded. It was not done; launched kernel by kernel it may work."""
 
 
 class GraphedStep:

@@ -176,7 +176,7 @@ class Run:
         checkpoints.save(self.folder, state)
 
     def advance(self, batch: Batch) -> None:
-        """One step of training, without reading anything back."""
+        """One step of training, without reading anything back. Raises TrainingError for one that cannot be recorded."""
         self.step += 1
         rate = learning_rate(self.budget, self.step)
         for group in self.optimizer.param_groups:
@@ -187,9 +187,8 @@ class Run:
         try:
             loss = self.work(batch)
         except CaptureError as error:
-            warnings.warn(f"{error}; steps are launched kernel by kernel, slower", stacklevel=2)
-            self.work = self.stepper(captured=False)
-            loss = self.work(batch)
+            slow = "kernel by kernel it would take many times as long (--backend chunked trains so)"
+            raise TrainingError(f"{self.cell.name}: {error}; {slow}") from error
         self.on_device[self.unread] = loss
         self.unread += 1
 

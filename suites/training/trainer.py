@@ -213,12 +213,16 @@ class _Loop:
         self.hooks.on_failure(cell, error)
 
     def _advance(self) -> None:
-        for one in self.active:
+        for one in list(self.active):
             fetched = next(one.fetched)
-            with torch.cuda.stream(one.stream):
-                one.run.advance(one.pool.batch(fetched))
-                if self.hooks.on_step:
-                    self.hooks.on_step(one.run)
+            try:
+                with torch.cuda.stream(one.stream):
+                    one.run.advance(one.pool.batch(fetched))
+                    if self.hooks.on_step:
+                        self.hooks.on_step(one.run)
+            except TrainingError as error:
+                self._fail(one.run.cell, error)
+                self._leave(one)
 
     def _settle(self) -> None:
         """Waits for the device, and shares the time since the last wait among the cells."""

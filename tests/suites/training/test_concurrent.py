@@ -13,6 +13,7 @@ import torch
 from suites.data import load_training
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training import averaging, state, trainer
+from suites.training.cuda_graph import CaptureError
 from suites.training.step import TrainingError
 from suites.training.trainer import Hooks, train_cells
 from tests.suites.training.helpers import train
@@ -135,6 +136,23 @@ def test_a_loss_that_goes_wrong_takes_no_other_cell_with_it(tmp_path):
     assert not (tmp_path / "wild" / "weights.safetensors").exists()
     with pytest.raises(TrainingError):
         train_cells([(wild, tmp_path / "again")], embedded)
+
+
+def test_a_step_that_cannot_be_recorded_takes_no_other_cell_with_it(tmp_path):
+    stuck, seen = cell("stuck", 3), Seen()
+
+    def refuse(batch):
+        raise CaptureError("not permitted")
+
+    def on_step(run: state.Run) -> None:
+        if run.cell.name == stuck.name and run.step == 2:
+            run.work = refuse
+
+    hooks = replace(seen.hooks(), on_step=on_step)
+    assert train_cells([(stuck, tmp_path / "stuck"), (CELLS[0], tmp_path / "base")], embedded, width=2, hooks=hooks)
+    assert list(seen.failed) == [stuck.name]
+    assert (tmp_path / "base" / "weights.safetensors").exists()
+    assert not (tmp_path / "stuck" / "weights.safetensors").exists()
 
 
 def test_a_cell_that_cannot_begin_takes_no_other_cell_with_it(tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from suites.spec import Budget
 from suites.training import cuda_graph, state
+from suites.training.step import TrainingError
 
 
 class Graph:
@@ -49,23 +50,23 @@ def test_the_fourth_call_records_and_later_ones_replay_on_its_batch(recording):
     assert torch.equal(batches[cuda_graph.WARM].lq, batches[-1].lq)  # whose place the later batches took
 
 
-def test_a_training_whose_step_cannot_be_recorded_goes_on_and_says_so(recording):
+def test_a_training_whose_step_cannot_be_recorded_ends_before_it_costs_hours(recording):
     recording.refusal = "operation not permitted\nwhen capturing"
-    taken = []
     run = SimpleNamespace(
         step=0,
+        cell=SimpleNamespace(name="base/sr-x2/seed-0"),
         budget=Budget("smoke", 10),
         optimizer=SimpleNamespace(param_groups=[{"lr": 0.0}]),
         on_device=torch.zeros(10),
         unread=0,
-        stepper=lambda captured: lambda batch: taken.append(batch) or float(batch),
+        work=cuda_graph.GraphedStep(float),
     )
-    run.work = cuda_graph.GraphedStep(run.stepper(False))
-    with pytest.warns(UserWarning, match="CUDA graph: operation not permitted; steps are launched") as told:
-        for batch in range(cuda_graph.WARM + 3):
-            state.Run.advance(run, batch)
-    assert len(told) == 1 and run.on_device.tolist()[: run.unread] == list(range(cuda_graph.WARM + 3))
-    assert taken == [0, 1, 2, 3, 3, 4, 5]  # the third was begun, not taken, and then taken
+    for batch in range(cuda_graph.WARM):
+        state.Run.advance(run, batch)
+    told = "^base/sr-x2/seed-0: .*CUDA graph: operation not permitted; .*--backend chunked"
+    with pytest.raises(TrainingError, match=told):
+        state.Run.advance(run, cuda_graph.WARM)
+    assert run.on_device.tolist()[: run.unread] == list(range(cuda_graph.WARM))
 
 
 def test_memory_that_runs_out_is_not_mistaken_for_it(recording, monkeypatch):
