@@ -15,6 +15,7 @@ import pandas as pd
 
 from results import agreement, families, measured, records
 from results.agreement import elsewhere
+from results.agreement.limits import EXACT
 from results.analyses import Record, chosen, every
 from results.store import Store, StoreError
 from results.store.columns import (
@@ -25,6 +26,8 @@ from results.store.columns import (
     SCORE_COLUMNS,
     frame_of,
 )
+
+_IMAGE = ["hash", "dataset", "image"]
 
 
 class Evidence:
@@ -71,8 +74,16 @@ class Evidence:
         """`Store.elsewhere`, of the store and of what is committed, and what one of them has of the other's records."""
         parts = [self.store.elsewhere(), self._committed.elsewhere, *self._twice[0]]
         parts = [part.reindex(columns=list(ELSEWHERE_COLUMNS)) for part in parts if len(part)]
-        frame = pd.concat(parts, ignore_index=True) if parts else frame_of([], ELSEWHERE_COLUMNS)
-        return frame.drop_duplicates(["hash", *elsewhere.ORDER, "psnr"], ignore_index=True)
+        if not parts:
+            return frame_of([], ELSEWHERE_COLUMNS)
+        frame = elsewhere.distinct(pd.concat(parts, ignore_index=True))
+        known = (
+            self.scores.drop_duplicates(_IMAGE)
+            .set_index(_IMAGE)[["psnr", "ssim"]]
+            .reindex(pd.MultiIndex.from_frame(frame[_IMAGE]))
+        )
+        away = (frame[["psnr", "ssim"]] - known.to_numpy()).abs().max(axis=1)
+        return frame[(away > EXACT) | away.isna()].reset_index(drop=True)  # what is taken may be one of them
 
     @cached_property
     def _twice(self) -> tuple[list[pd.DataFrame], list[str]]:
@@ -170,8 +181,7 @@ class Evidence:
         """By hash: "AMD EPYC, commit 0123abcd: 5 images at most 0.0001 dB away", one after the other."""
         if self.elsewhere.empty:
             return {}
-        image = ["hash", "dataset", "image"]
-        both = self.elsewhere.merge(self.scores[[*image, "psnr"]], on=image, suffixes=("", "_here"))
+        both = self.elsewhere.merge(self.scores[[*_IMAGE, "psnr"]], on=_IMAGE, suffixes=("", "_here"))
         both["away"] = (both["psnr"] - both["psnr_here"]).abs()
         told: dict[str, list[str]] = {}
         for (name, device, commit), part in both.groupby(["hash", "device", "commit"], dropna=False):

@@ -142,7 +142,7 @@ def load(folder: Path | None = None) -> Committed:
     furthest = {row["hash"]: row for row in sorted(begun, key=lambda row: row["step"])}
     found.cells += [row for name, row in furthest.items() if name not in found.placed]
     if others := [part for part in others if len(part)]:
-        found.elsewhere = pd.concat(others, ignore_index=True)[list(ELSEWHERE_COLUMNS)]
+        found.elsewhere = elsewhere.distinct(pd.concat(others, ignore_index=True)[list(ELSEWHERE_COLUMNS)])
     return found
 
 

@@ -55,6 +55,11 @@ def joined(first: pd.DataFrame, second: pd.DataFrame | None) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else first
 
 
+def distinct(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of several records (with `hash`), each score of a machine and commit once."""
+    return rows.drop_duplicates(["hash", *ORDER, "processor", "commit"], ignore_index=True)
+
+
 def read(folder: Path) -> pd.DataFrame:
     """What lies in the folder of a cell or a record; an empty frame where nothing does. Raises StoreError for a damaged
     file."""
