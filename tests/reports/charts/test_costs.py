@@ -9,7 +9,7 @@ from reports.charts.chart import NothingToDraw
 from reports.costs import counts, frames
 from reports.costs import tables as efficiency
 from reports.statistics.growth import exponent, proportional, reach
-from results import measured, records
+from results import measured, published, records
 from tests.reports.charts import costs
 
 CHARTS = (resolution, tradeoff, roofline, directions)
@@ -101,6 +101,15 @@ def test_a_network_is_efficient_where_its_time_grows_no_faster_than_the_pixels(c
         row["median_ms"] = 1e-6 * (row["height"] * row["width"]) ** 1.2
     records.write_json(measured.FOLDER / "here" / "resolution.costs.json", {"exported": {}, "sweeps": [bent]})
     assert claims.growth(claim | {"precision": "bf16"}, {}).level == claims.FAILS
+
+
+def test_other_projects_networks_have_the_parameters_that_another_project_printed():
+    counts = frames.counted()
+    by_method = {method: subject for subject, method in frames.PEERS.items()}
+    told = {row["method"]: row["params"] for row in published.latency()["rows"] if row["method"] != "SPAN"}  # unfolded
+    assert len(told) == 10
+    for method, params in told.items():
+        assert counts[by_method[method], "sr-x4", 256, 256]["params"] == params
 
 
 def test_pictures_in_tiles_are_held_to_what_the_whole_device_used(committed):
