@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 COLUMNS = 3  # of small multiples, where the page is wide
 LETTER = 6.0  # pixels of a letter of a note
+OF_POINT = 4  # what covering a point's area counts, where a text's counts 1
 PANEL = 215  # pixels of the width of one of them
 
 # Told apart by readers of every colour vision (Okabe and Ito's, toned to the paper).
@@ -84,21 +85,21 @@ def beside(
     """
     points = np.stack([x, y], 1).astype(float)
     boxes = [(px - 6, py - 6, px + 6, py + 6) for px, py in points]
-    found = np.empty_like(points)
+    found, texts_at = np.empty_like(points), []
     for i in np.argsort(-points[:, 1], kind="stable"):
         wide = LETTER * len(texts[i])
         ways = [(apart, dy) for dy in (8, -8, 0)] + [(-apart - wide, dy) for dy in (0, 8, -8)]
-        ways += [(-wide / 2, dy) for dy in (14, -14, 25, -25)] + [(apart, dy) for dy in (18, -18, 28, -28)]
+        ways += [(-wide / 2, dy) for dy in (14, -14, 25, -25)] + [(apart, dy) for dy in (18, -18, 28, -28, 38, -38)]
         best = None
         for dx, dy in ways:
             left, middle = points[i, 0] + dx, points[i, 1] + dy
             own = left - 2, middle - 6, left + wide, middle + 6
-            covered = sum(_common(own, box) for box in boxes)
+            covered = sum(_common(own, box) for box in texts_at) + OF_POINT * sum(_common(own, box) for box in boxes)
             covered += 1e3 * (left < 0 or not 0 < middle < size[1])
             if best is None or covered < best[0] - 1e-9:
                 best = covered, left, middle, own
         found[i] = best[1:3]
-        boxes.append(best[3])
+        texts_at.append(best[3])
     return found
 
 
@@ -150,6 +151,7 @@ def theme(palette: dict[str, str]) -> dict[str, Any]:
         "axis": {
             **{"gridColor": palette["faint"], "domainColor": palette["line"], "tickColor": palette["line"]},
             **{"titleFontWeight": "normal", "labelLimit": 300, "titlePadding": 8, **text},
+            "labelSeparation": 4,
         },
         "legend": {**text, "titleFontWeight": "normal", "symbolStrokeWidth": 2, "orient": "top", "labelLimit": 320},
         "header": {"labelColor": palette["ink"], "labelFontSize": 12.5, "labelFontWeight": 600, "title": None},

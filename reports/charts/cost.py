@@ -41,7 +41,8 @@ def pareto(evidence: Evidence) -> Chart:
     scale = alt.Scale(type="log", padding=30)
     x = alt.X("time:Q", title="ms an image, logarithmic", scale=scale, axis=alt.Axis(grid=False))
     y = alt.Y("psnr:Q", title=f"PSNR on {DATASET}, dB", scale=alt.Scale(zero=False, padding=30))
-    size = alt.Size("gib:Q", title="GiB", scale=alt.Scale(range=[40, 700]), legend=alt.Legend(values=[0.5, 1, 2]))
+    legend = alt.Legend(values=[0.5, 1, 2], format="~g")
+    size = alt.Size("gib:Q", title="GiB", scale=alt.Scale(range=[40, 700]), legend=legend)
     kinds = ["measured", "published"]
     hue = alt.Color("score:N", title="PSNR", scale=alt.Scale(domain=kinds))
     base = alt.Chart().encode(x=x, y=y, tooltip=[alt.Tooltip(f"{name}:N") for name in tips])

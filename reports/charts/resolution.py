@@ -10,7 +10,7 @@ CAPTION = "Time and memory against resolution"
 MEASURES = "runner.py profile --preset resolution measures a sweep, runner.py export commits it"
 LIGHT = 2e6  # parameters up to which a network is called light
 WIDTH, HEIGHT, PADDING, GAP = 340, 290, 10, 12.5  # pixels; of a panel, around its data, between labels
-TICKS = [digit * 10**n for n in range(3, 8) for digit in (1, 2, 5)]
+TICKS = [digit * 10**n for n in range(3, 8) for digit in (1, 3)]
 QUANTITIES = {"ms": "milliseconds", "mib": "MiB"}
 
 
@@ -43,18 +43,23 @@ def chart(evidence: Evidence) -> Chart:
     drawn = layers.facet(panels(data["panel"]), columns=2, data=data).resolve_scale(y="independent", x="independent")
     text = (
         f"{data['line'].nunique()} networks at {data['size'].nunique()} sizes of one image, both axes logarithmic: a "
-        "cost in proportion to the pixels has slope 1. Open points: the machine was not quiet."
+        "cost in proportion to the pixels has slope 1. Each is in tf32x3 where that was measured, else in fp32, as the "
+        "official code is. Open points: the machine was not quiet."
     )
-    return Chart(drawn, text, data[["panel", "line", "size", "shown", "noise", "of"]])
+    return Chart(drawn, text, data[["panel", "line", "precision", "size", "shown", "noise", "of"]])
 
 
 def labelled(part: pd.DataFrame) -> pd.DataFrame:
-    """A panel's rows with label, label_x, label_y: names stand in a column at the right, apart from each other."""
+    """A panel's rows with label, label_x, label_y: names, with the precision where lines differ in it, stand in a
+    column at the right, apart from each other."""
     first, last = part["pixels"].min(), part["pixels"].max()
     ends = part["pixels"] == part.groupby("line")["pixels"].transform("max")
     axis = Axis.around(part["value"], HEIGHT, PADDING)
     apart = spread(axis.pixels(part.loc[ends, "value"]), GAP, PADDING, HEIGHT - PADDING)
-    part = part.assign(label=part["line"].where(ends, ""), label_x=last * (last / first) ** 0.05, label_y=part["value"])
+    names = part["line"].str.replace(", official code", ", official", regex=False)
+    if part["precision"].nunique() > 1:
+        names = names + ", " + part["precision"]
+    part = part.assign(label=names.where(ends, ""), label_x=last * (last / first) ** 0.05, label_y=part["value"])
     part.loc[ends, "label_y"] = axis.values(apart)
     return part
 
@@ -66,7 +71,7 @@ def inference(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """panel, line, whose, pixels, size, value, shown, noise, of: a row per point and quantity."""
+    """panel, line, precision, whose, pixels, size, value, shown, noise, of: a row per point and quantity."""
     made = []
     for (machine, subject), own in frame.groupby(["machine", "subject"], sort=False):
         if own["pixels"].nunique() < 2 or subject not in frames.METHODS:  # `directions` shows what is switched off
@@ -75,7 +80,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
             kind = "light networks" if (row["params"] or 0) < LIGHT else "larger networks"
             clock = " of the processor" if row["clock"] == "processor" else ""
             told = {"line": frames.name(subject), "pixels": row["pixels"], "size": f"{row['height']}x{row['width']}"}
-            told |= {"whose": frames.whose(subject)}
+            told |= {"whose": frames.whose(subject), "precision": row["precision"]}
             told |= {"noise": ", ".join(row["noise"]), "of": f"{row['precision']} {row['launch']}; {row['source']}"}
             for name, quantity in QUANTITIES.items():
                 if row[name] is not None and not pd.isna(row[name]):

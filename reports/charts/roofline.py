@@ -15,18 +15,21 @@ CAPTION = "Roofline: operations per second against operations per byte, under th
 
 
 def chart(evidence: Evidence) -> Chart:
-    """A point per network and precision whose bytes were counted, a panel per machine. Raises NothingToDraw."""
+    """A point per network and precision, the faster launch of those whose bytes were counted, a panel per machine.
+
+    Raises NothingToDraw.
+    """
     import altair as alt
 
-    frame = frames.fastest(inference(frames.timed()))
-    frame = frame[frame["subject"].isin(frames.METHODS)]
+    frame = inference(frames.timed())
+    frame = frames.fastest(frame[frame["subject"].isin(frames.METHODS) & frame["bytes"].notna()])
     data = rows(frame)
     if data.empty:
         raise NothingToDraw(f"no committed sweep has a network whose bytes and multiply-adds are counted: {MEASURES}")
     farthest = data["intensity"].max()
     lines = pd.concat([roof(part, farthest) for _, part in frame.groupby("machine") if part.iloc[0]["rates"]])
     data = pd.concat([data.assign(kind="point"), lines[lines["panel"].isin(data["panel"])].assign(kind="roof")])
-    axes = Axis.around(data["intensity"], WIDTH, 20), Axis.around(data["rate"], HEIGHT, 15)
+    axes = Axis.around(data["intensity"], WIDTH, 20), Axis.around(data["rate"], HEIGHT, 45)
     data = pd.concat([named(part, *axes) for _, part in data.groupby("panel", sort=False)], ignore_index=True)
     title = "operations per byte, if each operator reads and writes once"
     x = alt.X("intensity:Q", title=title, scale=axes[0].scale(), axis=alt.Axis(values=TICKS, format="~s"))
@@ -59,7 +62,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
     height, width = frames.IMAGE
     for row in frame[(frame["height"] == height) & (frame["width"] == width)].to_dict("records"):
         macs = frames.multiply_adds(row["subject"], row["task"], row["pixels"])
-        if not macs or not row["bytes"] or pd.isna(row["bytes"]):
+        if not macs:
             continue
         seconds, operations = row["ms"] / 1e3, frames.OPERATIONS * macs
         told = {"panel": row["machine"], "network": frames.name(row["subject"]), "precision": row["precision"]}

@@ -33,7 +33,8 @@ def chart(evidence: Evidence) -> Chart:
         y=alt.Y("psnr:Q", title=f"published PSNR on {DATASET} x2, dB", scale=axes[1].scale()),
         tooltip=[alt.Tooltip(f"{name}:N") for name in tips],
     )
-    size = alt.Size("gib:Q", title="GiB", scale=alt.Scale(range=[20, 400]), legend=alt.Legend(values=[0.5, 2, 8]))
+    legend = alt.Legend(values=[0.5, 2, 8], format="~g")
+    size = alt.Size("gib:Q", title="GiB", scale=alt.Scale(range=[20, 400]), legend=legend)
     hue = alt.Color("whose:N", title=None, sort=["this architecture", "others"])
     known, unknown = "isValid(datum.gib)", "!isValid(datum.gib)"
     layers = alt.layer(

@@ -43,7 +43,8 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
             told |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine}
             told |= {"clock": "processor" if busy else "wall", "ms": row["cpu_ms"] if busy else row["median_ms"]}
             told |= {name: None if busy else row[name] for name in ("p10_ms", "p90_ms")}
-            told |= {"mib": row["peak_mib"], "noise": row["noise"], "bytes": row.get("bytes"), "rates": rates}
+            told |= {"mib": row["peak_mib"], "noise": row["noise"], "rates": rates}
+            told |= {"bytes": None if row["backend"] == "mamba_ssm" else row.get("bytes")}  # not those of its operators
             key = machine, *(told[name] for name in KEEP)
             found[key] = told | {"source": source(sweep), "params": row["params"]}
     columns = [*KEEP, "pixels", "machine", "clock", "ms", "noise", "source", "rates", *MAY_LACK]

@@ -5,7 +5,7 @@ import pandas as pd
 from reports.costs import frames
 from reports.pages.profile import figure
 from reports.statistics.growth import proportional, reach
-from reports.tables.blocks import Block, Cell
+from reports.tables.blocks import Block, Cell, filled
 from results import measured
 
 CARDS = (8, 16, 24)  # GiB
@@ -16,12 +16,13 @@ CARD = (
     "KiB/pixel",
     *(f"{card} GiB: {what}" for card in CARDS for what in ("measured", "ends, MP")),
 )
-LARGE = ("network", "precision", "backend", "input", "output", "tiles", "tile", "overlap, %", "s")
+LARGE = ("network", "precision", "backend", "picture", "input", "output", "tiles", "tile", "overlap, %", "s")
 LARGE = (*LARGE, "MiB reserved", "MiB of tensors", "MiB in use there", "MiB of the host", "within 8 GiB")
 NOTES = (
-    f"- measured: the largest measured picture whose tensors fit with {LEFT_MIB // 1024} GiB to spare; +: no larger "
-    "one was measured. ends: million input pixels at which that is used up, with the 95 % interval, where memory grows "
-    "in proportion to the pixels at the three largest sizes or more; beyond the sizes measured the line is extended."
+    f"- of one call on the whole picture. measured: the largest measured picture whose tensors fit with "
+    f"{LEFT_MIB // 1024} GiB to spare; +: no larger one was measured. ends: million input pixels at which that is used "
+    "up, with the 95 % interval, where memory grows in proportion to the pixels at the three largest sizes or more; "
+    ">: beyond the largest size that was measured."
 )
 
 
@@ -45,7 +46,7 @@ def cards() -> list[Block]:
                 rows.append([Cell(text, source=own["source"].iloc[-1]) for text in texts])
         if rows:
             sources = dict.fromkeys(f"- `{row[0].source}`" for row in rows)
-            blocks.append(Block(f"{machine}:", CARD, rows, [NOTES, *sources], (0, 1)))
+            blocks.append(Block(f"{machine}:", *filled(CARD, rows), [NOTES, *sources], (0, 1)))
     return blocks
 
 
@@ -65,21 +66,25 @@ def _held(own: pd.DataFrame, mib: float) -> tuple[str, str]:
     line = own[own["pixels"] >= least]
     if most < own["pixels"].iloc[-1] or len(line) < 3:
         return size, ""
-    found = reach(line["pixels"].tolist(), line["mib"].tolist(), mib)
+    found, largest = reach(line["pixels"].tolist(), line["mib"].tolist(), mib), own["pixels"].iloc[-1]
+    if found.pixels > largest:
+        return size, f"> {figure(largest / 1e6, 3)}"
     low, high = (figure(value / 1e6, 3) for value in (found.low, found.high))
     return size, f"{figure(found.pixels / 1e6, 3)} [{low}, {high}]"
 
 
 def large() -> list[Block]:
-    """A row per picture that `restore --json` restored, a block per machine."""
+    """A row per picture that `restore --json` restored, a block per machine. picture: whether it is the first of its
+    command, in whose time kernels are compiled or loaded."""
     by_machine: dict[str, list[list[Cell]]] = {}
     for record in measured.profiles(kind="restore"):
         environment = record["environment"]
         machine = frames.machine_name(environment)
         told = {"machine": environment, "file": record["file"], "runs": [environment]}
         source = frames.source(told)
-        for row in record["rows"]:
+        for number, row in enumerate(record["rows"]):
             texts = [frames.name(row["model"]), row["precision"], row["backend"] or ""]
+            texts += ["first" if row.get("first", number == 0) else "later"]
             texts += [f"{row['height']}x{row['width']}", "x".join(map(str, row["restored"])), str(row["tiles"])]
             texts += ["x".join(map(str, row["tile"])), "" if row["overlap"] is None else str(row["overlap"])]
             texts += [figure(row["seconds"], 3)]
@@ -89,8 +94,6 @@ def large() -> list[Block]:
             by_machine.setdefault(machine, []).append([Cell(text, source=source) for text in texts])
     blocks = []
     for machine, rows in by_machine.items():
-        kept = [i for i in range(len(LARGE)) if any(row[i].text for row in rows)]
         notes = list(dict.fromkeys(f"- `{row[0].source}`" for row in rows))
-        cells = [[row[i] for i in kept] for row in rows]
-        blocks.append(Block(f"{machine}:", tuple(LARGE[i] for i in kept), cells, notes, (0, 1, 2)))
+        blocks.append(Block(f"{machine}:", *filled(LARGE, rows), notes, (0, 1, 2, 3)))
     return blocks

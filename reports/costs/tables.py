@@ -9,7 +9,7 @@ from reports.costs import counts, memory, scans
 from reports.costs import frames as costs
 from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
-from reports.tables.blocks import Block, Cell
+from reports.tables.blocks import Block, Cell, filled
 from reports.tables.render import grid
 from results import published
 
@@ -171,13 +171,12 @@ def _cells(texts: Sequence[str], own: pd.DataFrame) -> list[Cell]:
 def _block(heading: str, header: Sequence[str], rows: list[list[Cell]], left: int) -> list[Block]:
     if not rows:
         return []
-    kept = [i for i in range(len(header)) if any(row[i].text for row in rows)]
-    cells = [[row[i] for i in kept] for row in rows]
+    names, cells = filled(header, rows)
     used = dict.fromkeys(cell.source for row in cells for cell in row if cell.source.startswith(MEASURED))
     notes = [f"- `{text}`" for text in used if text != COUNTED]
     if any(cell.text.endswith(("~", "(noisy)")) for row in cells for cell in row):
         notes.insert(0, "~: the machine was not quiet; the file says in what way.")
-    return [Block(heading, tuple(header[i] for i in kept), cells, notes, tuple(range(left)))]
+    return [Block(heading, names, cells, notes, tuple(range(left)))]
 
 
 CAPTIONS = {

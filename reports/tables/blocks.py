@@ -5,7 +5,7 @@ built here. What was trained here: a grid of variants per family and dataset. Wh
 datasets across. A plain table: a row per number, a column for whatever its rows say.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +33,12 @@ class Cell:
     text: str = ""
     mark: Literal["", "best", "second"] = ""
     source: str = ""
+
+
+def filled(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[tuple[str, ...], list[list[Cell]]]:
+    """The columns that have a text in any row."""
+    kept = [i for i in range(len(header)) if any(row[i].text for row in rows)]
+    return tuple(header[i] for i in kept), [[row[i] for i in kept] for row in rows]
 
 
 @dataclass
