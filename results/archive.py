@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from results import agreement, families, locks, records, unpacking
-from results.agreement import elsewhere
+from results.agreement import other_machines
 from results.agreement.pairs import SAME_AS
 from results.analyses import folder as analyses
 from results.records import StoreError, guarded
@@ -36,12 +36,12 @@ class ImportReport:
     present: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    apart: int = 0  # scores of another machine, kept beside ours
+    kept: int = 0  # scores of another machine, kept beside ours
 
-    def count(self, name: str, *, new: bool, apart: int) -> None:
+    def count(self, name: str, *, new: bool, kept: int) -> None:
         """A folder that was here: whether anything joined it, and how many scores were kept beside its own."""
-        (self.merged if new or apart else self.present).append(name)
-        self.apart += apart
+        (self.merged if new or kept else self.present).append(name)
+        self.kept += kept
 
     @property
     def ok(self) -> bool:
@@ -49,9 +49,9 @@ class ImportReport:
 
     def lines(self) -> list[str]:
         counts = f"{len(self.added)} added, {len(self.merged)} merged, {len(self.present)} already here"
-        kept = f"{self.apart} scores of another machine differ within its limit: kept beside those that are here"
+        kept = f"{self.kept} scores of another machine differ within its limit: kept beside those that are here"
         conflicts = [f"conflict: {text}" for text in self.conflicts]
-        return [counts, *([kept] if self.apart else []), *conflicts, *(f"refused: {text}" for text in self.refused)]
+        return [counts, *([kept] if self.kept else []), *conflicts, *(f"refused: {text}" for text in self.refused)]
 
 
 def import_into(store: Store, path: str | Path) -> ImportReport:
@@ -165,7 +165,7 @@ def _merge_cell(
     if our_status.get("weights") != their_status.get("weights"):
         found = agreement.compare(our_rows, rows)
         if found.conflicts:
-            report.conflicts.append(f"cell {name}, other weights: {_three(found.conflicts)}")
+            report.conflicts.append(f"cell {name}, other weights: {_first_three(found.conflicts)}")
         elif len(found.fresh):
             further = f"its {len(found.fresh)} further images stay out"
             report.conflicts.append(f"cell {name}: other weights here, so {further}")
@@ -173,18 +173,18 @@ def _merge_cell(
             report.present.append(folder.name)
         return
     with _skipping(report.refused):
-        placed, others = elsewhere.placed_cell(folder, rows), elsewhere.read(folder)
+        incoming, others = other_machines.cell_with_machine(folder, rows), other_machines.read(folder)
     with _skipping(report.conflicts, "damaged here, remove it and import again: "):
-        known = elsewhere.placed_cell(target, our_rows)
-        found = elsewhere.compare(target, known, placed, config["protocol"], others)
+        known = other_machines.cell_with_machine(target, our_rows)
+        found = other_machines.compare_in(target, known, incoming, config["protocol"], others)
     if found.conflicts:
-        report.conflicts.append(f"cell {name}: {_three(found.conflicts)}")
+        report.conflicts.append(f"cell {name}: {_first_three(found.conflicts)}")
         return
     if len(found.fresh):
         store.write_scores(target, found.fresh[list(rows.columns)])
-    elsewhere.add(target, found.apart)
+    other_machines.add(target, found.differing)
     weights = _add_others(folder, target)
-    report.count(folder.name, new=bool(len(found.fresh) or weights), apart=len(found.apart))
+    report.count(folder.name, new=bool(len(found.fresh) or weights), kept=len(found.differing))
 
 
 def _import_record(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
@@ -192,7 +192,7 @@ def _import_record(store: Store, source: Store, folder: Path, report: ImportRepo
         rows, record = source.read_evaluation(folder)
         if "environment" not in rows.columns:
             raise StoreError(f"{folder / 'scores.parquet'} does not say where its rows were measured")
-        others = elsewhere.read(folder)
+        others = other_machines.read(folder)
     target = store.root / EVALUATIONS / folder.name
     with _skipping(report.conflicts, "damaged here, remove it and import again: "):
         before = len(store.read_evaluation(target)[0]) if (target / "record.json").exists() else None
@@ -201,11 +201,11 @@ def _import_record(store: Store, source: Store, folder: Path, report: ImportRepo
     if merged.conflicts:
         key = record["key"]
         name = f"{key['model']} on {key['dataset']}, {key['task']} ({folder.name})"
-        report.conflicts.append(f"record {name}: {_three(merged.conflicts)}")
+        report.conflicts.append(f"record {name}: {_first_three(merged.conflicts)}")
     if before is None:
         report.added.append(folder.name)
-    elif not merged.conflicts or merged.elsewhere or len(merged.rows) > before:
-        report.count(folder.name, new=len(merged.rows) > before, apart=merged.elsewhere)
+    elif not merged.conflicts or merged.kept or len(merged.rows) > before:
+        report.count(folder.name, new=len(merged.rows) > before, kept=merged.kept)
 
 
 def _import_analysis(store: Store, source: Store, folder: Path, report: ImportReport) -> None:
@@ -215,7 +215,7 @@ def _import_analysis(store: Store, source: Store, folder: Path, report: ImportRe
     target = analyses.place(store.root, theirs.key)
     with _skipping(report.conflicts, "damaged here, remove it and import again: "):
         ours = analyses.read(target) if (target / "config.json").exists() else None
-    conflicts = _apart(ours, theirs) if ours is not None else []
+    conflicts = _analysis_conflicts(ours, theirs) if ours is not None else []
     about = {"expected": theirs.expected, "question": theirs.question, "columns": theirs.columns}
     with _skipping(report.conflicts):
         for label, environment in theirs.environments.items():
@@ -224,14 +224,14 @@ def _import_analysis(store: Store, source: Store, folder: Path, report: ImportRe
             analyses.add(store.root, theirs.key, rows, environment, arrays=arrays, **about)
     if conflicts:
         named = f"{theirs.key['analysis']} of {theirs.key['model']} on {theirs.key['dataset']} ({folder.name})"
-        report.conflicts.append(f"analysis {named}: {_three(conflicts)}")
+        report.conflicts.append(f"analysis {named}: {_first_three(conflicts)}")
     if ours is None:
         report.added.append(folder.name)
     elif (more := len(analyses.read(target).rows) > len(ours.rows)) or not conflicts:
         (report.merged if more else report.present).append(folder.name)
 
 
-def _apart(ours: analyses.Record, theirs: analyses.Record) -> list[str]:
+def _analysis_conflicts(ours: analyses.Record, theirs: analyses.Record) -> list[str]:
     """A sentence for every image and seed whose PSNR the two contradict, where the analysis has one."""
     if "psnr" not in ours.columns or "psnr" not in theirs.columns:
         return []
@@ -239,7 +239,7 @@ def _apart(ours: analyses.Record, theirs: analyses.Record) -> list[str]:
     for record in (ours, theirs):
         seeds = record.rows["seed"].map(lambda seed: "" if pd.isna(seed) else f" (seed {seed})")
         rows = record.rows.assign(dataset=key["dataset"], image=record.rows["image"] + seeds)
-        frames.append(elsewhere.placed(rows, record.environments).drop_duplicates(["image"]))
+        frames.append(other_machines.with_machine(rows, record.environments).drop_duplicates(["image"]))
     return agreement.compare(
         *frames, {**key["protocol"], **SAME_AS.get(key["parameters"].get("intervention"), {})}
     ).conflicts
@@ -253,7 +253,7 @@ def _import_member(store: Store, source: Store, folder: Path, report: ImportRepo
         _move(folder, target)
 
 
-def _three(conflicts: list[str]) -> str:
+def _first_three(conflicts: list[str]) -> str:
     """The first three, and how many more."""
     return "; ".join(conflicts[:3]) + (f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else "")
 

@@ -14,15 +14,15 @@ from typing import Any
 import pandas as pd
 
 from results import agreement, families, measured, records
-from results.agreement import elsewhere
+from results.agreement import other_machines
 from results.agreement.limits import EXACT
 from results.analyses import Record, chosen, every
 from results.store import Store, StoreError
 from results.store.columns import (
     CELL_COLUMNS,
-    ELSEWHERE_COLUMNS,
     EVALUATION_COLUMNS,
     MEAN_COLUMNS,
+    OTHER_MACHINES_COLUMNS,
     SCORE_COLUMNS,
     frame_of,
 )
@@ -33,8 +33,8 @@ _IMAGE = ["hash", "dataset", "image"]
 class Evidence:
     """Frames as `Store` gives them, of a store and the committed measurements. `committed`: None for FOLDER.
 
-    Rows of `cells` and `evaluations` say in `committed` which of the two they come from, and in `elsewhere`, in words,
-    which other machines scored otherwise.
+    Rows of `cells` and `evaluations` say in `committed` which of the two they come from, and in `other_machines`, in
+    words, which scored otherwise.
     """
 
     def __init__(self, store: Store, committed: Path | None = None) -> None:
@@ -49,7 +49,7 @@ class Evidence:
             lines += [f"{kind} {row['hash']}: {row['problem']}" for row in frame if row["problem"]]
         lines += [f"family: {problem}" for problem in self.families["problem"].dropna()]
         lines += [f"analysis: {problem}" for problem in self._analyses[1]]
-        lines += self._twice[1]
+        lines += self._in_both[1]
         return [" ".join(line.replace(f"{self.store.root}/", "").split()) for line in lines]
 
     @cached_property
@@ -70,39 +70,41 @@ class Evidence:
         return pd.concat([self._own_scores, self._committed_scores], ignore_index=True)
 
     @cached_property
-    def elsewhere(self) -> pd.DataFrame:
-        """`Store.elsewhere`, of the store and of what is committed, and what one of them has of the other's records."""
-        parts = [self.store.elsewhere(), self._committed.elsewhere, *self._twice[0]]
-        parts = [part.reindex(columns=list(ELSEWHERE_COLUMNS)) for part in parts if len(part)]
+    def other_machines(self) -> pd.DataFrame:
+        """`Store.other_machines`, of the store and of what is committed, and what one of them has of the
+        other's records."""
+        parts = [self.store.other_machines(), self._committed.other_machines, *self._in_both[0]]
+        parts = [part.reindex(columns=list(OTHER_MACHINES_COLUMNS)) for part in parts if len(part)]
         if not parts:
-            return frame_of([], ELSEWHERE_COLUMNS)
-        frame = elsewhere.distinct(pd.concat(parts, ignore_index=True))
-        known = (
+            return frame_of([], OTHER_MACHINES_COLUMNS)
+        frame = other_machines.distinct(pd.concat(parts, ignore_index=True))
+        taken = (
             self.scores.drop_duplicates(_IMAGE)
             .set_index(_IMAGE)[["psnr", "ssim"]]
             .reindex(pd.MultiIndex.from_frame(frame[_IMAGE]))
         )
-        away = (frame[["psnr", "ssim"]] - known.to_numpy()).abs().max(axis=1)
+        away = (frame[["psnr", "ssim"]] - taken.to_numpy()).abs().max(axis=1)
         return frame[(away > EXACT) | away.isna()].reset_index(drop=True)  # what is taken may be one of them
 
     @cached_property
-    def _twice(self) -> tuple[list[pd.DataFrame], list[str]]:
+    def _in_both(self) -> tuple[list[pd.DataFrame], list[str]]:
         """Of records that the store and results/measured have, and of cells with the same weights in both: rows of the
         one that is not taken which differ, and a line for every one that contradicts the other."""
-        apart, lines = [], []
+        differing, lines = [], []
         done = {(row["hash"], row["weights"]) for row in self._own_cells if row["state"] == "done"}
-        known = {("cell", row["hash"]) for row in self._committed.cells if (row["hash"], row["weights"]) in done}
+        both = [row for row in self._committed.cells if row["hash"] in self._committed.with_machine]
+        known = {("cell", row["hash"]) for row in both if (row["hash"], row["weights"]) in done}
         own = {row["hash"] for row in self._own_evaluations if not row["problem"]}
         known |= {("evaluation", row["hash"]) for row in self._committed.evaluations if row["hash"] in own}
         for source, name in sorted(known):
-            (committed, protocol), ours = self._committed.placed[name], self.store.placed(source, name)
+            (committed, protocol), ours = self._committed.with_machine[name], self.store.with_machine(source, name)
             first, second = (committed, ours) if name in self._taken else (ours, committed)
             found = agreement.compare(first, second, protocol)
-            apart.append(found.apart.assign(source=source, hash=name))
+            differing.append(found.differing.assign(source=source, hash=name))
             if found.conflicts:
                 told = f"the store and results/measured contradict each other: {'; '.join(found.conflicts[:3])}"
                 lines.append(f"{source} {name}: {told}")
-        return apart, lines
+        return differing, lines
 
     @cached_property
     def means(self) -> pd.DataFrame:
@@ -154,9 +156,9 @@ class Evidence:
     def _taken(self) -> set[str]:
         """Hashes of what comes from the committed files."""
         own = {row["hash"]: row["images"] or 0 for row in self._own_evaluations}
-        reached = {row["hash"]: _reached(row) for row in self._own_cells}
+        reached = {row["hash"]: _progress(row) for row in self._own_cells}
         taken = {row["hash"] for row in self._committed.evaluations if row["images"] > own.get(row["hash"], 0)}
-        return taken | {row["hash"] for row in self._committed.cells if _reached(row) > reached.get(row["hash"], -1)}
+        return taken | {row["hash"] for row in self._committed.cells if _progress(row) > reached.get(row["hash"], -1)}
 
     @cached_property
     def _own_scores(self) -> pd.DataFrame:
@@ -173,23 +175,24 @@ class Evidence:
     ) -> pd.DataFrame:
         rows = [row | {"committed": False} for row in own]
         rows += [row | {"committed": True} for row in committed if row["hash"] in self._taken]
-        rows = [row | {"elsewhere": self._said_elsewhere.get(row["hash"], "")} for row in rows]
-        return frame_of(rows, (*columns, "committed", "elsewhere"))
+        rows = [row | {"other_machines": self._other_machines_text.get(row["hash"], "")} for row in rows]
+        return frame_of(rows, (*columns, "committed", "other_machines"))
 
     @cached_property
-    def _said_elsewhere(self) -> dict[str, str]:
+    def _other_machines_text(self) -> dict[str, str]:
         """By hash: "AMD EPYC, commit 0123abcd: 5 images at most 0.0001 dB away", one after the other."""
-        if self.elsewhere.empty:
+        if self.other_machines.empty:
             return {}
-        both = self.elsewhere.merge(self.scores[[*_IMAGE, "psnr"]], on=_IMAGE, suffixes=("", "_here"))
+        both = self.other_machines.merge(self.scores[[*_IMAGE, "psnr"]], on=_IMAGE, suffixes=("", "_here"))
         both["away"] = (both["psnr"] - both["psnr_here"]).abs()
         told: dict[str, list[str]] = {}
         for (name, device, commit), part in both.groupby(["hash", "device", "commit"], dropna=False):
-            away = f"{len(part)} images at most {part['away'].max():.2g} dB away"
+            images = "1 image" if len(part) == 1 else f"{len(part)} images"
+            away = f"{images} at most {part['away'].max():.2g} dB away"
             told.setdefault(name, []).append(f"{device}, commit {str(commit)[:8]}: {away}")
         return {name: "; ".join(parts) for name, parts in told.items()}
 
 
-def _reached(row: dict[str, Any]) -> float:
+def _progress(row: dict[str, Any]) -> float:
     """How far a cell is: its iterations, or inf once it is finished."""
     return math.inf if row["state"] == "done" else row["step"] or 0

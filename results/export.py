@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from results import crops, families, measured, records
-from results.agreement import elsewhere
+from results.agreement import other_machines
 from results.analyses import committed
 from results.costs import committed as costs
 from results.measured import PROVENANCE, SCORE_COLUMNS
@@ -63,8 +63,8 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
     environments: dict[str, Any] = {}
     evaluations: dict[str, Any] = {}
     cells: dict[str, Any] = {}
-    tables, apart = [], store.elsewhere()
-    _check_elsewhere(apart)
+    tables, others = [], store.other_machines()
+    _check_other_machines(others)
     for folder in store.evaluation_folders():
         rows, record = store.read_evaluation(folder)
         for label, environment in record["environments"].items():
@@ -96,23 +96,23 @@ def export(store: Store, name: str, command: str, known: Mapping[str, str | None
     text = frame.to_csv(index=False, lineterminator="\n")
     records.write_bytes(target.with_name(f"{target.name}.scores.csv.xz"), lzma.compress(text.encode(), preset=9))
     records.write_json(target.with_name(f"{target.name}.scores.json"), content)
-    others = _export_elsewhere(target, apart)
+    lines = _export_other_machines(target, others)
     members = store.family_folders() if cells else []
     for folder in members:
         copy = target.parent / families.FOLDER / folder.name / families.FILE
         with records.guarded(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / families.FILE, copy)
-    others += [*export_crops(store, name), *export_others(store, name)]
+    lines += [*export_crops(store, name), *export_others(store, name)]
     if logs:
         path = target.with_name(f"{target.name}.training.csv.xz")
         text = pd.concat(logs, ignore_index=True).to_csv(index=False, lineterminator="\n", float_format="%.7g")
         records.write_bytes(path, lzma.compress(text.encode(), preset=9))
-        others.append(f"{path}: training logs of {_counted(len(logs), 'cell')}")
+        lines.append(f"{path}: training logs of {_counted(len(logs), 'cell')}")
     counts = [_counted(len(evaluations), "evaluation record"), _counted(len(cells), "cell")]
     counts += [_counted(len(frame), "score of an image", "scores of images")]
     counts += [_counted(len(members), "member of families", "members of families")]
-    return [f"{target}: {', '.join(counts)}", *others, *analyses]
+    return [f"{target}: {', '.join(counts)}", *lines, *analyses]
 
 
 def _counted(number: int, one: str, many: str | None = None) -> str:
@@ -137,19 +137,19 @@ def _with_provenance(
     return result
 
 
-def _check_elsewhere(rows: pd.DataFrame) -> None:
+def _check_other_machines(rows: pd.DataFrame) -> None:
     for row in rows.to_dict("records"):
         _with_provenance(row, {}, f"a score of {row['hash']} from another machine")
 
 
-def _export_elsewhere(target: Path, rows: pd.DataFrame) -> list[str]:
+def _export_other_machines(target: Path, rows: pd.DataFrame) -> list[str]:
     """Writes what other machines scored otherwise, if anything. Returns what was written, in words."""
-    path = target.with_name(f"{target.name}.elsewhere.csv.xz")
+    path = target.with_name(f"{target.name}.other-machines.csv.xz")
     if rows.empty:
         with records.guarded(path):
             path.unlink(missing_ok=True)  # of an earlier export
         return []
-    rows = rows.sort_values(["hash", *elsewhere.ORDER], kind="stable", ignore_index=True)
+    rows = rows.sort_values(["hash", *other_machines.ORDER], kind="stable", ignore_index=True)
     text = rows.to_csv(index=False, lineterminator="\n")
     records.write_bytes(path, lzma.compress(text.encode(), preset=9))
     return [f"{path}: {_counted(len(rows), 'score')} of other machines, beside those of the records"]
@@ -163,7 +163,7 @@ def export_crops(store: Store, name: str) -> list[str]:
             with records.guarded(target):
                 shutil.copytree(folder / crops.FOLDER, target / folder.name, dirs_exist_ok=True)
             count += 1
-    return [f"{target}: pictures of {count} records"] if count else []
+    return [f"{target}: pictures of {_counted(count, 'record')}"] if count else []
 
 
 def _logs(store: Store) -> list[pd.DataFrame]:
@@ -223,13 +223,13 @@ def export_others(store: Store, name: str) -> list[str]:
         text = frame[list(COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.6f")
         path = target.with_name(f"{target.name}.csv.xz")
         records.write_bytes(path, lzma.compress(text.encode(), preset=9))
-        return [f"{path}: {len(frame)} scores of images"]
+        return [f"{path}: {_counted(len(frame), 'score of an image', 'scores of images')}"]
     path = target.with_name(f"{target.name}.csv")
     order = ["seed", "iteration"]
     frame = frame[list(CURVE_COLUMNS)].sort_values(order, kind="stable")
     records.write_bytes(path, frame.to_csv(index=False, float_format="%.6f").encode())
     records.write_json(target.with_name(f"{target.name}.json"), {"runs": _runs(cells)})
-    return [f"{path}: {len(frame)} scores of images"]
+    return [f"{path}: {_counted(len(frame), 'score of an image', 'scores of images')}"]
 
 
 def _runs(cells: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@
                                      "evaluations": {hash: {"key", "expected", "file", "as_official"}},
                                      "cells": {hash: {"config", "status", "environment", "parameters"}}}
     <machine>/<name>.scores.csv.xz   a row per image of each: hash, environment (label) and the store's score columns
-    <machine>/<name>.elsewhere.csv.xz    hash, then what other machines scored otherwise (`results.agreement`), if any
+    <machine>/<name>.other-machines.csv.xz    hash, then what other machines scored otherwise, if any
     <machine>/families/<hash>/       the store's own member.json
     <machine>/profile-<name>.json    what `runner.py profile --json` wrote, unchanged
     <machine>/breakdown-<name>.json  what `runner.py breakdown` wrote, unchanged
@@ -23,15 +23,15 @@ import io
 import lzma
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from results import agreement, families, records
-from results.agreement import elsewhere
+from results.agreement import other_machines
 from results.records import StoreError
-from results.store.columns import ELSEWHERE_COLUMNS, MACHINE, SPENT, flatten_config, told_of
+from results.store.columns import MACHINE, OTHER_MACHINES_COLUMNS, SPENT, flatten_config, told_of
 
 FOLDER = Path(__file__).parent / "measured"
 GOALS = FOLDER / "goals.json"
@@ -90,17 +90,17 @@ def _size(shape: list[int]) -> int:
 @dataclass
 class Committed:
     """cells, evaluations: rows as `Store.cells` and `Store.evaluations` give them; expected: images per hash and set;
-    parameters: of the cells, by hash; scores: a row per image with SCORE_COLUMNS; placed: by hash, the same with where
-    they were measured, and their protocol; elsewhere: as `Store.elsewhere`; families: folders of member.json; problems:
-    a line for each part that was left out."""
+    parameters: of the cells, by hash; scores: a row per image with SCORE_COLUMNS; with_machine: by hash, the same with
+    where they were measured, and their protocol; other_machines: as `Store.other_machines`; families: folders of
+    member.json; problems: a line for each part that was left out."""
 
     cells: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     expected: dict[str, dict[str, int]] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
-    placed: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = field(default_factory=dict)
-    elsewhere: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(ELSEWHERE_COLUMNS)))
+    with_machine: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = field(default_factory=dict)
+    other_machines: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OTHER_MACHINES_COLUMNS)))
     families: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -108,70 +108,99 @@ class Committed:
 def load(folder: Path | None = None) -> Committed:
     """Everything under `folder` (FOLDER). What cannot be used is left out and named in `problems`.
 
-    What two files have is taken from the one that was exported first; scores that another machine gave otherwise in the
-    other one are in `elsewhere`.
+    What two files have is taken from the one whose scores were measured first, whenever they were exported; scores that
+    another machine gave otherwise in the other one are in `other_machines`.
     """
     folder = FOLDER if folder is None else folder
     found, tables, others, begun = Committed(), [], [], []
     found.families = sorted(path.parent for path in folder.glob(f"*/{families.FOLDER}/*/{families.FILE}"))
-    for path, record, scores, apart in _files(folder, found.problems):
-        entries = [("evaluation", *item) for item in record["evaluations"].items()]
-        for kind, name, entry in [*entries, *(("cell", *item) for item in record["cells"].items())]:
-            rows, own = scores[scores["hash"] == name], apart[apart["hash"] == name]
-            try:
-                if kind == "cell" and entry["status"]["state"] != "done":
-                    begun.append(_cell_row(name, entry, rows, record["environments"])[0])
-                    continue
-                placed = _placed(kind, entry, rows, record["environments"])
-                if name in found.placed:
-                    others.append(_apart(path, kind, found.placed[name], elsewhere.joined(placed, own)))
-                    continue
-                row, found.expected[name] = _ROW[kind](name, entry, rows, record["environments"])
-            except (StoreError, KeyError, TypeError, AttributeError) as error:
-                text = str(error) if isinstance(error, StoreError) else f"{path}: {kind} {name} lacks {error}"
-                found.problems.append(_line(text, folder))
+    for path, kind, name, entry, environments, rows, own in _entries(folder, found.problems):
+        try:
+            if kind == "cell" and entry["status"]["state"] != "done":
+                begun.append(_cell_row(name, entry, rows, environments)[0])
                 continue
-            (found.cells if kind == "cell" else found.evaluations).append(row)
-            if kind == "cell" and entry.get("parameters") is not None:
-                found.parameters[name] = int(entry["parameters"])
-            found.placed[name] = placed, row["protocol"]
-            tables.append(rows.assign(source=kind))
-            others.append(own)
+            measured_rows = _with_machine(kind, entry, rows, environments)
+            if name in found.with_machine:
+                joined = other_machines.joined(measured_rows, own)
+                others.append(_differing(path, kind, found.with_machine[name], joined))
+                continue
+            row, found.expected[name] = _ROW[kind](name, entry, rows, environments)
+        except (StoreError, KeyError, TypeError, AttributeError) as error:
+            text = str(error) if isinstance(error, StoreError) else f"{path}: {kind} {name} lacks {error}"
+            found.problems.append(_line(text, folder))
+            continue
+        (found.cells if kind == "cell" else found.evaluations).append(row)
+        if kind == "cell" and entry.get("parameters") is not None:
+            found.parameters[name] = int(entry["parameters"])
+        found.with_machine[name] = measured_rows, row["protocol"]
+        tables.append(rows.assign(source=kind))
+        others.append(own)
     if tables:
         found.scores = pd.concat(tables, ignore_index=True)
     furthest = {row["hash"]: row for row in sorted(begun, key=lambda row: row["step"])}
-    found.cells += [row for name, row in furthest.items() if name not in found.placed]
+    found.cells += [row for name, row in furthest.items() if name not in found.with_machine]
     if others := [part for part in others if len(part)]:
-        found.elsewhere = elsewhere.distinct(pd.concat(others, ignore_index=True)[list(ELSEWHERE_COLUMNS)])
+        found.other_machines = other_machines.distinct(
+            pd.concat(others, ignore_index=True)[list(OTHER_MACHINES_COLUMNS)]
+        )
     return found
 
 
-def _files(folder: Path, problems: list[str]) -> list[tuple[Path, dict[str, Any], pd.DataFrame, pd.DataFrame]]:
-    """Path, content, rows and rows of other machines of every pair of files, the first exported first."""
-    files = []
+class _Entry(NamedTuple):
+    """A record or a cell of a file: its rows, and `own`, what other machines scored otherwise by the same file."""
+
+    path: Path
+    kind: str
+    name: str
+    entry: dict[str, Any]
+    environments: dict[str, Any]
+    rows: pd.DataFrame
+    own: pd.DataFrame
+
+    @property
+    def finished(self) -> str:
+        """When the last of its rows was measured."""
+        if self.kind == "cell":
+            return str(self.entry.get("environment", {}).get("finished"))
+        labels = self.rows["environment"].unique()
+        return max((str(self.environments.get(label, {}).get("finished")) for label in labels), default="")
+
+
+def _entries(folder: Path, problems: list[str]) -> list[_Entry]:
+    """What all files hold, what was measured first before the rest."""
+    entries = []
     for path in sorted(folder.glob("*/*.scores.json")):
         try:
-            files.append((path, *read(path), read_elsewhere(path)))
+            (record, scores), others = read(path), read_other_machines(path)
         except StoreError as error:
             problems.append(_line(error, folder))
-    return sorted(files, key=lambda file: str(file[1]["exported"].get("date")))
+            continue
+        for kind, content in (("evaluation", record["evaluations"]), ("cell", record["cells"])):
+            for name, entry in content.items():
+                rows, own = scores[scores["hash"] == name], others[others["hash"] == name]
+                entries.append(_Entry(path, kind, name, entry, record["environments"], rows, own))
+    return sorted(entries, key=lambda entry: entry.finished)
 
 
-def _placed(kind: str, entry: dict[str, Any], rows: pd.DataFrame, environments: dict[str, Any]) -> pd.DataFrame:
+def _with_machine(kind: str, entry: dict[str, Any], rows: pd.DataFrame, environments: dict[str, Any]) -> pd.DataFrame:
     """`rows` with where they were measured."""
     if kind == "cell":
         rows, environments = rows.assign(environment=""), {"": entry["environment"]}
-    return elsewhere.placed(rows, environments)
+    return other_machines.with_machine(rows, environments)
 
 
-def _apart(path: Path, kind: str, taken: tuple[pd.DataFrame, dict[str, Any]], rows: pd.DataFrame) -> pd.DataFrame:
+def _differing(path: Path, kind: str, taken: tuple[pd.DataFrame, dict[str, Any]], rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of what an earlier file has (taken: its rows and protocol), where another machine scored otherwise. Raises
     StoreError where the two contradict each other, or the earlier one lacks an image."""
     name, result = rows["hash"].iloc[0], agreement.compare(taken[0], rows, taken[1])
-    if result.conflicts or len(result.fresh):
-        why = "; ".join(result.conflicts[:3]) or f"{len(result.fresh)} further images"
-        raise StoreError(f"{path}: {kind} {name} is in another file with other scores: {why}")
-    return result.apart.assign(source=kind)
+    if result.conflicts:
+        raise StoreError(
+            f"{path}: {kind} {name} is in another file with other scores: {'; '.join(result.conflicts[:3])}"
+        )
+    if len(result.fresh):
+        lacking = f"{result.fresh['image'].iloc[0]} and {len(result.fresh) - 1} more images"
+        raise StoreError(f"{path}: {kind} {name} is in another file that was measured earlier and lacks {lacking}")
+    return result.differing.assign(source=kind)
 
 
 def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -204,16 +233,16 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return record, scores
 
 
-def read_elsewhere(path: Path) -> pd.DataFrame:
+def read_other_machines(path: Path) -> pd.DataFrame:
     """What other machines scored otherwise, of the files to which `path` (<name>.scores.json) belongs. Raises
     StoreError for a damaged file."""
-    table = path.with_name(path.name.removesuffix(".scores.json") + ".elsewhere.csv.xz")
+    table = path.with_name(path.name.removesuffix(".scores.json") + ".other-machines.csv.xz")
     if not table.exists():
-        return pd.DataFrame(columns=list(ELSEWHERE_COLUMNS))
+        return pd.DataFrame(columns=list(OTHER_MACHINES_COLUMNS))
     try:
         text = lzma.decompress(table.read_bytes()).decode()
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=_MISSING)
-        frame = records.check_rows(frame[list(ELSEWHERE_COLUMNS)].astype({"seconds": float}), str(table))
+        frame = records.check_rows(frame[list(OTHER_MACHINES_COLUMNS)].astype({"seconds": float}), str(table))
     except (OSError, lzma.LZMAError, UnicodeDecodeError, ValueError, KeyError) as error:
         raise StoreError(f"{table} cannot be read as compressed CSV: {str(error).splitlines()[0]}") from error
     return frame

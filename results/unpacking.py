@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from results import families, records
-from results.agreement import elsewhere
+from results.agreement import other_machines
 from results.analyses import folder as analyses
 from results.records import StoreError, guarded
 from results.store import EVALUATIONS, is_hash
@@ -28,12 +28,12 @@ UNREADABLE = (  # what zipfile and tarfile raise: RuntimeError for encrypted mem
 )
 CELL_FILES = (
     *("config.json", "environment.json", "status.json"),
-    *("scores.parquet", elsewhere.NAME, "train.jsonl", "weights.safetensors"),
+    *("scores.parquet", other_machines.NAME, "train.jsonl", "weights.safetensors"),
 )
 OTHERS = re.compile(  # of a cell: other weights than its last, and scores of other weights and seeds of the noise
     r"(half|average|weights-\d+)\.safetensors|scores-(half|average|last|\d+)(-\d+)?\.parquet"
 )
-RECORD_FILES = ("record.json", "environment.json", "scores.parquet", elsewhere.NAME)
+RECORD_FILES = ("record.json", "environment.json", "scores.parquet", other_machines.NAME)
 ANALYSIS_FILES = ("config.json", "environment.json", "rows.parquet")
 UNDER = {EVALUATIONS: RECORD_FILES, families.FOLDER: (families.FILE,), analyses.FOLDER: ANALYSIS_FILES}
 

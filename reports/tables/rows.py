@@ -59,8 +59,8 @@ def made_by(entries: Iterable[Mapping[str, Any]]) -> str:
     days = sorted({str(one["finished"] or "unknown date")[:10] for one in entries})
     places = dict.fromkeys("committed" if one.get("committed") else "in this store" for one in entries)
     dates = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
-    others = "; ".join(dict.fromkeys(one["elsewhere"] for one in entries if one.get("elsewhere")))
-    told = f"; elsewhere: {others}" if others else ""
+    others = "; ".join(dict.fromkeys(one["other_machines"] for one in entries if one.get("other_machines")))
+    told = f"; other machines: {others}" if others else ""
     return f"{' and '.join(commands)}, {dates}, {' and '.join(places)}{told}"
 
 

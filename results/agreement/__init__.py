@@ -3,7 +3,7 @@
 On one machine by one commit scores are equal to `limits.EXACT`. On two, or by another commit, they may differ by what
 was measured between the two kinds of backend at that precision (`limits.between`); what is further apart is a
 contradiction, and is said (`rule`). What is nearer is kept: the first in `scores.parquet`, which tables go by, others
-with their machine beside it (`elsewhere`). `pairs` lists what has been scored on two machines.
+with their machine beside it (`other_machines`). `pairs` lists what has been scored on two machines.
 """
 
 from results.agreement.rule import Comparison, compare, contradiction, merge_rows

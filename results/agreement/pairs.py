@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from results import measured
-from results.agreement import elsewhere, limits
+from results.agreement import limits, other_machines
 from results.analyses import committed
 
 COLUMNS = ("precision", "routing", "kinds", "devices", "question", "dataset", "image", "psnr", "ssim")
@@ -72,10 +72,10 @@ def _scored(folder: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
         record, scores = measured.read(path)
         scores = scores[scores["hash"].isin(list(record["evaluations"]))]
         questions = {name: json.dumps(entry["key"], sort_keys=True) for name, entry in record["evaluations"].items()}
-        whole = elsewhere.placed(scores, record["environments"]).to_dict("records")
-        apart = measured.read_elsewhere(path)
-        apart = apart[apart["source"] == "evaluation"].to_dict("records")
-        yield from ((questions[row["hash"]], row) for row in (*whole, *apart))
+        whole = other_machines.with_machine(scores, record["environments"]).to_dict("records")
+        others = measured.read_other_machines(path)
+        others = others[others["source"] == "evaluation"].to_dict("records")
+        yield from ((questions[row["hash"]], row) for row in (*whole, *others))
 
 
 def _asked(folder: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -87,7 +87,7 @@ def _asked(folder: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         key = {name: value for name, value in record.key.items() if name not in ("analysis", "parameters")}
         key |= {"labels": "learned"} if change in SAME_AS else {"change": record.key["parameters"]}
-        for row in elsewhere.placed(record.rows, record.environments).to_dict("records"):
+        for row in other_machines.with_machine(record.rows, record.environments).to_dict("records"):
             seed = 0 if pd.isna(row["seed"]) else int(row["seed"])
             protocol = {**key["protocol"], "seed": seed, **SAME_AS.get(change, {})}
             yield json.dumps({**key, "protocol": protocol}, sort_keys=True), {**row, "ssim": math.nan}

@@ -12,12 +12,12 @@ from results.records import SCORES, StoreError
 
 @dataclass(frozen=True)
 class Comparison:
-    """What of `new` is not in `old`. fresh: rows of images that it does not hold. apart: rows of images that it holds
-    with another score, within the limit between their machines. conflicts: a sentence for every image that the two
-    contradict."""
+    """What of `new` is not in `old`. fresh: rows of images that it does not hold. differing: rows of images that it
+    holds with another score, within the limit between their machines. conflicts: a sentence for every image that the
+    two contradict."""
 
     fresh: pd.DataFrame
-    apart: pd.DataFrame
+    differing: pd.DataFrame
     conflicts: list[str]
 
 
@@ -25,13 +25,13 @@ def compare(old: pd.DataFrame, new: pd.DataFrame, protocol: Mapping[str, Any] | 
     """Rows of `new` against those of `old`, each image by its (dataset, stem).
 
     It contradicts when its pixels differ, or a score by more than `limits.between` allows; the time it took may
-    differ. protocol: of both. Without it, or where rows do not say their machine (`elsewhere.placed`), both count as of
-    one machine. Rows repeated inside `new` are compared in the same way.
+    differ. protocol: of both. Without it, or where rows do not say their machine (`other_machines.with_machine`),
+    both count as of one machine. Rows repeated inside `new` are compared in the same way.
     """
     seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in old.to_dict("records"):
         seen.setdefault((row["dataset"], row["image"]), []).append(row)
-    fresh, apart, conflicts = [], [], []
+    fresh, differing, conflicts = [], [], []
     for index, row in enumerate(new.to_dict("records")):
         known = seen.setdefault((row["dataset"], row["image"]), [])
         found = [_against(one, row, protocol or {}) for one in known]
@@ -42,9 +42,9 @@ def compare(old: pd.DataFrame, new: pd.DataFrame, protocol: Mapping[str, Any] | 
             fresh.append(index)
             known.append(row)
         elif not any(found):
-            apart.append(index)
+            differing.append(index)
             known.append(row)
-    return Comparison(new.iloc[fresh], new.iloc[apart], conflicts)
+    return Comparison(new.iloc[fresh], new.iloc[differing], conflicts)
 
 
 def _against(known: Mapping[str, Any], row: Mapping[str, Any], protocol: Mapping[str, Any]) -> bool | str:

@@ -4,7 +4,7 @@
                                  train.jsonl, weights.safetensors
     <root>/evaluations/<hash>/   scores of given weights: record.json (key, expected images, the weights' file, whether
                                  the user said that they are the official ones), environment.json, scores.parquet
-    .../elsewhere.parquet        beside a scores.parquet: what other machines scored otherwise (results.agreement)
+    .../other_machines.parquet        beside a scores.parquet: what other machines scored otherwise (results.agreement)
     <root>/families/<hash>/      which variant is compared with which base: member.json (results.families)
 
 <hash> names the canonical configuration or key (`records.key_of`). Score tables have a row per image: dataset, image
@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from results import agreement, families, locks, records
-from results.agreement import elsewhere
+from results.agreement import other_machines
 from results.records import StoreError
 from results.store.columns import (
     CELL_COLUMNS,
-    ELSEWHERE_COLUMNS,
     EVALUATION_COLUMNS,
     MACHINE,
     MEAN_COLUMNS,
+    OTHER_MACHINES_COLUMNS,
     SCORE_COLUMNS,
     SPENT,
     TOLD,
@@ -45,11 +45,11 @@ HASH_LENGTH = 16
 
 class Merged(NamedTuple):
     """What became of rows that were merged into a record: all of its rows, contradictions in words, and how many rows
-    of another machine joined `elsewhere.parquet`."""
+    of another machine joined `other_machines.parquet`."""
 
     rows: pd.DataFrame
     conflicts: list[str]
-    elsewhere: int
+    kept: int
 
 
 class Store:
@@ -202,9 +202,9 @@ class Store:
     ) -> Merged:
         """Union of a record's rows with `rows`, and of what both say of its weights (`told`, TOLD).
 
-        others: what other machines scored otherwise (`elsewhere.read`) of the same images. Contradictions: an error
-        when strict, else our row stays and they are returned in words. Written so that a crash between two files leaves
-        rows without means, never wrong ones.
+        others: what other machines scored otherwise (`other_machines.read`) of the same images. Contradictions: an
+        error when strict, else our row stays and they are returned in words. Written so that a crash between two files
+        leaves rows without means, never wrong ones.
         """
         with locks.exclusive(self.root / EVALUATIONS / ".lock"):
             old, known = rows.iloc[:0], {}
@@ -213,8 +213,8 @@ class Store:
                 environments = {**known["environments"], **environments}
                 expected = max(expected, known["expected"])
             told = {name: known.get(name) or told[name] for name in TOLD}
-            ours, theirs = (elsewhere.placed(part, environments) for part in (old, rows))
-            found = elsewhere.compare(folder, ours, theirs, key["protocol"], others)
+            ours, theirs = (other_machines.with_machine(part, environments) for part in (old, rows))
+            found = other_machines.compare_in(folder, ours, theirs, key["protocol"], others)
             if strict and found.conflicts:
                 raise StoreError(agreement.contradiction(str(folder), found.conflicts))
             fresh = found.fresh[list(rows.columns)]
@@ -229,8 +229,8 @@ class Store:
                 records.write_json(
                     folder / "record.json", content | {name: value for name, value in told.items() if value}
                 )
-            elsewhere.add(folder, found.apart)
-            return Merged(merged, found.conflicts, len(found.apart))
+            other_machines.add(folder, found.differing)
+            return Merged(merged, found.conflicts, len(found.differing))
 
     def read_evaluation(self, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Rows per image, and {"key", "expected", "environments", "file", "as_official"}.
@@ -307,7 +307,7 @@ class Store:
                 row |= {name: environment.get(name) for name in (*MACHINE, *SPENT)}
             if status["state"] == "done":
                 records.read_frame(folder / "scores.parquet")
-                elsewhere.read(folder)
+                other_machines.read(folder)
         except StoreError as error:
             row |= {"state": None, "problem": str(error)}
         return row
@@ -336,7 +336,7 @@ class Store:
                 latest = max(environments, key=lambda item: str(item.get("finished")), default={})
                 row |= record["key"] | {name: latest.get(name) for name in (*MACHINE, "finished")} | told_of(record)
                 row |= self._record_means(scores, record)
-                elsewhere.read(folder)
+                other_machines.read(folder)
             except StoreError as error:
                 row["problem"] = str(error)
             rows.append(row)
@@ -357,24 +357,25 @@ class Store:
         first = [name for name in SCORE_COLUMNS if name in frame.columns]
         return frame[[*first, *(name for name in frame.columns if name not in first)]]
 
-    def elsewhere(self) -> pd.DataFrame:
-        """A row per score that another machine gave otherwise (`ELSEWHERE_COLUMNS`), of what `scores` has."""
+    def other_machines(self) -> pd.DataFrame:
+        """A row per score that another machine gave otherwise (`OTHER_MACHINES_COLUMNS`), of what `scores` has."""
         parts = []
         for source, name, *_ in self._score_tables():
             folder = self.root / name if source == "cell" else self.root / EVALUATIONS / name
             with suppress(StoreError):  # `cells()` and `evaluations()` name it and say why
-                parts.append(elsewhere.read(folder).assign(source=source, hash=name))
+                parts.append(other_machines.read(folder).assign(source=source, hash=name))
         parts = [part for part in parts if len(part)]
-        frame = pd.concat(parts, ignore_index=True) if parts else frame_of([], ELSEWHERE_COLUMNS)
-        return frame[list(ELSEWHERE_COLUMNS)]
+        frame = pd.concat(parts, ignore_index=True) if parts else frame_of([], OTHER_MACHINES_COLUMNS)
+        return frame[list(OTHER_MACHINES_COLUMNS)]
 
-    def placed(self, source: str, name: str) -> pd.DataFrame:
-        """The rows of a finished cell or of a record with where they were measured (`elsewhere.placed`). Raises
-        StoreError for what is damaged."""
+    def with_machine(self, source: str, name: str) -> pd.DataFrame:
+        """The rows of a finished cell or of a record with where they were measured. Raises StoreError for what is
+        damaged."""
         if source == "evaluation":
             rows, record = self.read_evaluation(self.root / EVALUATIONS / name)
-            return elsewhere.placed(rows, record["environments"])
-        return elsewhere.placed_cell(self.root / name, records.read_frame(self.root / name / "scores.parquet"))
+            return other_machines.with_machine(rows, record["environments"])
+        folder = self.root / name
+        return other_machines.cell_with_machine(folder, records.read_frame(folder / "scores.parquet"))
 
     def means(self) -> pd.DataFrame:
         """A row per finished cell or record and dataset (`MEAN_COLUMNS`); means are None unless it is complete."""

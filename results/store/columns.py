@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.agreement import elsewhere
+from results.agreement import other_machines
 from results.records import StoreError
 
 # Of a cell's time; where `abreast` cells were trained at a time in one process, its seconds are its share.
@@ -27,7 +27,7 @@ MEAN_COLUMNS = (
 SCORE_COLUMNS = ("source", "hash", "dataset", "image", "pixels", "psnr", "ssim", "psnr_single", "seconds")
 TOLD = ("file", "as_official")  # of a record's weights, by whoever scored them
 MACHINE = ("device", "device_type", "backend", "threads", "commit", "command")
-ELSEWHERE_COLUMNS = ("source", "hash", *elsewhere.COLUMNS)
+OTHER_MACHINES_COLUMNS = ("source", "hash", *other_machines.COLUMNS)
 
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from results import export, measured, records
-from results.agreement import elsewhere, limits, pairs
+from results.agreement import limits, other_machines, pairs
 from results.analyses import folder
 from results.archive import import_into
 from results.evidence import Evidence
@@ -61,7 +61,7 @@ def test_within_the_limit_both_are_kept_and_beyond_it_neither_is_believed(tmp_pa
 
     store = store_of(tmp_path / "ours", CPU)
     before = store.scores()
-    assert join(store, CPU, 9e-7) == join(store, GPU, 9e-7) == "" and store.elsewhere().empty  # they agree
+    assert join(store, CPU, 9e-7) == join(store, GPU, 9e-7) == "" and store.other_machines().empty  # they agree
     assert "Set5/baby has psnr 34 here, not 34.00002" in join(store, CPU, 2e-5)
     assert join(store, GPU, 0.499) == ""
     assert join(store, GPU, 0.499) == ""  # the same again: nothing new
@@ -69,7 +69,7 @@ def test_within_the_limit_both_are_kept_and_beyond_it_neither_is_believed(tmp_pa
     assert "by a processor, commit c here, a GPU, commit c there; at most 0.5 apart: measured between cpu on" in told
     assert "Set5/baby has psnr 34.499 here, not 34.4" in join(store, GPU, 0.4)  # what that GPU itself said before
     pd.testing.assert_frame_equal(store.scores(), before)
-    apart = store.elsewhere().set_index(["device", "image"])["psnr"]
+    apart = store.other_machines().set_index(["device", "image"])["psnr"]
     assert apart.to_dict() == {("a GPU", "baby"): 34.499, ("a GPU", "bird"): 34.499}
     assert store.means()["psnr"].tolist() == [34.0] and store.evaluations()["problem"].isna().all()
 
@@ -88,23 +88,23 @@ def test_a_cell_scored_on_two_machines(tmp_path, weights):
         finish(store, cell(), rows("baby", shift=shift), {"Set5": 1}, weights=hashed)
         (store.cell_folder(cell().config()) / "environment.json").write_text(pd.Series(machine).to_json())
     report = import_into(ours, theirs.root)
-    assert report.ok == (weights == "w") and len(ours.elsewhere()) == (weights == "w")
+    assert report.ok == (weights == "w") and len(ours.other_machines()) == (weights == "w")
     assert ours.scores()["psnr"].tolist() == [34.0]
     assert report.ok or "other weights: Set5/baby has psnr 34 here, not 34.25" in report.conflicts[0]
     assert import_into(Store(tmp_path / "third"), ours.root).ok
-    assert len(Store(tmp_path / "third").elsewhere()) == len(ours.elsewhere())
+    assert len(Store(tmp_path / "third").other_machines()) == len(ours.other_machines())
 
 
 def test_what_two_machines_said_is_committed_and_read_by_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
-    monkeypatch.setattr(records, "now", iter(("2026-01-01", "2026-01-02")).__next__)
+    monkeypatch.setattr(records, "now", iter(("2026-01-04", "2026-01-03")).__next__)
     export.export(store_of(tmp_path / "cpu", CPU), "cpu/first", "the command")
-    both = store_of(tmp_path / "both", GPU, 0.1)
+    both = store_of(tmp_path / "both", {**GPU, "finished": "2026-01-02"}, 0.1)
     both.add_evaluation(key(), rows("baby", "bird", shift=0.3), {**CPU, "commit": "d"}, expected=2)
     export.export(both, "a/second", "the command")
     found = measured.load()
-    assert found.problems == [] and found.scores["psnr"].tolist() == [34.0, 34.0]  # of what was exported first
-    assert sorted(found.elsewhere["psnr"]) == pytest.approx([34.1, 34.1, 34.3, 34.3])
+    assert found.problems == [] and found.scores["psnr"].tolist() == [34.0, 34.0]  # measured first, exported last
+    assert sorted(found.other_machines["psnr"]) == pytest.approx([34.1, 34.1, 34.3, 34.3])
     assert len(pairs.pairs()) == 6 and set(pairs.pairs()["kinds"]) == {PAIR, ("cpu on cpu", "cpu on cpu")}
     line = pairs.table(pairs.pairs()).set_index("kinds").loc[[PAIR]].iloc[0]
     assert (line["pairs"], line["equal"], line["psnr"]) == (4, 0, pytest.approx(0.2))
@@ -113,7 +113,7 @@ def test_what_two_machines_said_is_committed_and_read_by_tables(tmp_path, monkey
         evidence = Evidence(store_of(tmp_path / f"store-{shift}", GPU, shift))
         assert evidence.means["psnr"].tolist() == [34.0 + shift]  # the store's, never mixed
         assert problem in "; ".join(evidence.problems) and bool(evidence.problems) == bool(problem)
-        assert len(evidence.elsewhere) == (6 if not problem else 4)
+        assert len(evidence.other_machines) == (6 if not problem else 4)
 
 
 def test_the_limits_are_those_of_the_committed_records(monkeypatch):
@@ -160,6 +160,6 @@ def test_a_psnr_of_an_analysis_goes_by_the_limit_of_what_was_asked(tmp_path, cha
 def test_damage_of_what_other_machines_said_is_named(tmp_path):
     store = store_of(tmp_path, CPU)
     store.add_evaluation(key(), rows("baby", shift=0.1), GPU, expected=2)
-    path = store.evaluation_folder(key()) / elsewhere.NAME
+    path = store.evaluation_folder(key()) / other_machines.NAME
     path.write_bytes(path.read_bytes()[:-50])
-    assert "elsewhere.parquet cannot be read" in store.evaluations()["problem"].iloc[0]
+    assert "other_machines.parquet cannot be read" in store.evaluations()["problem"].iloc[0]

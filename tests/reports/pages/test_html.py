@@ -156,7 +156,7 @@ def test_every_number_of_a_table_of_scores_says_where_it_comes_from(made):
     row = re.search(r"<tr><td[^>]*>MambaIRv2-light, sr-x2</td><td[^>]*>Set5 PSNR</td>(.*?)</tr>", table)[1]
     published, measured = (sources[int(number)] for number in re.findall(r'data-s="(\d+)"', row)[:2])
     assert published == "published, primary: picture of Table 3 in the official repository"
-    measured, _, _ = measured.partition("; elsewhere: ")  # another machine's copy, where one is committed
+    measured, _, _ = measured.partition("; other machines: ")  # another machine's copy, where one is committed
     assert "commit" in measured and "Gumbel seeds" in measured and measured.endswith("committed")
 
 

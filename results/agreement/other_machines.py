@@ -1,7 +1,7 @@
 """Scores of the same pictures by the same weights on other machines, where they differ from those of the record.
 
-`elsewhere.parquet` lies beside `scores.parquet`: a row per image and machine with COLUMNS, so that it says by itself
-where each was measured.
+`other_machines.parquet` lies beside `scores.parquet`: a row per image and machine with COLUMNS, so that it says by
+itself where each was measured.
 """
 
 from collections.abc import Mapping
@@ -13,25 +13,25 @@ import pandas as pd
 from results import records
 from results.agreement import rule
 
-NAME = "elsewhere.parquet"
+NAME = "other_machines.parquet"
 MACHINE = ("device", "device_type", "processor", "backend", "threads", "commit", "command", "finished")
 ORDER = ("dataset", "image", "device", "backend")
 COLUMNS = ("dataset", "image", "pixels", *records.SCORES, "seconds", *MACHINE)
 
 
-def placed(rows: pd.DataFrame, environments: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def with_machine(rows: pd.DataFrame, environments: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """`rows` with the columns MACHINE of the environments that their column `environment` names."""
     found = [environments.get(label) or {} for label in rows["environment"]]
     columns = {name: pd.Series([one.get(name) for one in found], rows.index, dtype=object) for name in MACHINE}
     return rows.assign(**columns)
 
 
-def placed_cell(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
+def cell_with_machine(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """The same of rows of the cell in `folder`, which one machine measured."""
-    return placed(rows.assign(environment=""), {"": records.read_json(folder / "environment.json")})
+    return with_machine(rows.assign(environment=""), {"": records.read_json(folder / "environment.json")})
 
 
-def compare(
+def compare_in(
     folder: Path,
     old: pd.DataFrame,
     new: pd.DataFrame,
@@ -40,7 +40,7 @@ def compare(
 ) -> rule.Comparison:
     """`rule.compare` of rows that join those in `folder`, where what other machines said counts too.
 
-    old: rows of the folder; new: those that join; both `placed`. others: of the same images as `new`, by other
+    old: rows of the folder; new: those that join; both `with_machine`. others: of the same images as `new`, by other
     machines (`read`). Raises StoreError for a damaged file in `folder`.
     """
     known = joined(old, read(folder))
@@ -74,6 +74,6 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def add(folder: Path, rows: pd.DataFrame) -> None:
-    """Adds rows (`rule.Comparison.apart`) to what lies in `folder`; writes nothing where there are none."""
+    """Adds rows (`rule.Comparison.differing`) to what lies in `folder`; writes nothing where there are none."""
     if len(rows):
         records.write_frame(folder / NAME, joined(read(folder), rows.reindex(columns=list(COLUMNS))))
