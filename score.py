@@ -96,6 +96,7 @@ def restore(
     import models
     from results.records import now
     from suites import degradation_file, environment, network_file
+    from suites.data import DataError
     from suites.evaluation import restoration, scoring
     from suites.progress import TileBar
     parsed = degradation_file.task(task)
@@ -103,13 +104,24 @@ def restore(
     protocol = scoring.protocol_for(model or "", parsed, **choices)
     where = {"device": cli.device(device), "backend": backend, "network": network_file.given(network, arguments)}
     with TileBar(err) as bar:
-        rows: list[dict] = []
-        how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar, "spent": rows.append}
-        told = environment.describe(where["device"], backend) | {"command": environment.command(), "started": now()}
-        failed = restoration.restore(source, target, model, parsed, weights, protocol, **how)
-    named = {"model": model or str(network), "task": parsed.name, "tiling": protocol.tiling}
-    named |= {"weights": models.weights_hash(weights)} if json else {}
-    cli.save(json, {"rows": [named | row for row in rows], "environment": told})
+        how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
+        if not json:
+            return int(restoration.restore(source, target, model, parsed, weights, protocol, **how) > 0)
+        if json.is_dir():
+            raise DataError(f"{json} is a folder: --json names the file that is written")
+        restoration.check_writable(json.parent, "--json FILE")
+        rows, started = [], now()
+        try:
+            failed = restoration.restore(source, target, model, parsed, weights, protocol, **how, spent=rows.append)
+        finally:  # what was restored before an error or Ctrl-C is filed as well
+            if rows:
+                named = {"model": model or str(network), "task": parsed.name, "tiling": protocol.tiling}
+                named |= {"weights": models.weights_hash(weights)}
+                told = environment.describe(where["device"], restoration.backends(rows))
+                told |= {"command": environment.command(), "started": started}
+                cli.save(json, {"rows": [named | row for row in rows], "environment": told})
+        if not rows:
+            show([f"{json} is not written: no picture was restored"], err)
     return int(failed > 0)
 
 

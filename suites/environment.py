@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -109,6 +110,11 @@ def describe(device: "str | torch.device", backend: str) -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "commit": commit(),
     }
+
+
+def peak_memory() -> int:
+    """Bytes: the most that this process has held of the host's memory since it began."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def command() -> str:

@@ -3,9 +3,8 @@
 import errno
 import itertools
 import os
-import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 
 import models
 from models.ops import scan
+from suites import environment
 from suites.data import DataError
 from suites.data.pictures import SUFFIXES, load_picture
 from suites.evaluation import tiling
@@ -67,9 +67,10 @@ def restore(
     Returns how many failed; a line about each picture goes to `say`. See `plan` for what is written where, and
     `restore_picture` for gray pictures and alpha. A colour profile is attached to the restored picture as it is.
     model: of the catalogue, built for `task`; or `network`, an official option file or a class in a user's file.
-    overwrite: replace outputs that exist. spent: gets what each picture cost, as `Cost.row` has it. Everything that
-    can be known before computing is checked first: raises DataError when there is nothing to restore, a picture would
-    be replaced or the output cannot be written, SpecError without a network, ModelError for weights that do not fit.
+    overwrite: replace outputs that exist. spent: gets what each picture cost, as `Cost.row` has it, with its name and
+    whether it is the first, in whose seconds kernels are compiled or loaded. Everything that can be known before
+    computing is checked first: raises DataError when there is nothing to restore, a picture would be replaced or the
+    output cannot be written, SpecError without a network, ModelError for weights that do not fit.
     """
     todo = plan(source, target, overwrite)
     if network is None and model is None:
@@ -83,15 +84,18 @@ def restore(
         say(f"kept: {path} exists already (--overwrite replaces it)")
     failed = len(todo.refused)
     how: dict[str, Any] = {"device": device, "graphs": TileGraphs(built, device)}
+    first = True
     for picture, restored in todo.pairs:
         try:
             pixels = load_picture(picture, alpha=True)
             how["told"] = _telling(progress, picture, pixels.shape[:2], built, protocol)
-            cost = Cost(torch.device(device))
+            cost = Cost(torch.device(device)) if spent is not None else None
             output = restore_picture(built, pixels, task, protocol, stem=picture.stem, **how)
-            if spent is not None:
-                spent(cost.row(pixels.shape[:2], output.shape[:2], built, protocol) | {"picture": picture.name})
+            row = cost and cost.row(pixels.shape[:2], output.shape[:2], built, protocol)
             save_picture(output, restored, colour_profile(picture))
+            if row is not None:
+                spent(row | {"picture": picture.name, "first": first})
+            first = False
         except (DataError, EvaluationError) as error:
             failed += 1
             say(f"failed: {error}")
@@ -125,13 +129,18 @@ class Cost:
         own = getattr(network, "backend", None)
         row |= {"backend": own and scan.resolve(own, self.device)}
         row |= dict.fromkeys(("device_mib", "tensors_mib", "device_used_mib"))
-        row["host_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        row["host_mib"] = environment.peak_memory() / 2**20
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)
             most = torch.cuda.max_memory_reserved(self.device), torch.cuda.max_memory_allocated(self.device)
             row |= {"device_mib": most[0] / 2**20, "tensors_mib": most[1] / 2**20}
             row |= {"device_used_mib": (total - free) / 2**20}
         return row
+
+
+def backends(rows: Sequence[dict[str, Any]]) -> str:
+    """Of the scan, as `Cost.row` has them: "none" for a network without one."""
+    return ", ".join(dict.fromkeys(row["backend"] or "none" for row in rows))
 
 
 def plan(source: Path, target: Path, overwrite: bool = False) -> Plan:
@@ -149,7 +158,7 @@ def plan(source: Path, target: Path, overwrite: bool = False) -> Plan:
     else:
         raise DataError(f"{source} does not exist: give a picture or a folder of pictures")
     for folder in {restored.parent for _, restored in planned.pairs}:
-        _check_writable(folder)
+        check_writable(folder)
     return planned
 
 
@@ -212,15 +221,16 @@ def _same_file(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
-def _check_writable(folder: Path) -> None:
-    """Raises DataError where a file in `folder`, which need not exist, could not be written."""
+def check_writable(folder: Path, name: str = "OUTPUT") -> None:
+    """Raises DataError where a file in `folder`, which need not exist, could not be written; name: of what was given
+    as it."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise DataError(f"cannot write into {folder}: {there} is a file, not a folder")
+        raise DataError(f"cannot write into {folder}: {there} is a file, not a folder; choose another {name}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise DataError(f"cannot write into {folder}: {WRITING[errno.EACCES]}")
+        raise DataError(f"cannot write into {folder}: {WRITING[errno.EACCES].replace('OUTPUT', name)}")
 
 
 def _cannot_write(path: Path, error: OSError) -> str:

@@ -8,8 +8,6 @@ import hashlib
 import json
 import math
 import os
-import resource
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,7 +25,7 @@ from torch import Tensor, nn
 import models
 from models.ops.scan import resolve
 from results import records
-from suites import variant
+from suites import environment, variant
 from suites.data.pool import Batch, Pool
 from suites.spec import Budget, Cell
 from suites.training import checkpoints, initial
@@ -269,7 +267,7 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the most that tensors took on a GPU, the most that the process took on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return environment.peak_memory()
 
 
 def hash_images(images: Sequence[np.ndarray]) -> str:

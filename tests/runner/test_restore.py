@@ -133,8 +133,42 @@ def test_restore_shows_progress_within_a_picture(tmp_path: Path, tiny_weights: P
 def test_restore_files_what_it_cost(command: Command, tmp_path: Path, tiny_weights: Path) -> None:
     source = photo(tmp_path / "own" / "a.png")
     asked = ["restore", source.parent, tmp_path / "out", "--model", "mambairv2-tiny", "--weights", tiny_weights]
+    photo(tmp_path / "own" / "b.png")
     assert command(*asked, "--json", tmp_path / "cost.json")[0] == 0
     told = json.loads((tmp_path / "cost.json").read_text())
-    assert [row["picture"] for row in told["rows"]] == ["a.png"] and told["rows"][0]["tiling"] == "official"
+    assert [(row["picture"], row["first"]) for row in told["rows"]] == [("a.png", True), ("b.png", False)]
+    assert told["rows"][0]["tiling"] == "official"
     assert told["rows"][0]["weights"] == models.weights_hash(tiny_weights)
     assert told["environment"]["commit"] and told["environment"]["command"].split()[1] == "restore"
+    assert told["environment"]["backend"] == told["rows"][0]["backend"] != "auto"
+    status, _, said = command(*asked, "--json", tmp_path / "again.json")  # all is there: nothing is restored
+    assert status == 0 and "again.json is not written" in said and not (tmp_path / "again.json").exists()
+
+
+def test_a_record_that_cannot_be_written_is_told_first_and_what_was_restored_is_filed(
+    command: Command, tmp_path: Path, tiny_weights: Path, monkeypatch
+) -> None:
+    for name in "ab":
+        photo(tmp_path / "own" / f"{name}.png")
+    asked = ["restore", tmp_path / "own", tmp_path / "out", "--model", "mambairv2-tiny", "--weights", tiny_weights]
+    refused(command(*asked, "--json", tmp_path / "own" / "a.png" / "cost.json"), "is a file, not a folder", "--json")
+    refused(command(*asked, "--json", tmp_path), "is a folder", "--json")
+    assert not (tmp_path / "out").exists()
+    save = restoration.save_picture
+
+    def full(output, path, profile):
+        if path.name == "b.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(output, path, profile)
+
+    monkeypatch.setattr(restoration, "save_picture", full)
+    refused(command(*asked, "--json", tmp_path / "cost.json"), "no space is left there")
+    assert [row["picture"] for row in json.loads((tmp_path / "cost.json").read_text())["rows"]] == ["a.png"]
+
+
+def test_what_pictures_cost_is_looked_at_only_when_asked_for(
+    command: Command, tmp_path: Path, tiny_weights: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(restoration, "Cost", lambda *_: pytest.fail("measured although nobody asked"))
+    asked = ["restore", photo(tmp_path / "a.png"), tmp_path / "out.png", "--model", "mambairv2-tiny"]
+    assert command(*asked, "--weights", tiny_weights)[0] == 0
