@@ -144,7 +144,7 @@ def samples(
         try:
             with inference(model, device, protocol.precision):
                 output = tiling.run(network, x, key, protocol.tiling, overlap)
-                output = rearrange(output, "1 c h w -> h w c").float().cpu().numpy()
+                output = rearrange(output, "1 c h w -> h w c").float().contiguous().cpu().numpy()
         except tiling.TilingError as error:
             raise EvaluationError(f"{stem}: {error}") from None
         except torch.OutOfMemoryError:
