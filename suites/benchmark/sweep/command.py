@@ -13,6 +13,7 @@ from suites import environment
 from suites.benchmark.sweep import peers
 from suites.benchmark.sweep.driver import LIMIT_S, Sweep
 from suites.benchmark.sweep.points import of_preset
+from suites.progress import counted
 from suites.spec import SpecError
 
 WRONG = ("differs", "failed")
@@ -20,17 +21,21 @@ WRONG = ("differs", "failed")
 
 @dataclass(frozen=True)
 class Swept:
-    """What a file holds of the points that were asked for. left: how many it lacks."""
+    """What a file holds of the points that were asked for. left: how many it lacks. short: what is said where the
+    seconds were too few for any."""
 
     path: Path
     costs: lines.Costs
     statuses: Counter
     left: int
+    short: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether something was timed, and nothing failed or computed something else."""
-        return not any(self.statuses[status] for status in WRONG) and self.statuses["ok"] > 0
+        """Whether something was timed, or would have been with more seconds, and nothing failed or computed something
+        else."""
+        timed = self.statuses["ok"] > 0 or self.short is not None
+        return timed and not any(self.statuses[status] for status in WRONG)
 
     def lines(self) -> list[str]:
         told = ", ".join(f"{count} {status}" for status, count in self.statuses.most_common()) or "nothing"
@@ -38,13 +43,12 @@ class Swept:
         checked = sum(row["check"]["seconds"] for row in rows)
         measured = sum(row["measure_s"] for row in rows)
         noisy = sum(bool(row["noise"]) for row in rows)
-        left = [f"{self.left} points are left: the same command measures them"] if self.left else []
-        return [
-            f"{self.path}: {told}",
-            f"{noisy} of {len(rows)} times are noisy; checking took {checked:,.0f} s, measuring {measured:,.0f} s",
-            *left,
-            "runner.py export STORE MACHINE/NAME commits them; `report` and `figures resolution` show them",
-        ]
+        how = "with so many seconds the same command" if self.short else "the same command"
+        left = [f"{counted(self.left, 'point')} left: {how} goes on with them"] if self.left else []
+        left = [self.short, *left] if self.short else left
+        noted = [f"{noisy} of {len(rows)} times are noisy; checking took {checked:,.0f} s, measuring {measured:,.0f} s"]
+        more = ["runner.py export STORE MACHINE/NAME commits them; `report` and `figures resolution` show them"]
+        return [f"{self.path}: {told}", *(noted if rows else []), *left, *(more if rows else [])]
 
 
 def run(
@@ -83,9 +87,11 @@ def run(
     writer = lines.Writer(path, machine)
     try:
         number = (gpus or 1) if where.type == "cuda" else 0
-        Sweep(chosen, writer, where, number, seconds, limit or LIMIT_S[where.type], say).run()
+        sweep = Sweep(chosen, writer, where, number, seconds, limit or LIMIT_S[where.type], say)
+        sweep.run()
     finally:
         writer.close()
     filed = [writer.costs.rows[point.key] for point in chosen if point.key in writer.costs.rows]
     done = sum(writer.costs.is_done(point.key) for point in chosen)
-    return Swept(path, writer.costs, Counter(row["status"] for row in filed), len(chosen) - done)
+    statuses = Counter(row["status"] for row in filed)
+    return Swept(path, writer.costs, statuses, len(chosen) - done, sweep.too_short())

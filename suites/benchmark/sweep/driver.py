@@ -5,6 +5,7 @@ process goes on with the points after it. A size after one that did not fit, or 
 compiled first, by several processes at a time, while nothing is timed.
 """
 
+import math
 import os
 import threading
 import time
@@ -47,6 +48,7 @@ class Sweep:
     groups: list[list[Point]] = field(default_factory=list)  # what no process has begun
     left: dict[str, Point] = field(default_factory=dict)  # what is not filed yet, by key
     taken: list[float] = field(default_factory=list)  # seconds of each point that was timed
+    begun: tuple[Point, float] | None = None  # the first point, and seconds of this command until it was begun
     total: int = 0
     errors: list[BaseException] = field(default_factory=list)
 
@@ -167,7 +169,7 @@ class Sweep:
                     reason |= {"status": "timeout", "reason": f"it took more than {self.limit:g} s"}
                 return bool(reason)
 
-            row = None
+            row, self.begun = None, self.begun or (point, self.seconds - self.time_left())
             process.order("measure", [point], self.proved(point))
             for message in process.messages(late):
                 row = message.get("row", row)
@@ -209,6 +211,20 @@ class Sweep:
         """Seconds, by the call's time at the last point of its series; None where there is none."""
         pixels, milliseconds = self.timed.get(point.series, (0, 0.0))
         return BESIDE_S + CALLS * milliseconds / 1e3 * point.pixels / pixels if pixels else None
+
+    def too_short(self) -> str | None:
+        """How many seconds one point needs, where they were over before any was timed."""
+        rest = [point for point in self.points if not self.writer.costs.is_done(point.key)]
+        if self.taken or not rest or self.seconds == math.inf:
+            return None
+        known = [seconds for point in rest if (seconds := self.expected(point)) is not None]
+        point, before = self.begun or (None, self.seconds - self.time_left())
+        went = f"{before:.0f} s went by before the first was begun"
+        if point:
+            went += f", and {point.name} was not done in the {max(0.0, self.seconds - before):.0f} s after that"
+        needs = f"takes about {min(known):.0f} s" if known else f"may take up to {self.limit:g} s (--limit)"
+        enough = math.ceil(before + (min(known) if known else self.limit))
+        return f"--seconds {self.seconds:g} is too little for one point: {went}. One {needs}: give --seconds {enough}"
 
     # --- what is filed and said --------------------------------------------------------------------------------------
 

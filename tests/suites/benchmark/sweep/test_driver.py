@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from results.costs import lines
-from suites.benchmark.sweep import driver, process, quiet
+from suites.benchmark.sweep import command, driver, process, quiet
 from suites.benchmark.sweep.points import Point, processes
 from suites.interruption import interruptible
 
@@ -71,6 +71,27 @@ def test_it_ends_with_its_seconds_and_leaves_the_rest_for_the_same_command(tmp_p
     assert ("b", 64) not in rows
     rows, _ = swept(tmp_path, [points[0], points[-1]])
     assert rows["b", 64]["status"] == "ok"
+
+
+def test_seconds_that_are_too_few_for_one_point_are_told_with_how_many_it_needs(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(command, "of_preset", lambda *_: [point("slow"), point("slow", 128)])
+    monkeypatch.setattr(command.environment, "describe", lambda *_: {**MACHINE, "versions": {}})
+    monkeypatch.setattr(command.environment, "examine", dict)
+    ask = {"seconds": 0.5, "say": lambda _: None}
+    found = command.run("resolution", tmp_path, "cpu", limit=30.0, **ask | {"seconds": 1.5})
+    assert found.ok and found.left == 2 and "too little for one point" in (told := found.lines()[1])
+    assert "slow 64x64 fp32 eager was not done" in told and told.endswith(("31", "32"))  # seconds
+    assert found.lines()[2:] == ["2 points left: with so many seconds the same command goes on with them"]
+    monkeypatch.setattr(command, "of_preset", lambda *_: [point("a"), point("slow")])
+    found = command.run("resolution", tmp_path, "cpu", **ask | {"seconds": 2.0})
+    assert found.ok and found.left == 1 and found.short is None
+    found = command.run("resolution", tmp_path, "cpu", **ask)  # it is filed: what is left has no time known
+    assert found.ok and "up to 600 s" in found.short
+    monkeypatch.setattr(command, "of_preset", lambda *_: [point("a"), point("a", 6400)])
+    found = command.run("resolution", tmp_path, "cpu", **ask)  # by the first one's time: it is not begun
+    assert "One takes about 101 s" in found.short and "128" not in found.short
+    monkeypatch.setattr(command, "of_preset", lambda *_: [point("crash")])
+    assert not command.run("resolution", tmp_path, "cpu", **ask | {"seconds": 1e9}).ok
 
 
 def test_a_network_is_proved_once_for_all_its_processes_and_later_commands(tmp_path, log):
