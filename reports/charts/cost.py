@@ -38,7 +38,7 @@ def pareto(evidence: Evidence) -> Chart:
     data["on front"] = data["front"].map({True: "yes", False: "no"})
     quickest = data.groupby(["panel", "network"])["time"].idxmin()
     data["label"] = data["network"].str.removeprefix("mambairv2-").where(data.index.isin(quickest), "")
-    scale = alt.Scale(type="log", padding=30)
+    scale = alt.Scale(type="log", padding=45, nice=False)
     x = alt.X("time:Q", title="ms an image, logarithmic", scale=scale, axis=alt.Axis(grid=False))
     y = alt.Y("psnr:Q", title=f"PSNR on {DATASET}, dB", scale=alt.Scale(zero=False, padding=30))
     legend = alt.Legend(values=[0.5, 1, 2], format="~g")
