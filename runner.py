@@ -184,14 +184,14 @@ def export(
 @app.command()
 def verify(
     cell: str, network: cli.ClassFile = None, task: cli.CellTask = None, device: cli.Device = None,
-    data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
+    exact: cli.Exact = False, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> int:
     """Runs a stored cell (its hash or name) again: the same bits?"""
     from suites import degradation_file, network_file
     from suites.execution import verification
     own = network_file.only_class(network)
     where = {"device": device, "data": data, "own": own, "task": task and degradation_file.task(task)}
-    return ended(verification.verify(cell, cli.store(results), **where, console=out))
+    return ended(verification.verify(cell, cli.store(results), **where, exact=exact, console=out))
 
 
 @app.command()

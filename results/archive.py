@@ -49,7 +49,10 @@ class ImportReport:
 
     def lines(self) -> list[str]:
         counts = f"{len(self.added)} added, {len(self.merged)} merged, {len(self.present)} already here"
-        kept = f"{self.kept} scores of another machine differ within its limit: kept beside those that are here"
+        scores = (
+            "1 score of another machine differs" if self.kept == 1 else f"{self.kept} scores of other machines differ"
+        )
+        kept = f"{scores} within what is allowed: kept beside those that are here (docs/scaling.md, Two machines)"
         conflicts = [f"conflict: {text}" for text in self.conflicts]
         return [counts, *([kept] if self.kept else []), *conflicts, *(f"refused: {text}" for text in self.refused)]
 

@@ -111,6 +111,7 @@ OtherTask = Annotated[str | None, Option("--task", help=f"in place of the suite'
 CellTask = Annotated[
     str | None, Option("--task", help="of a cell with a degradation of yours: custom:FILE.py:function")
 ]
+Exact = Annotated[bool, Option("--exact", help="the same bits, by another commit or on another machine too")]
 OptionFile = Annotated[Path | None, Option("--options", help="official option file (BasicSR) in place of SUITE")]
 Only = Annotated[str | None, Option(help="globs of cell names, by commas: variant/task/seed-N")]
 WithBase = Annotated[bool, Option("--base/--no-base", help="with --only: also what the cells are compared with")]

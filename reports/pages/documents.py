@@ -19,6 +19,7 @@ from reports.pages import analysed, machines, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.render import text_grid
 from results import measured, records
+from results.agreement import pairs
 from results.evidence import Evidence
 from results.store import Store
 
@@ -60,9 +61,9 @@ def filled(text: str, made: Tables) -> str:
 def write() -> list[str]:
     """Puts the tables of now into the documents, and draws the learning curves anew where their document changed.
 
-    Returns a line per document.
+    Before that, what two machines scored is written into `limits.FILE`, which tables go by. Returns a line per file.
     """
-    lines = []
+    lines = [pairs.write()]
     for name, made in tables().items():
         path = FOLDER / name
         old = path.read_text()

@@ -1,13 +1,19 @@
-"""How far scores of one picture may be apart on two machines: what was measured, by kinds of backend and precision."""
+"""How far scores of one picture may differ between two machines: by what was measured (`agreement.json`)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from results import records
+
+FILE = Path(__file__).parents[1] / "measured" / "agreement.json"  # `pairs.write` makes it from what is committed
 EXACT = 1e-6  # of a score, on one machine by one commit
 MARGIN = 2.0  # times the largest difference that was measured
 ENOUGH = 100  # pairs
-SAME = ("device", "device_type", "processor", "backend", "commit")  # by what an environment says
+SAME = ("device", "device_type", "processor", "backend", "torch", "triton", "commit")  # by what an environment says
 
 
 @dataclass(frozen=True)
@@ -25,40 +31,38 @@ class Limit:
 
 @dataclass(frozen=True)
 class Measured:
-    """The largest differences, rounded up to two digits, of scores of one picture by the same weights.
+    """How far scores of one picture by the same weights were apart: a row of `pairs.table`.
 
-    kinds: of the two machines, as `kind` names them, in alphabetical order; twice the same for two devices of one kind,
-    or for two commits on one. psnr: in dB, over `pairs`. ssim: over those that have one, None where none does.
+    kinds: of the two machines, as `kind` names them, in alphabetical order; devices: theirs. equal: pairs that are
+    equal to EXACT; median, most (the 99 % quantile), psnr (the largest): of `pairs`, in dB. ssim: the largest of the
+    `with_ssim` pairs that have one, None where none does. models, tasks, datasets: of which that was measured.
     """
 
     precision: str
     routing: str
     kinds: tuple[str, str]
+    devices: tuple[str, str]
     pairs: int
+    equal: int
+    median: float
+    most: float
     psnr: float
+    with_ssim: int
     ssim: float | None
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+    datasets: tuple[str, ...]
 
 
-# Of results/measured on 2026-11-30, as `pairs.table` finds them; a test holds these to it. All of mambairv2-light.
-CPU, CHUNKED, REFERENCE, TRITON = "cpu on cpu", "chunked on cpu", "reference on cpu", "triton on cuda"
-MEASURED = (
-    Measured("bf16", "gumbel", (TRITON, TRITON), 100, 0.007, 0.00013),
-    Measured("fp32", "argmax", (CHUNKED, CPU), 38, 0.00019, 7.9e-06),
-    Measured("fp32", "argmax", (CHUNKED, TRITON), 33, 0.0012, 2.4e-05),
-    Measured("fp32", "argmax", (CPU, CPU), 124, 0.00032, 8.2e-06),
-    Measured("fp32", "argmax", (CPU, TRITON), 504, 0.0057, 3.1e-05),
-    Measured("fp32", "argmax", (TRITON, TRITON), 128, 0.00012, None),
-    Measured("fp32", "gumbel", (CHUNKED, CPU), 38, 1.6e-05, 9.5e-07),
-    Measured("fp32", "gumbel", (CHUNKED, REFERENCE), 5, 4e-06, 4.6e-07),
-    Measured("fp32", "gumbel", (CHUNKED, TRITON), 19, 1.1e-05, None),
-    Measured("fp32", "gumbel", (CPU, CPU), 124, 0.00015, 1.5e-06),
-    Measured("fp32", "gumbel", (CPU, REFERENCE), 10, 1.1e-05, 8.5e-07),
-    Measured("fp32", "gumbel", (CPU, TRITON), 892, 0.00031, 2.4e-06),
-    Measured("fp32", "gumbel", (REFERENCE, TRITON), 5, 4.8e-06, None),
-    Measured("fp32", "gumbel", (TRITON, TRITON), 919, 7.7e-05, None),
-    Measured("tf32", "gumbel", (TRITON, TRITON), 100, 0.00067, 1.1e-05),
-    Measured("tf32x3", "gumbel", (TRITON, TRITON), 100, 1.3e-05, 2e-07),
-)
+@cache
+def measured() -> tuple[Measured, ...]:
+    """The rows of FILE. Raises StoreError when it is missing or damaged."""
+    remedy = "`runner.py tables --documents` writes it from what is committed"
+    try:
+        rows = records.read_json(FILE)["rows"]
+        return tuple(Measured(**{name: tuple(v) if isinstance(v, list) else v for name, v in r.items()}) for r in rows)
+    except (records.StoreError, KeyError, TypeError, AttributeError) as error:
+        raise records.StoreError(f"{FILE} does not say how far scores may differ ({error}): {remedy}") from error
 
 
 def kind(machine: Mapping[str, Any]) -> str:
@@ -67,28 +71,51 @@ def kind(machine: Mapping[str, Any]) -> str:
 
 
 def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether both make the same bits, as far as they say: one device, processor, backend and commit."""
+    """Whether both make the same bits, as far as they say: one device, processor, backend, commit, and versions."""
     return all((a.get(name) or None) == (b.get(name) or None) for name in SAME)
 
 
 def between(a: Mapping[str, Any], b: Mapping[str, Any], protocol: Mapping[str, Any]) -> Limit:
-    """The limit between machines `a` and `b` (SAME, device_type) under `protocol`: EXACT where `same`, else `of`."""
+    """The limit between machines `a` and `b` (`other_machines.MACHINE`) under `protocol`: EXACT where `same`, else
+    `of`."""
     if same(a, b):
-        return Limit(EXACT, EXACT, "one machine and commit")
-    kinds = tuple(sorted((kind(a), kind(b))))
-    return of(protocol.get("precision"), protocol.get("routing"), kinds)
+        return Limit(EXACT, EXACT, "one machine, commit and versions of PyTorch and Triton")
+    a, b = sorted((a, b), key=lambda one: (kind(one), str(one.get("device"))))
+    one_model = a.get("device") == b.get("device")
+    return of(protocol.get("precision"), protocol.get("routing"), (kind(a), kind(b)), one_model=one_model)
 
 
-def of(precision: str | None, routing: str | None, kinds: tuple[str, ...]) -> Limit:
+def of(precision: str | None, routing: str | None, kinds: tuple[str, ...], *, one_model: bool) -> Limit:
     """MARGIN times what was largest between two such kinds, at that precision and routing; where fewer than ENOUGH
     pairs were measured between just these, between any two. SSIM, of which less was measured, goes by any two.
 
-    EXACT at a precision and routing of which fewer than ENOUGH pairs were measured in all.
+    one_model: whether both have a device of one name: two commits on one model of GPU say nothing of two models. The
+    network and the task are not asked for: `why` says of which it was measured. EXACT at a precision and routing of
+    which fewer than ENOUGH pairs were measured in all.
     """
-    alike = [one for one in MEASURED if (one.precision, one.routing) == (precision, routing)]
-    said = f"{' and '.join(kinds)} at {precision}, routing {routing}"
+    alike = [one for one in measured() if (one.precision, one.routing) == (precision, routing)]
+    at = f"at {precision}, routing {routing}"
     if (count := sum(one.pairs for one in alike)) < ENOUGH:
-        return Limit(EXACT, EXACT, f"{count or 'no'} pairs were measured between {said}, too few for more")
-    own = [one for one in alike if one.kinds == kinds and one.pairs >= ENOUGH]
-    psnr, ssim = max(one.psnr for one in own or alike), max(one.ssim or 0.0 for one in alike)
-    return Limit(max(EXACT, MARGIN * psnr), max(EXACT, MARGIN * ssim), f"measured between {said}")
+        return Limit(EXACT, EXACT, f"{count or 'no'} pairs of machines were measured {at}, too few for more")
+    own = [one for one in alike if one.kinds == kinds and (one.devices[0] == one.devices[1]) == one_model]
+    known = sum(one.pairs for one in own)
+    used = own if known >= ENOUGH else alike
+    devices = "one model of device" if one_model else "two devices"
+    if used is own:
+        which = f"{known} pairs measured between {' and '.join(kinds)}, {devices}, {at}"
+    else:
+        few = f"{known or 'none'} of them between {' and '.join(kinds)}, {devices}"
+        which = f"{count} pairs measured between any two {at}, {few}"
+    networks = " and ".join(sorted({name for one in used for name in one.models}))
+    tasks = " and ".join(sorted({name for one in used for name in one.tasks}))
+    why = f"{MARGIN:g} times the largest of {which}; all of {networks}, {tasks}"
+    psnr, ssim = max(one.psnr for one in used), max(one.ssim or 0.0 for one in alike)
+    return Limit(max(EXACT, MARGIN * rounded_up(psnr)), max(EXACT, MARGIN * rounded_up(ssim)), why)
+
+
+def rounded_up(value: float) -> float:
+    """To two digits, never down."""
+    if not value > 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.2g}")

@@ -14,15 +14,22 @@ from results import records
 from results.agreement import rule
 
 NAME = "other_machines.parquet"
-MACHINE = ("device", "device_type", "processor", "backend", "threads", "commit", "command", "finished")
+VERSIONS = ("torch", "triton")  # of packages that make the bits
+MACHINE = (*("device", "device_type", "processor", "backend", *VERSIONS, "threads", "commit", "command", "finished"),)
 ORDER = ("dataset", "image", "device", "backend")
 COLUMNS = ("dataset", "image", "pixels", *records.SCORES, "seconds", *MACHINE)
 
 
+def machine_of(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """MACHINE, of an environment.json."""
+    versions = environment.get("versions") or {}
+    return {name: (versions if name in VERSIONS else environment).get(name) for name in MACHINE}
+
+
 def with_machine(rows: pd.DataFrame, environments: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """`rows` with the columns MACHINE of the environments that their column `environment` names."""
-    found = [environments.get(label) or {} for label in rows["environment"]]
-    columns = {name: pd.Series([one.get(name) for one in found], rows.index, dtype=object) for name in MACHINE}
+    found = [machine_of(environments.get(label) or {}) for label in rows["environment"]]
+    columns = {name: pd.Series([one[name] for one in found], rows.index, dtype=object) for name in MACHINE}
     return rows.assign(**columns)
 
 
@@ -56,8 +63,8 @@ def joined(first: pd.DataFrame, second: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def distinct(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of several records (with `hash`), each score of a machine and commit once."""
-    return rows.drop_duplicates(["hash", *ORDER, "processor", "commit"], ignore_index=True)
+    """Rows of several records (with `hash`), each score of a machine, its versions and commit once."""
+    return rows.drop_duplicates(["hash", *ORDER, "processor", *VERSIONS, "commit"], ignore_index=True)
 
 
 def read(folder: Path) -> pd.DataFrame:

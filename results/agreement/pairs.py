@@ -14,11 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from results import measured
+from results import measured, records
 from results.agreement import limits, other_machines
 from results.analyses import committed
 
-COLUMNS = ("precision", "routing", "kinds", "devices", "question", "dataset", "image", "psnr", "ssim")
+COLUMNS = (
+    *("precision", "routing", "kinds", "devices", "question", "model", "task", "dataset", "image", "psnr", "ssim"),
+)
+COMMAND = "runner.py tables --documents"
 SAME_AS = {"unchanged": {}, "routing/argmax": {"routing": "argmax"}}  # interventions that an evaluation asks too
 
 
@@ -39,32 +42,36 @@ def pairs(folder: Path | None = None) -> pd.DataFrame:
                 {
                     **{name: json.loads(question)["protocol"][name] for name in ("precision", "routing")},
                     **{"kinds": (limits.kind(a), limits.kind(b)), "devices": (a["device"], b["device"])},
-                    **{"question": question, "dataset": json.loads(question)["dataset"], "image": image},
+                    **{name: json.loads(question)[name] for name in ("model", "task", "dataset")},
+                    **{"question": question, "image": image},
                     **{score: abs(a[score] - b[score]) for score in ("psnr", "ssim")},
                 }
             )
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 
-def table(found: pd.DataFrame) -> pd.DataFrame:
-    """A row per precision, routing and kinds of `pairs`: how many, how many of them equal to `limits.EXACT`, median,
-    99 % quantile and largest difference of PSNR; how many have an SSIM, and its largest difference."""
+def table(found: pd.DataFrame) -> list[limits.Measured]:
+    """A row per precision, routing, kinds and devices of `pairs`; differences to six digits."""
     rows = []
-    for key, part in found.groupby(["precision", "routing", "kinds"], sort=True):
+    for key, part in found.groupby(["precision", "routing", "kinds", "devices"], sort=True):
         ssim = part["ssim"].dropna()
-        quantiles = part["psnr"].quantile([0.5, 0.99, 1]).to_list()
+        median, most, largest = (float(f"{value:.6g}") for value in part["psnr"].quantile([0.5, 0.99, 1]))
         equal = int((part["psnr"] <= limits.EXACT).sum())
-        rows.append([*key, len(part), equal, *quantiles, len(ssim), ssim.max()])
-    names = ["precision", "routing", "kinds", "pairs", "equal", "median", "most", "psnr", "with_ssim", "ssim"]
-    return pd.DataFrame(rows, columns=names)
+        of = [tuple(sorted(set(part[name]))) for name in ("model", "task", "dataset")]
+        ssims = len(ssim), float(f"{ssim.max():.6g}") if len(ssim) else None
+        rows.append(limits.Measured(*key, len(part), equal, median, most, largest, *ssims, *of))
+    return rows
 
 
-def rounded_up(value: float) -> float:
-    """To two digits, never down: as `limits.MEASURED` says what was largest."""
-    if not value > 0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / unit - 1e-9) * unit:.2g}")
+def write() -> str:
+    """Puts the `table` of what is committed into `limits.FILE`, by which limits go from then on. Returns a line."""
+    rows = [vars(row) for row in table(pairs())]
+    content = (json.dumps({"command": COMMAND, "rows": rows}, indent=1) + "\n").encode()
+    changed = not limits.FILE.exists() or limits.FILE.read_bytes() != content
+    if changed:
+        records.write_bytes(limits.FILE, content)
+        limits.measured.cache_clear()
+    return f"{limits.FILE}: {'written' if changed else 'as before'}"
 
 
 def _scored(folder: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:

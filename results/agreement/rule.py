@@ -59,10 +59,17 @@ def _against(known: Mapping[str, Any], row: Mapping[str, Any], protocol: Mapping
             told = f"has {score} {_digits(here)} here, not {_digits(there)}"
             if limits.same(known, row):
                 return told
-            here, there = (f"{one.get('device')}, commit {str(one.get('commit'))[:8]}" for one in (known, row))
+            here, there = _named(known), _named(row)
             return f"{told} (by {here} here, {there} there; at most {limit.of(score):.2g} apart: {limit.why})"
         equal = equal and gap <= limits.EXACT
     return equal
+
+
+def _named(machine: Mapping[str, Any]) -> str:
+    """ "cpu on AMD EPYC, torch 2.13.0, triton 3.9.0, commit 0123abcd"."""
+    versions = "".join(f", {name} {machine[name]}" for name in ("torch", "triton") if machine.get(name))
+    commit = str(machine.get("commit"))[:8]
+    return f"{machine.get('backend') or 'no backend'} on {machine.get('device')}{versions}, commit {commit}"
 
 
 def _gap(a: Any, b: Any) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from results import records
-from results.agreement import limits
+from results.agreement import limits, other_machines
 from results.store import Store, StoreError
 from suites import variant
 from suites.execution.engine import PROGRAM, EngineError, run
@@ -23,7 +23,8 @@ class Verification:
     """A stored cell against a fresh run of it. differences: largest score difference per dataset, in dB.
 
     machine: what differs between the two runs (device, threads, versions, ...), since other machines make other bits.
-    limit: how far scores of the same weights may be apart on the two (`results.agreement`).
+    limit: how far scores of the same weights may differ between the two (`results.agreement`). exact: whether they may
+    not differ at all.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Verification:
     differences: dict[str, float]
     machine: list[str]
     limit: limits.Limit
+    exact: bool = False
 
     @property
     def same(self) -> bool:
@@ -39,12 +41,15 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether both say the same: the same bits, or on two machines the same weights, scored within their limit."""
-        apart = max(self.differences.values(), default=0.0)
-        return self.same or (self.same_weights and self.limit.psnr > limits.EXACT and apart <= self.limit.psnr)
+        """Whether both say the same: the same bits, or (unless `exact`) on two machines, by two commits or versions
+        the same weights, scored within their limit."""
+        if self.same or self.exact:
+            return self.same
+        largest = max(self.differences.values(), default=0.0)
+        return self.same_weights and self.limit.psnr > limits.EXACT and largest <= self.limit.psnr
 
     def lines(self) -> list[str]:
-        within = f"the same weights, scored as closely as two machines do (at most {self.limit.psnr:.2g} dB apart)"
+        within = f"the same weights, and scores within {self.limit.psnr:.2g} dB ({self.limit.why})"
         verdict = "the same bits" if self.same else within if self.ok else "other bits"
         weights = "equal" if self.same_weights else "different"
         scores = ", ".join(
@@ -63,15 +68,16 @@ def verify(
     data: Path | None = None,
     own: NetworkFile | None = None,
     task: Task | None = None,
+    exact: bool = False,
     console: Console | None = None,
     program: Sequence[str] = PROGRAM,
 ) -> Verification:
     """Runs a finished cell again in a scratch folder, as it was run (threads, backend, determinism), and compares.
 
     name: hash, start of it, or cell name. device: another device than the stored kind.
-    own: the class of a cell whose network is one in a file; task: that of a cell with a user's degradation. Raises
-    StoreError when there is no such finished cell,
-    SpecError where that file is missing or another, EngineError when it does not run.
+    own: the class of a cell whose network is one in a file; task: that of a cell with a user's degradation.
+    exact: whether scores must have the same bits on another machine or by another commit, too. Raises StoreError when
+    there is no such finished cell, SpecError where that file is missing or another, EngineError when it does not run.
     """
     folder = store.resolve_cell(name)
     status = store.status(folder)
@@ -112,7 +118,8 @@ def verify(
             same_weights=again.status(fresh).get("weights") == status.get("weights") is not None,
             differences=_differences(folder, fresh),
             machine=_machine(before, now),
-            limit=limits.between(before, now, cell.protocol.to_dict()),
+            limit=limits.between(*map(other_machines.machine_of, (before, now)), cell.protocol.to_dict()),
+            exact=exact,
         )
 
 

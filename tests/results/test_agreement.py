@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from results import export, measured, records
-from results.agreement import limits, other_machines, pairs
+from results.agreement import limits, other_machines, pairs, rule
 from results.analyses import folder
 from results.archive import import_into
 from results.evidence import Evidence
@@ -20,12 +20,21 @@ LIMIT = 0.5  # twice what is said to have been measured
 PAIR = ("cpu on cpu", "triton on cuda")
 
 
+def found(kinds, devices, pairs, psnr, ssim) -> limits.Measured:
+    of = {"models": ("m",), "tasks": ("sr-x2", "sr-x4"), "datasets": ("Set5",)}
+    digits = {"equal": 0, "median": 0.0, "most": psnr, "psnr": psnr, "with_ssim": pairs if ssim else 0, "ssim": ssim}
+    return limits.Measured("fp32", "gumbel", kinds, devices, pairs, **digits, **of)
+
+
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    found = limits.Measured("fp32", "gumbel", PAIR, 100, LIMIT / 2, 0.01)
-    monkeypatch.setattr(
-        limits, "MEASURED", (found, limits.Measured("fp32", "gumbel", ("cpu on cpu",) * 2, 9, 0.1, None))
+    rows = (
+        found(PAIR, ("a processor", "a GPU"), 60, LIMIT / 2, 0.01),
+        found(PAIR, ("a processor", "another GPU"), 40, LIMIT / 4, None),
+        found(("cpu on cpu",) * 2, ("a processor",) * 2, 9, 0.1, None),
+        found(("triton on cuda",) * 2, ("a GPU",) * 2, 100, 0.05, None),
     )
+    monkeypatch.setattr(limits, "measured", lambda: rows)
 
 
 def store_of(root, machine, shift=0.0, images=("baby", "bird"), **protocol) -> Store:
@@ -35,14 +44,32 @@ def store_of(root, machine, shift=0.0, images=("baby", "bird"), **protocol) -> S
 
 
 def test_limits_by_kind_precision_and_number_of_pairs():
-    other = {**CPU, "commit": "d"}
-    assert limits.between(CPU, dict(CPU), PROTOCOL) == limits.Limit(1e-6, 1e-6, "one machine and commit")
-    assert limits.between(GPU, CPU, PROTOCOL).psnr == LIMIT
-    assert limits.between(CPU, other, PROTOCOL).psnr == LIMIT  # nine pairs are too few: by any two kinds
+    """Of kinds with enough pairs, else of any two; two commits on one model of GPU say nothing of two models."""
+    other, all_of = {**CPU, "commit": "d"}, "; all of m, sr-x2 and sr-x4"
+    assert limits.between(CPU, dict(CPU), PROTOCOL).psnr == 1e-6
+    assert limits.between(GPU, CPU, PROTOCOL) == limits.between(CPU, GPU, PROTOCOL)
+    limit = limits.between(GPU, CPU, PROTOCOL)
+    measured = "100 pairs measured between cpu on cpu and triton on cuda, two devices, at fp32, routing gumbel"
+    assert (limit.psnr, limit.why) == (LIMIT, f"2 times the largest of {measured}{all_of}")
+    limit = limits.between(CPU, other, PROTOCOL)
+    few = "209 pairs measured between any two at fp32, routing gumbel, 9 of them between cpu on cpu and cpu on cpu"
+    assert (limit.psnr, limit.why) == (LIMIT, f"2 times the largest of {few}, one model of device{all_of}")
+    assert limits.between(GPU, {**GPU, "commit": "d"}, PROTOCOL).psnr == 0.1
+    limit = limits.between(GPU, {**GPU, "device": "another GPU"}, PROTOCOL)
+    assert limit.psnr == LIMIT and "none of them between triton on cuda and triton on cuda, two devices" in limit.why
     assert limits.between(CPU, other, PROTOCOL).ssim == limits.between(GPU, CPU, PROTOCOL).ssim == 0.02
     for protocol in ({**PROTOCOL, "precision": "bf16"}, {**PROTOCOL, "routing": "argmax"}):
         unknown = limits.between(GPU, CPU, protocol)
-        assert unknown.psnr == unknown.ssim == 1e-6 and "no pairs were measured between cpu on cpu and" in unknown.why
+        assert unknown.psnr == unknown.ssim == 1e-6 and "no pairs of machines were measured at" in unknown.why
+
+
+def test_another_version_of_pytorch_or_triton_is_another_machine():
+    one = other_machines.machine_of({**CPU, "versions": {"torch": "2.11.0", "triton": "3.6.0"}})
+    for name in ("torch", "triton"):
+        assert not limits.same(one, {**one, name: "9"}) and limits.same(one, dict(one))
+        with_another = pd.DataFrame([{"dataset": "Set5", "image": "baby", "pixels": "p", "psnr": 30.0, **one}])
+        told = rule.compare(with_another, with_another.assign(**{name: "9", "psnr": 31.0}), PROTOCOL).conflicts
+        assert "(by cpu on a processor, torch 2.11.0, triton 3.6.0, commit c here, cpu on a processor, torch" in told[0]
 
 
 @pytest.mark.parametrize("way", ["again", "import"])
@@ -66,7 +93,7 @@ def test_within_the_limit_both_are_kept_and_beyond_it_neither_is_believed(tmp_pa
     assert join(store, GPU, 0.499) == ""
     assert join(store, GPU, 0.499) == ""  # the same again: nothing new
     told = join(store, GPU, 0.501)
-    assert "by a processor, commit c here, a GPU, commit c there; at most 0.5 apart: measured between cpu on" in told
+    assert "(by cpu on a processor, commit c here, triton on a GPU, commit c there; at most 0.5 apart: 2 times" in told
     assert "Set5/baby has psnr 34.499 here, not 34.4" in join(store, GPU, 0.4)  # what that GPU itself said before
     pd.testing.assert_frame_equal(store.scores(), before)
     apart = store.other_machines().set_index(["device", "image"])["psnr"]
@@ -76,7 +103,7 @@ def test_within_the_limit_both_are_kept_and_beyond_it_neither_is_believed(tmp_pa
 
 def test_a_precision_of_which_nothing_was_measured_stays_exact(tmp_path):
     store = store_of(tmp_path, CPU, precision="bf16")
-    with pytest.raises(StoreError, match="no pairs were measured between cpu on cpu and triton on cuda at bf16"):
+    with pytest.raises(StoreError, match="no pairs of machines were measured at bf16, routing gumbel"):
         store.add_evaluation(key(precision="bf16"), rows("baby", shift=1e-5), GPU, expected=2)
 
 
@@ -106,8 +133,9 @@ def test_what_two_machines_said_is_committed_and_read_by_tables(tmp_path, monkey
     assert found.problems == [] and found.scores["psnr"].tolist() == [34.0, 34.0]  # measured first, exported last
     assert sorted(found.other_machines["psnr"]) == pytest.approx([34.1, 34.1, 34.3, 34.3])
     assert len(pairs.pairs()) == 6 and set(pairs.pairs()["kinds"]) == {PAIR, ("cpu on cpu", "cpu on cpu")}
-    line = pairs.table(pairs.pairs()).set_index("kinds").loc[[PAIR]].iloc[0]
-    assert (line["pairs"], line["equal"], line["psnr"]) == (4, 0, pytest.approx(0.2))
+    line = next(one for one in pairs.table(pairs.pairs()) if one.kinds == PAIR)
+    assert (line.pairs, line.equal, line.psnr) == (4, 0, pytest.approx(0.2))
+    assert (line.devices, line.tasks, line.datasets) == (("a processor", "a GPU"), ("sr-x2",), ("Set5",))
 
     for shift, problem in ((0.4, ""), (0.6, "the store and results/measured contradict each other: Set5/baby")):
         evidence = Evidence(store_of(tmp_path / f"store-{shift}", GPU, shift))
@@ -116,20 +144,30 @@ def test_what_two_machines_said_is_committed_and_read_by_tables(tmp_path, monkey
         assert len(evidence.other_machines) == (6 if not problem else 4)
 
 
-def test_the_limits_are_those_of_the_committed_records(monkeypatch):
-    """What is said to be the largest difference is there, and nothing that is committed since is further apart than is
-    allowed."""
+def test_the_file_that_limits_go_by_is_what_is_committed(monkeypatch, tmp_path):
     monkeypatch.undo()
-    found = pairs.table(pairs.pairs()).set_index(["precision", "routing", "kinds"])
-    for one in limits.MEASURED:
-        row = found.loc[[(one.precision, one.routing, one.kinds)]].iloc[0]
-        assert one.pairs <= row["pairs"] and one.psnr <= pairs.rounded_up(row["psnr"])
-        assert one.ssim is None or one.ssim <= pairs.rounded_up(row["ssim"])
-    for (precision, routing, kinds), row in found.iterrows():
-        if found.loc[(precision, routing), "pairs"].sum() >= limits.ENOUGH:
-            limit = limits.of(precision, routing, kinds)
-            assert row["psnr"] <= limit.psnr and not row["ssim"] > limit.ssim, (precision, routing, kinds)
-    rounded = [pairs.rounded_up(value) for value in (0.0, 0.00031, 0.0003101, 0.0099, 0.00991)]
+    said, now = limits.measured(), pairs.table(pairs.pairs())
+    mend = "runner.py tables --documents writes results/measured/agreement.json anew"
+    assert len(said) == len(now), mend
+    for one, other in zip(said, now, strict=True):
+        for name, value in vars(other).items():
+            close = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+            assert getattr(one, name) == close, (one, name, mend)
+    for one in said:  # nothing that is committed is further apart than is allowed
+        limit = limits.of(one.precision, one.routing, one.kinds, one_model=len(set(one.devices)) == 1)
+        assert one.psnr <= limit.psnr and (one.ssim or 0) <= limit.ssim
+
+    monkeypatch.setattr(limits, "FILE", tmp_path / "agreement.json")
+    limits.measured.cache_clear()
+    for content in (None, "{", '{"rows": [{"precision": "fp32"}]}', "[]"):
+        if content:
+            limits.FILE.write_text(content)
+        with pytest.raises(StoreError, match="tables --documents` writes it"):
+            limits.measured()
+
+
+def test_rounding_up():
+    rounded = [limits.rounded_up(value) for value in (0.0, 0.00031, 0.0003101, 0.0099, 0.00991)]
     assert rounded == [0, 0.00031, 0.00032, 0.0099, 0.01]
 
 
@@ -138,7 +176,7 @@ def test_the_limits_are_those_of_the_committed_records(monkeypatch):
     [
         ("scan/off", 0.49, ""),
         ("scan/off", 0.51, "at most 0.5 apart"),
-        ("routing/argmax", 0.49, "no pairs were measured"),
+        ("routing/argmax", 0.49, "no pairs of machines were measured"),
     ],
 )
 def test_a_psnr_of_an_analysis_goes_by_the_limit_of_what_was_asked(tmp_path, change, away, told):

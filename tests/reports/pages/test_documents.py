@@ -5,6 +5,7 @@ import pytest
 import runner
 from reports.figures import curve
 from reports.pages import documents
+from results.agreement import limits
 
 MADE = documents.tables()
 
@@ -29,10 +30,14 @@ def test_the_command_fills_them_and_leaves_the_text(tmp_path, monkeypatch, capsy
     for name, text in old.items():
         emptied = documents.BLOCK.sub(r"\1old\n\3", text) if name != "pilot.md" else text
         (tmp_path / name).write_text(emptied)
+    content = limits.FILE.read_bytes()
+    monkeypatch.setattr(limits, "FILE", tmp_path / "agreement.json")
     runner.tables(documents=True)
+    assert limits.FILE.read_bytes() == content
     assert {name: (tmp_path / name).read_text() for name in MADE} == old
     assert drawn == [tmp_path / "figures" / "curve.png"]
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("agreement.json: written")
     assert [line.rpartition(": ")[2] for line in lines] == [
         "as before" if name == "pilot.md" else "written" for name in MADE
     ]
