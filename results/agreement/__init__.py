@@ -1,7 +1,7 @@
 """When two measurements of one picture by the same weights agree, and what becomes of both.
 
-On one machine by one commit, PyTorch and Triton scores are equal to `limits.EXACT`. Otherwise they may differ by what
-was measured between the two kinds of backend at that precision (`limits.between`); what differs more is a
+On one machine by one commit (and one PyTorch and Triton) scores are equal to `limits.EXACT`. Otherwise they may differ
+by what was measured between the two kinds of backend at that precision (`limits.between`); what differs more is a
 contradiction, and is said (`rule`). What is nearer is kept: the first in `scores.parquet`, which tables go by, others
 with their machine beside it (`other_machines`). `pairs` lists what has been scored on two machines.
 """

@@ -9,6 +9,7 @@ from results.analyses import folder
 from results.archive import import_into
 from results.evidence import Evidence
 from results.store import Store, StoreError
+from suites.execution.verification import Verification
 from tests.results.test_store import PROTOCOL, cell, finish, key, rows
 
 CPU = {
@@ -164,6 +165,20 @@ def test_the_file_that_limits_go_by_is_what_is_committed(monkeypatch, tmp_path):
             limits.FILE.write_text(content)
         with pytest.raises(StoreError, match="tables --documents` writes it"):
             limits.measured()
+
+
+def test_verify_takes_what_the_limit_allows_unless_it_must_be_exact():
+    limit = limits.between(GPU, CPU, PROTOCOL)
+    for away, weights, exact, ok in (
+        *((0.0, True, False, True), (0.0, True, True, True), (LIMIT, True, False, True)),
+        *((LIMIT, True, True, False), (LIMIT * 1.01, True, False, False), (0.0, False, False, False)),
+    ):
+        found = Verification("a", "0", weights, {"Set5": away}, [], limit, exact)
+        assert found.ok == ok, found
+    within = Verification("a", "0", True, {"Set5": LIMIT}, [], limit)
+    assert limit.why in within.lines()[0] and "all of m, sr-x2 and sr-x4" in limit.why
+    one = limits.between(CPU, dict(CPU), PROTOCOL)
+    assert not Verification("a", "0", True, {"Set5": 1e-9}, [], one).ok
 
 
 def test_rounding_up():

@@ -74,17 +74,17 @@ def test_scores_that_another_commit_gave_otherwise_are_kept_and_said(root, tmp_p
     records.write_frame(folder / "scores.parquet", rows.assign(psnr=rows["psnr"] + [0.04, 0, 0], environment="before"))
     (stored,) = records.read_json(folder / "environment.json").values()
     records.write_json(folder / "environment.json", {"before": {**stored, "commit": "old"}})
-    kinds = (limits.kind(first.environment),) * 2
     protocol = OFFICIAL.to_dict()
-    found = limits.Measured(protocol["precision"], protocol["routing"], kinds, 100, 0.025, 0.0)
-    monkeypatch.setattr(limits, "MEASURED", (found,))
+    asked = [protocol["precision"], protocol["routing"], (limits.kind(first.environment),) * 2, ("this",) * 2]
+    found = limits.Measured(*asked, 100, 0, 0.01, 0.02, 0.025, 100, 0.0, ("bicubic",), ("sr-x2",), ("Set5",))
+    monkeypatch.setattr(limits, "measured", lambda: (found,))
     again = bicubic(root, store, again=True)
     assert not again.refused and again.notes[1].startswith(
         "Set5: 1 of 3 pictures that were scored again are up to 0.04 dB"
     )
     assert store.other_machines()["image"].tolist() == ["baby"]
     assert store.scores()["psnr"].tolist() == pytest.approx((rows["psnr"] + [0.04, 0, 0]).tolist())  # what was first
-    monkeypatch.setattr(limits, "MEASURED", ())
+    monkeypatch.setattr(limits, "measured", lambda: ())
     assert "contradicts what is stored: Set5/baby has psnr" in bicubic(root, store, again=True).refused[0]
 
 
