@@ -59,7 +59,8 @@ def labelled(part: pd.DataFrame) -> pd.DataFrame:
     """A panel's rows with label and label_y: names of lines at their ends, apart from each other and from the rule."""
     ends = part["pixels"] == part.groupby("network")["pixels"].transform("max")
     axis = Axis.around([*part["ratio"], 1.0], HEIGHT, PADDING, log=False)
-    apart = spread(axis.pixels(part.loc[ends, "ratio"]), GAP, PADDING, HEIGHT - PADDING)
+    places = axis.pixels([*part.loc[ends, "ratio"], 1.0])  # the rule keeps its place, so a name is half a gap from it
+    apart = spread(places, GAP, PADDING, HEIGHT - PADDING)[:-1]
     part = part.assign(label=part["network"].where(ends, ""), label_y=part["ratio"])
     part.loc[ends, "label_y"] = axis.values(apart)
     return part
