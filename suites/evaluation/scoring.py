@@ -171,7 +171,7 @@ def nonstandard(dataset: Dataset, rows: pd.DataFrame) -> list[str]:
     )
 
 
-def apart(name: str, found: Scored) -> list[str]:
+def rescored(name: str, found: Scored) -> list[str]:
     """A note when pictures that were scored again have other scores than are stored, else nothing."""
     both = found.asked[found.asked["image"].isin(found.new)].merge(found.rows, on="image", suffixes=("", "_stored"))
     away = (both["psnr"] - both["psnr_stored"]).abs()
@@ -270,7 +270,7 @@ def score(
             if found.refused:
                 result.refused.append(str(found.refused))
             before = found.rows[~found.rows["image"].isin(found.new)]
-            result.notes.extend(apart(dataset.name, found))
+            result.notes.extend(rescored(dataset.name, found))
             counts = {"new": len(found.new), "stored": len(before)}
             result.rows.append(summarise(name, task, dataset.name, found.rows, len(dataset), protocol) | counts)
             if len(before) and not found.refused:
