@@ -239,5 +239,7 @@ def _runs(cells: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, 
         for process in (*environment.get("earlier", ()), environment):
             key = str(process.get("started")), str(process.get("command"))
             told = {name: process.get(name) for name in (*TRAINED_ON, "command", "started")}
-            runs.setdefault(key, {**told, "cells": []})["cells"].append(config)
+            worked_on = runs.setdefault(key, {**told, "cells": []})["cells"]
+            if config not in worked_on:  # stopped and taken up within the second that `started` tells
+                worked_on.append(config)
     return [runs[key] for key in sorted(runs)]
