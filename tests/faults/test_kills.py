@@ -18,8 +18,9 @@ from results.costs import lines
 from results.store import Store
 from suites.training import checkpoints, trainer
 from tests.faults import work
-from tests.faults.harness import SEED, kill_often, run
+from tests.faults.harness import COUNT, SEED, kill_often, log, run
 from tests.results.test_store import cell, finish, key, rows
+from tests.suites.training import test_processes as processes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,6 +49,31 @@ def test_training(tmp_path):
 def losses(folder: Path) -> list[tuple]:
     lines = map(json.loads, (folder / "train.jsonl").read_text().splitlines())
     return [(line["step"], line["loss"]) for line in lines]
+
+
+def test_one_of_several_processes_that_train_a_cell(tmp_path):
+    """The others end, as torchrun would see to, and as many go on from the last checkpoint."""
+    whole, begun = processes.train(2, tmp_path / "undisturbed").read_bytes(), time.monotonic()
+    assert processes.train(2, tmp_path / "again").read_bytes() == whole
+    seconds, draws, hits = time.monotonic() - begun, np.random.default_rng(SEED), 0
+    for number in range(COUNT):
+        folder, moment, rank = tmp_path / f"kill-{number}", draws.uniform(0, seconds), int(draws.integers(2))
+        started = processes.begin(2, folder)
+        time.sleep(moment)
+        hits += started[rank].is_alive()
+        started[rank].kill()
+        started[1 - rank].join(1)
+        started[1 - rank].terminate()
+        for process in started:
+            process.join()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of damage: there is none
+            if folder.exists():
+                checkpoints.load(folder)
+        assert processes.train(2, folder).read_bytes() == whole
+        assert processes.losses(folder) == processes.losses(tmp_path / "undisturbed")
+        assert not list(folder.glob("checkpoint*"))
+    log("one of two processes of a cell", tried=COUNT, killed=hits, seed=SEED, seconds_of_work=round(seconds, 3))
 
 
 def test_checkpointing(tmp_path):

@@ -5,7 +5,9 @@ import multiprocessing
 import socket
 import warnings
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +46,8 @@ def work(rank: int, count: int, port: int, folder: Path, until: bool, sums: str)
             trainer.train_cells([(CELL, folder)], lambda names: IMAGES, hooks=hooks, processes=processes)
 
 
-def train(count: int, folder: Path, *, until: bool = False, sums: str = "in-order") -> Path:
-    """By `count` processes that are forked from one that has everything imported."""
+def begin(count: int, folder: Path, *, until: bool = False, sums: str = "in-order") -> list[BaseProcess]:
+    """`count` processes that train the cell, forked from one that has everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])
     with socket.socket() as free:
@@ -54,6 +56,12 @@ def train(count: int, folder: Path, *, until: bool = False, sums: str = "in-orde
     started = [context.Process(target=work, args=(rank, count, port, folder, until, sums)) for rank in range(count)]
     for process in started:
         process.start()
+    return started
+
+
+def train(count: int, folder: Path, **how: Any) -> Path:
+    """The weights that `count` processes make (`begin`)."""
+    started = begin(count, folder, **how)
     for process in started:
         process.join()
     assert [process.exitcode for process in started] == [0] * count
