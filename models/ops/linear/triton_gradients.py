@@ -16,7 +16,16 @@ from models.ops.common.activations import gelu_slope
 from models.ops.common.kernels import pair
 from models.ops.common.products import dot, split, transposed
 from models.ops.common.sums import sum_rows
-from models.ops.linear.triton_tiles import Blocks, affine, normalised, read_matrix, read_rows, tile_of
+from models.ops.linear.triton_tiles import (
+    Blocks,
+    affine,
+    normalised,
+    read_matrix,
+    read_rows,
+    store_gradient,
+    through_norm,
+    tile_of,
+)
 
 PROGRAMS = 264  # that sum over rows: two to every processor of an H100
 # As measured on an H200: for rows of up to 64 features, of up to 128, and of more.
@@ -72,13 +81,8 @@ def _linear_inputs(
             v, inverse = normalised(x, row, rows, k, eps, K, S)  # again: no registers for it in between
             total_gamma += tl.sum(grad * v, 0)
             total_beta += tl.sum(grad, 0)
-            grad *= tl.load(gamma + k, mask=k < K, other=0.0)[None, :]
-            grad = (grad - tl.sum(grad, 1)[:, None] / K - v * (tl.sum(grad * v, 1)[:, None] / K)) * inverse[:, None]
-        if first is not None:
-            grad += read_rows(first, row, rows, k, K, K)
-        if second is not None:
-            grad += read_rows(second, row, rows, k, K, K)
-        tl.store(dx + row[:, None] * K + k[None, :], grad, mask=(row < rows)[:, None] & (k < K)[None, :])
+            grad = through_norm(grad, v, inverse, gamma, k, K)
+        store_gradient(grad, first, second, dx, row, rows, k, K)
     if gamma is not None:
         sums += tl.program_id(0) * 2 * K
         tl.store(sums + k, total_gamma, mask=k < K)

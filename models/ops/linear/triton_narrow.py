@@ -18,7 +18,7 @@ from models.ops.common.activations import gelu_slope
 from models.ops.common.kernels import pair
 from models.ops.common.products import dot, split, transposed
 from models.ops.common.sums import sum_rows
-from models.ops.linear.triton_tiles import affine, normalised, read_matrix, read_rows
+from models.ops.linear.triton_tiles import affine, normalised, read_matrix, read_rows, store_gradient, through_norm
 
 # As measured on an H200, 64 features out at a time with 4 warps.
 FEATURES, HELD = 64, 12288  # of rows at most, and numbers of G that a program keeps at most
@@ -94,13 +94,8 @@ def _linear_gradients(
                 new_bias_parts = new_bias_parts + (bias_parts[i] + tl.sum(g, 0),)  # noqa: RUF005
         parts, bias_parts, scale_parts = new_parts, new_bias_parts, new_scale_parts
         if gamma is not None:
-            grad *= tl.load(gamma + k, mask=k < K, other=0.0)[None, :]
-            grad = (grad - tl.sum(grad, 1)[:, None] / K - v * (tl.sum(grad * v, 1)[:, None] / K)) * inverse[:, None]
-        if first is not None:
-            grad += read_rows(first, row, rows, k, K, K)
-        if second is not None:
-            grad += read_rows(second, row, rows, k, K, K)
-        tl.store(dx + row[:, None] * K + k[None, :], grad, mask=(row < rows)[:, None] & (k < K)[None, :])
+            grad = through_norm(grad, v, inverse, gamma, k, K)
+        store_gradient(grad, first, second, dx, row, rows, k, K)
     sums += tl.program_id(0).to(tl.int64) * (N * (K + 2) + (0 if gamma is None else 2 * K))
     total_gamma, total_beta = tl.zeros([BK], tl.float32), tl.zeros([BK], tl.float32)
     for i in tl.static_range(BLOCKS):

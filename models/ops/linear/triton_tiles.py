@@ -41,6 +41,23 @@ def affine(v, gamma, beta, c, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def through_norm(grad, v, inverse, gamma, c, COLUMNS: tl.constexpr):
+    """The gradient of rows, of that of their LayerNorm; v and inverse as of `normalised`."""
+    grad *= tl.load(gamma + c, mask=c < COLUMNS, other=0.0)[None, :]
+    return (grad - tl.sum(grad, 1)[:, None] / COLUMNS - v * (tl.sum(grad * v, 1)[:, None] / COLUMNS)) * inverse[:, None]
+
+
+@triton.jit
+def store_gradient(grad, first, second, dx, row, rows, c, COLUMNS: tl.constexpr):
+    """grad, with what there is of `first` and `second` [rows, COLUMNS], at these rows and columns of dx."""
+    if first is not None:
+        grad += read_rows(first, row, rows, c, COLUMNS, COLUMNS)
+    if second is not None:
+        grad += read_rows(second, row, rows, c, COLUMNS, COLUMNS)
+    tl.store(dx + row[:, None] * COLUMNS + c[None, :], grad, mask=(row < rows)[:, None] & (c < COLUMNS)[None, :])
+
+
+@triton.jit
 def read_matrix(weight, n, k, N: tl.constexpr, K: tl.constexpr, PRODUCTS: tl.constexpr):
     """weight [N, K] at [BN, BK], as a side of `dot`."""
     w = tl.load(weight + n[:, None] * K + k[None, :], mask=(n < N)[:, None] & (k < K)[None, :], other=0.0)
