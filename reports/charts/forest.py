@@ -5,7 +5,7 @@ import pandas as pd
 from reports.charts.chart import COLUMNS, PANEL, Chart, NothingToDraw, panels
 from reports.statistics.verdicts import BASE, EQUIVALENCE, equivalent
 from reports.tables import index
-from reports.tables.blocks import detectable, measured_source, published_source
+from reports.tables.blocks.wording import detectable, measured_source, published_source
 from results.evidence import Evidence
 
 CAPTION = "Ablations: difference from the base in PSNR, 95 % intervals, what could have been found, and equivalence"

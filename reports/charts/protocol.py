@@ -5,7 +5,7 @@ import pandas as pd
 from reports.charts.chart import PANEL, Chart, NothingToDraw, panels
 from reports.statistics.verdicts import BASE
 from reports.tables import index, sensitivity
-from reports.tables.blocks import measured_source
+from reports.tables.blocks.wording import measured_source
 from results.evidence import Evidence
 from results.sets import place
 

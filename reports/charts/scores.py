@@ -5,7 +5,7 @@ import pandas as pd
 from reports.charts.chart import Chart, NothingToDraw
 from reports.statistics.verdicts import TOLERANCE
 from reports.tables import index
-from reports.tables.blocks import measured_source, published_source
+from reports.tables.blocks.wording import measured_source, published_source
 from results.evidence import Evidence
 from results.sets import place
 

@@ -20,7 +20,8 @@ from reports.statistics.intervals import LEVEL
 from reports.statistics.verdicts import EQUIVALENCE
 from reports.tables import index, sensitivity
 from reports.tables.analyses import interventions
-from reports.tables.blocks import Cell, measured_source, number, published_source
+from reports.tables.blocks.block import Cell
+from reports.tables.blocks.wording import measured_source, number, published_source
 from results import measured, published
 from results.analyses import Record
 from results.evidence import Evidence

@@ -7,7 +7,7 @@ import pandas as pd
 from reports.costs import frames
 from reports.costs.tables import LARGE
 from reports.statistics.growth import Exponent, exponent
-from reports.tables.blocks import Cell
+from reports.tables.blocks.block import Cell
 
 SIZES = 4  # at least, from LARGE pixels on
 

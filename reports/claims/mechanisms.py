@@ -17,7 +17,8 @@ from reports.statistics.verdicts import EQUIVALENCE
 from reports.tables import index
 from reports.tables.analyses import interventions, prompt_quality
 from reports.tables.analyses.mechanisms import network_name
-from reports.tables.blocks import Cell, detectable, measured_source, number, published_source
+from reports.tables.blocks.block import Cell
+from reports.tables.blocks.wording import detectable, measured_source, number, published_source
 from results import published
 from results.analyses import Record
 from results.sets import FULL_SETS

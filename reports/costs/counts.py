@@ -2,7 +2,7 @@
 
 from reports.costs import frames
 from reports.pages.profile import figure
-from reports.tables.blocks import Block, Cell
+from reports.tables.blocks.block import Block, Cell
 from results import measured, published, records
 
 HEADER = ("network", "params", "printed", "same digits", "GMAC", "as the paper", "printed", "same digits", "off by, %")

@@ -5,7 +5,7 @@ import pandas as pd
 from reports.costs import frames
 from reports.pages.profile import figure
 from reports.statistics.growth import proportional, reach
-from reports.tables.blocks import Block, Cell, filled
+from reports.tables.blocks.block import Block, Cell, filled
 from results import measured
 
 CARDS = (8, 16, 24)  # GiB

@@ -4,7 +4,7 @@ import pandas as pd
 
 from reports.costs import frames
 from reports.pages.profile import figure
-from reports.tables.blocks import Block, Cell
+from reports.tables.blocks.block import Block, Cell
 
 HEADER = ("network", "input", "mamba_ssm's scan, fp32 eager", "MiB", "ours, fp32 eager", "tf32x3 eager", "tf32x3 graph")
 HEADER = (*HEADER, "MiB of ours", "eager in fp32, times as fast")

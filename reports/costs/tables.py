@@ -9,7 +9,7 @@ from reports.costs import counts, memory, scans
 from reports.costs import frames as costs
 from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
-from reports.tables.blocks import Block, Cell, filled
+from reports.tables.blocks.block import Block, Cell, filled
 from reports.tables.render import grid
 from results import published
 

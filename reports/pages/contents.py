@@ -11,7 +11,8 @@ import pandas as pd
 from reports import claims
 from reports.claims import Judged
 from reports.tables import index
-from reports.tables.blocks import Block, Cell, number
+from reports.tables.blocks.block import Block, Cell
+from reports.tables.blocks.wording import number
 from reports.tables.rows import machine_text, made_by, protocol_text
 from results import records
 from results.evidence import Evidence

@@ -26,7 +26,8 @@ from reports.pages import assets, performance, pictures
 from reports.pages.contents import Contents
 from reports.tables import index
 from reports.tables import render as render_tables
-from reports.tables.blocks import Block, Cell, blocks
+from reports.tables.blocks import blocks
+from reports.tables.blocks.block import Block, Cell
 from results import measured
 from results.evidence import Evidence
 from results.records import StoreError

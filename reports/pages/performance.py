@@ -9,7 +9,7 @@ from typing import Any
 
 from reports.figures import curve
 from reports.pages.profile import STATUS, figure, span
-from reports.tables.blocks import Block, Cell
+from reports.tables.blocks.block import Block, Cell
 from reports.tables.render import grid
 from reports.tables.rows import machine_text, made_by, protocol_text
 from results import measured, records

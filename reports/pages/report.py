@@ -14,7 +14,7 @@ from reports import claims
 from reports.claims import Judged
 from reports.pages.contents import Contents, gather
 from reports.tables import index, render
-from reports.tables.blocks import Cell
+from reports.tables.blocks.block import Cell
 from reports.tables.rows import TableError
 from results import records
 from results.evidence import Evidence

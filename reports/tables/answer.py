@@ -5,7 +5,7 @@ from typing import Any
 
 from reports.statistics import verdicts
 from reports.tables import trained
-from reports.tables.blocks import detectable, number
+from reports.tables.blocks.wording import detectable, number
 from results import families
 from results.evidence import Evidence
 

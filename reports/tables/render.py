@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from reports.tables.blocks import Block, Cell, blocks
+from reports.tables.blocks import blocks
+from reports.tables.blocks.block import Block, Cell
 from reports.tables.rows import TableError
 
 WIDTH = 100

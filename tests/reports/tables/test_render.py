@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from reports.tables import index, render
-from reports.tables.blocks import Cell, blocks, number
+from reports.tables.blocks import blocks
+from reports.tables.blocks.block import Cell
+from reports.tables.blocks.wording import number
 from reports.tables.rows import COLUMNS, TableError
 from results.evidence import Evidence
 
