@@ -191,7 +191,8 @@ CountSwept = Annotated[
     bool, Option("--swept", help="count every network again that `profile --preset resolution` measures")
 ]
 CountAll = Annotated[bool, Option("--all", help="count every network and size of the published tables again")]
-Variants = Annotated[str | None, Option("--models", help="A,B; overrides after a name: 'mambairv2-light scans=2'")]
+VARIANTS_HELP = "A,B; overrides after a name: 'mambairv2-light scans=2'; of a sweep points too: '*training*'"
+Variants = Annotated[str | None, Option("--models", help=VARIANTS_HELP)]
 Sizes = Annotated[str | None, Option(help="HEIGHTxWIDTH of the input, several for a sweep; 64x64")]
 Modes = Annotated[str | None, Option("--mode", help="inference, training or both; inference")]
 Batches = Annotated[str | None, Option("--batch", help="such as 1,8; 1")]

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from results.costs import lines
 from suites import environment
 from suites.benchmark.sweep import peers
 from suites.benchmark.sweep.driver import LIMIT_S, Sweep
-from suites.benchmark.sweep.points import of_preset
+from suites.benchmark.sweep.points import Point, of_preset
 from suites.progress import counted
 from suites.spec import SpecError
 
@@ -64,7 +65,7 @@ def run(
 ) -> Swept:
     """Measures what the store at `root` lacks of a preset. Returns what is filed of it.
 
-    only: subjects by commas, in place of all of the preset. gpus: how many are used at a time. seconds: no point is
+    only: see `named`, in place of all of the preset. gpus: how many are used at a time. seconds: no point is
     begun that is expected to end after them, and what runs then is ended. limit: seconds of a point. Raises SpecError
     for an unknown preset or subject, StoreError where the file cannot be written or another command writes it.
     """
@@ -75,11 +76,7 @@ def run(
         raise SpecError(f"--gpus {gpus}: PyTorch sees {torch.cuda.device_count()} here")
     chosen = of_preset(preset, where)
     if only is not None:
-        names = [" ".join(name.split()) for name in only.split(",")]
-        if unknown := [name for name in names if name not in {point.subject for point in chosen}]:
-            subjects = ", ".join(dict.fromkeys(point.subject for point in chosen))
-            raise SpecError(f"unknown {', '.join(unknown)}: --models takes of this preset {subjects}")
-        chosen = [point for point in chosen if point.subject in names]
+        chosen = named(chosen, only)
     backends = ", ".join(dict.fromkeys(point.backend for point in chosen if point.backend != "none"))
     machine = environment.describe(where, backends) | {"machine": environment.examine()}
     machine["versions"] |= peers.versions()
@@ -95,3 +92,20 @@ def run(
     done = sum(writer.costs.is_done(point.key) for point in chosen)
     statuses = Counter(row["status"] for row in filed)
     return Swept(path, writer.costs, statuses, len(chosen) - done, sweep.too_short())
+
+
+def named(points: Sequence[Point], only: str) -> list[Point]:
+    """Those of some subjects, or whose names match a pattern with * (`mambairv2-light *training*`), as the command
+    asks for them: by commas, the most important first.
+
+    Raises SpecError for a subject or pattern that none of `points` has.
+    """
+    found: dict[Point, None] = {}
+    for name in (" ".join(part.split()) for part in only.split(",")):
+        chosen = [point for point in points if point.subject == name or ("*" in name and fnmatchcase(point.name, name))]
+        if not chosen:
+            subjects = ", ".join(dict.fromkeys(point.subject for point in points))
+            what = f"no point is called {name}" if "*" in name else f"unknown {name}"
+            raise SpecError(f"{what}: --models takes of this preset {subjects}; or patterns such as '*training*'")
+        found |= dict.fromkeys(chosen)
+    return list(found)

@@ -24,6 +24,7 @@ from suites.benchmark.sweep.process import Process, physical
 from suites.progress import counted, duration
 
 LIMIT_S = {"cuda": 60.0, "cpu": 600.0}  # of a point
+SPARE = 3  # processes that import while another one measures
 START_S = 300.0  # until a process has imported what it needs
 COMPILE_S, COMPILE_SHARE = (60.0, 150.0), 0.2  # of all compiling: this share of the seconds allowed, within these
 CALLS, BESIDE_S = 10, 1.0  # of a point: the first, the readings, a reference that is slower; and what it takes besides
@@ -115,14 +116,13 @@ class Sweep:
     # --- points ----------------------------------------------------------------------------------------------------
 
     def slot(self, slot: int) -> None:
-        """Measures networks on one GPU, or the CPU, until none waits. On a GPU the next process imports meanwhile."""
-        spare = None
+        """Measures networks on one GPU, or the CPU, until none waits. On a GPU the next processes import meanwhile."""
+        waiting: list[Process] = []
+        number = 1 + (SPARE if self.device.type == "cuda" else 0)
         try:
             while group := self.next_group():
-                process, spare = spare or Process(self.device, slot), None
-                if self.device.type == "cuda":
-                    spare = Process(self.device, slot)
-                with process:
+                waiting += [Process(self.device, slot) for _ in range(min(number, 1 + len(self.groups)) - len(waiting))]
+                with waiting.pop(0) as process:
                     if slot == 0 and not self.writer.costs.rates:
                         self.rates(process)
                     rest = self.measured(process, group, slot)
@@ -133,8 +133,8 @@ class Sweep:
             self.errors.append(error)
             self.stop.set()
         finally:
-            if spare:
-                spare.kill()
+            for process in waiting:
+                process.kill()
 
     def next_group(self) -> list[Point]:
         """The next points of one network; none when all are done, the time is over or the command was stopped."""

@@ -15,6 +15,7 @@ from results.costs import lines
 from suites.benchmark.sweep import command, driver, process, quiet
 from suites.benchmark.sweep.points import Point, processes
 from suites.interruption import interruptible
+from suites.spec import SpecError
 
 CHILD = Path(__file__).with_name("child.py")
 MACHINE = {"device": "a", "device_type": "cpu", "threads": 1, "versions": {"torch": "1"}, "commit": "c"}
@@ -145,6 +146,40 @@ def test_a_process_has_the_points_of_one_network():
     a, b = point("mambair"), point("mambairv2-light")
     training = Point("mambair", 64, 64, "fp32", "cpu", mode="training")
     assert processes([a, point("mambair", 32), b, a, training]) == [[a, point("mambair", 32)], [b], [a], [training]]
+
+
+def test_points_are_named_by_network_or_pattern_the_first_named_first():
+    training = Point("mambair", 64, 64, "fp32", "cpu", mode="training")
+    points = [point("a"), point("a", 128), point("b"), training, point("mambair", 128)]
+    assert command.named(points, "b, *128x128*,a") == [points[2], points[1], points[4], points[0]]
+    assert command.named(points, "mambair *training*") == [training]
+    with pytest.raises(SpecError, match=r"unknown c: .* a, b, mambair"):
+        command.named(points, "a,c")
+    with pytest.raises(SpecError, match=r"no point is called \*256\*"):
+        command.named(points, "*256*")
+
+
+def test_on_a_gpu_the_next_processes_import_meanwhile_and_none_is_left(tmp_path, log, monkeypatch):
+    made = []
+
+    class Watched(process.Process):
+        def __init__(self, *arguments) -> None:
+            made.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(driver, "Process", Watched)
+    points = [point(subject) for subject in ("a", "crash", "b", "c", "d", "e")]
+    writer = lines.Writer(lines.place(tmp_path, MACHINE), MACHINE)
+    begun = []
+
+    def say(line: str) -> None:
+        begun.append(len(made))
+
+    driver.Sweep(points, writer, torch.device("cuda"), 1, 1e9, 30.0, say).run()
+    writer.close()
+    assert log.read_text().split()[::2] == ["a", "crash", "b", "c", "d", "e"]
+    assert begun[0] == 1 + driver.SPARE and len(made) == len(points)
+    assert all(child.process.poll() is not None for child in made)
 
 
 def test_a_slot_is_sampled_as_the_gpu_that_it_runs_on(monkeypatch):
