@@ -243,6 +243,7 @@ class Sweep:
         found = row["reason"] or ""
         if row["status"] == "ok":
             found = f"{row['median_ms']:,.4g} ms ({row['p10_ms']:,.4g} to {row['p90_ms']:,.4g})"
+            found += f" a picture, mean of {len(point.sizes)}" if point.pictures else ""
             found += f", {row['peak_mib']:,.0f} MiB" if row.get("peak_mib") else ""
         noisy = f"; noisy: {', '.join(row['noise'])}" if row["noise"] else ""
         status = "" if row["status"] == "ok" else f"{row['status']}: "
@@ -264,4 +265,5 @@ class Sweep:
 
 def series(row: dict[str, Any]) -> tuple:
     """`Point.series` of what was filed."""
-    return tuple(row[name] for name in ("subject", "task", "mode", "batch", "precision", "backend"))
+    named = tuple(row[name] for name in ("subject", "task", "mode", "batch", "precision", "backend"))
+    return *named, row.get("pictures", "")

@@ -36,6 +36,7 @@ FEWEST = 5  # and at least, but of calls as long as
 LONG_MS = 1000.0
 FEWEST_LONG = 3
 CHUNKED = 128 * 128  # pixels up to which the scan in chunks takes a CPU less than the readings do
+PASSES, FEWEST_PASSES = 5, 2  # over a set of pictures
 SPENT_S = {"cuda": 0.5, "cpu": 6.0}  # on the readings of a point, where more than the fewest are wanted
 
 
@@ -183,7 +184,7 @@ class Subject:
         how = point.precision, point.backend, point.launch
         first = self.timed(lambda: self.call(*how))
         row["first_call_s"] = first
-        times, calls = self.readings(point, row)
+        times, calls = self.of_pictures(point, row) if point.pictures else self.readings(point, row)
         row |= {"times_ms": times, "runs": len(times), "calls_per_run": calls, **quantiles(times)}
         row["measure_s"] = time.perf_counter() - start
         found = self.outputs(point, point.launch)
@@ -221,6 +222,31 @@ class Subject:
                 break
         row["cpu_ms"] = statistics.median(worked) if self.device.type == "cpu" else None
         return times, calls
+
+    def of_pictures(self, point: Point, row: dict[str, Any]) -> tuple[list[float], int]:
+        """Milliseconds of a picture, the mean of a set, once for every pass over it; and calls in a reading. The first
+        pass is not timed. Ends with the largest picture, whose output is compared and whose memory is noted."""
+        how, task, means, spent, worked = (point.precision, point.backend, point.launch), task_of(point), [], 0.0, []
+        row |= {"peak_mib": None, "pool_mib": None, "of_pictures": len(point.sizes)}
+        for number in range(1 + PASSES):
+            times, processor = [], 0.0
+            for size in point.sizes:
+                self.last = None
+                self.model.take(task, size, point.batch)
+                others = self.others() if self.device.type == "cuda" else 0
+                before = time.process_time()
+                times.append(self.watch.read(lambda: self.call(*how)))
+                processor += time.process_time() - before
+            if self.device.type == "cuda":
+                row["peak_mib"] = (torch.cuda.max_memory_allocated(self.device) - others) / 2**20
+            if number:
+                means.append(statistics.fmean(times))
+                worked.append(processor * 1e3 / len(times))
+                spent += sum(times) / 1e3
+            if len(means) >= FEWEST_PASSES and spent >= SPENT_S[self.device.type]:
+                break
+        row["cpu_ms"] = statistics.median(worked) if self.device.type == "cpu" else None
+        return means, 1
 
     def call(self, *how: str) -> None:
         self.last = self.model.call(*how)

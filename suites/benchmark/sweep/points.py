@@ -4,6 +4,7 @@ A point is a network (of the catalogue with overrides, or a peer by its name) at
 precision, a scan backend and a launch mode. Neighbours of one network share a process, whose memory is its own.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -16,6 +17,7 @@ from results import records
 from results.published import parse_overrides
 from suites.benchmark.presets import SWEEPS
 from suites.benchmark.sweep import peers
+from suites.data import manifest
 from suites.spec import Task, check_choice
 
 FULL_HD, UHD = (360, 640), (2160, 3840)  # the input behind the paper's 720x1280 output at x2, and one of 8K output
@@ -25,6 +27,10 @@ GRAPHED = 720 * 1280  # pixels up to which a call is one CUDA graph; beyond it n
 FILLS = 64  # images of 64x64 that fill a GPU
 STEP = ((64, 64), 32)  # of training, as the paper trains x2
 NTIRE = (256, 256)  # input whose multiply-adds the challenge counts, at x4
+WHOLE = {
+    "cuda": "Urban100",
+    "cpu": "Set5",
+}  # sets whose pictures it restores whole; the challenge's own is DIV2K's and LSDIR's
 LIGHT, BASE, OLD = "mambairv2-light", "mambairv2-base", "mambair-light"
 DIRECTIONS = (f"{LIGHT} scans=4", f"{LIGHT} scans=2", f"{LIGHT} scans=0")
 PARTS = (f"{LIGHT} sgn=off", f"{LIGHT} ase=off")
@@ -35,6 +41,7 @@ class Point:
     """subject: a catalogue model, overrides after it, or a name of `peers.PEERS`. height, width: of the input.
 
     precision: of suites.spec.PRECISIONS. backend: of the scan, "none" for a peer. launch: "eager" or "graph".
+    pictures: a set whose pictures are restored whole, one after the other; height and width are then of the largest.
     """
 
     subject: str
@@ -46,14 +53,24 @@ class Point:
     mode: str = "inference"
     batch: int = 1
     task: str = "sr-x2"
+    pictures: str = ""
 
     @property
     def key(self) -> str:
-        return records.key_of(asdict(self))
+        return records.key_of(self._told())
+
+    def _told(self) -> dict[str, Any]:
+        """Its fields; without `pictures` where there is no set, as points were before there were sets."""
+        return {name: value for name, value in asdict(self).items() if name != "pictures" or value}
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every input: of each picture of its set, or its own."""
+        return inputs_of(self.pictures, task_of(self).scale) if self.pictures else [(self.height, self.width)]
 
     @property
     def pixels(self) -> int:
-        """Input pixels of one call."""
+        """Input pixels of one call; of a set, of the call on its largest picture."""
         return self.height * self.width * self.batch
 
     @property
@@ -61,12 +78,13 @@ class Point:
         batch = f" x{self.batch}" if self.batch > 1 else ""
         mode = "" if self.mode == "inference" else f" {self.mode}"
         backend = "" if self.backend in ("triton", "cpu", "none") else f" {self.backend}"
-        return f"{self.subject} {self.height}x{self.width}{batch}{mode} {self.precision}{backend} {self.launch}"
+        size = self.pictures or f"{self.height}x{self.width}"
+        return f"{self.subject} {size}{batch}{mode} {self.precision}{backend} {self.launch}"
 
     @property
     def series(self) -> tuple:
         """What it shares with the points that differ from it in size alone."""
-        return self.subject, self.task, self.mode, self.batch, self.precision, self.backend
+        return self.subject, self.task, self.mode, self.batch, self.precision, self.backend, self.pictures
 
     @property
     def model(self) -> str:
@@ -78,7 +96,7 @@ class Point:
 
     def facts(self) -> dict[str, Any]:
         """The columns of a row that say what it is about."""
-        rest = {name: value for name, value in asdict(self).items() if name != "subject"}
+        rest = {name: value for name, value in self._told().items() if name != "subject"}
         return {"key": self.key, "model": self.model, "overrides": self.overrides, **rest, "routing": "gumbel"}
 
 
@@ -155,12 +173,20 @@ def resolution_on_cpu(device: torch.device) -> Iterator[Point]:
 
 
 def ntire(device: torch.device) -> Iterator[Point]:
-    """The efficiency track's protocol: x4, float32, an input of 256x256, eager."""
-    backend = scan.resolve("auto", device)
+    """The efficiency track's protocol: x4, float32, eager, an input of 256x256 and the whole pictures of a set."""
+    backend, pictures = scan.resolve("auto", device), WHOLE[device.type]
+    *_, largest = inputs_of(pictures, 4)
     for subject in (LIGHT, OLD, *peers.PEERS):
-        own = {} if subject in peers.PEERS else {"backend": backend}
-        yield from sized(subject, (NTIRE,), ("fp32",), launch="eager", task="sr-x4", **own)
+        own = {"launch": "eager", "task": "sr-x4"} | ({} if subject in peers.PEERS else {"backend": backend})
+        yield from sized(subject, (NTIRE,), ("fp32",), **own)
+        yield from sized(subject, (largest,), ("fp32",), pictures=pictures, **own)
     yield from missing("sr-x4")
+
+
+def inputs_of(pictures: str, scale: int) -> list[tuple[int, int]]:
+    """(height, width) of the degraded pictures of a set that ships a manifest, the largest last."""
+    sizes = [(entry.height // scale, entry.width // scale) for entry in manifest.read(pictures).values()]
+    return sorted(sizes, key=math.prod)
 
 
 def missing(task: str = "sr-x2") -> Iterator[Point]:

@@ -1,5 +1,8 @@
 """What a point's process measures: checked against float64 and at its own size, and never silent about a difference."""
 
+import math
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +14,11 @@ from suites.benchmark.sweep.points import Point
 from suites.benchmark.timing import StopWatch
 
 CPU = torch.device("cpu")
+
+
+class Side(NamedTuple):
+    height: int
+    width: int
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +117,22 @@ def test_peers_have_the_parameters_that_were_published(name):
         rows = rows[(rows["method"] == peer.method) & (rows["task"] == "sr-x2") & (rows["metric"] == "params")]
         for value in rows["value"]:
             assert count == pytest.approx(published.number(value), rel=peers.DIFFERS.get(name, 0.005))
+
+
+def test_a_set_is_measured_picture_by_picture_and_keys_of_other_points_stay(monkeypatch):
+    monkeypatch.setattr(points.manifest, "read", lambda name: {s: Side(*s) for s in ((64, 80), (48, 64), (32, 90))})
+    point = Point("mambairv2-tiny", 32, 40, "fp32", "cpu", pictures="own")
+    assert point.sizes == [(16, 45), (24, 32), (32, 40)] and points.inputs_of("own", 4) == [(8, 22), (12, 16), (16, 20)]
+    made, seen = subject(point), []
+    monkeypatch.setattr(measure, "SPENT_S", {"cpu": 0.0})
+    whole = made.model.call
+    monkeypatch.setattr(made.model, "call", lambda *how: seen.append(made.model.batch.lq.shape[-2:]) or whole(*how))
+    monkeypatch.setattr(made.watch, "read", lambda call: call() is None and math.prod(made.model.batch.lq.shape[-2:]))
+    row = made.measure(point, proved={"ok": True})
+    assert row["status"] == "ok" and row["times_ms"] == 2 * [(16 * 45 + 24 * 32 + 32 * 40) / 3]
+    assert row["of_pictures"] == 3 and row["median_ms"] == row["times_ms"][0]
+    assert [tuple(size) for size in seen[1:-1]] == 3 * [(16, 45), (24, 32), (32, 40)]
+    assert row["check"]["here"]["share_strict"] == 1 and row["check"]["here"]["finite"]
+    assert tiny(64).key == "7ea51db57cf929b1"  # as before there were sets
+    assert point.key != Point("mambairv2-tiny", 32, 40, "fp32", "cpu").key
+    assert "pictures" not in tiny().facts() and point.facts()["pictures"] == "own"
