@@ -76,15 +76,22 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> np.n
 
 
 def beside(
-    x: Sequence[float], y: Sequence[float], texts: Sequence[str], size: tuple[float, float], apart: float = 9
+    x: Sequence[float],
+    y: Sequence[float],
+    texts: Sequence[str],
+    size: tuple[float, float],
+    apart: float = 9,
+    lines: Sequence[tuple[float, float, float, float]] = (),
 ) -> np.ndarray:
     """[N, 2]: where texts that begin there stand free beside their points, as far as that can be; all in pixels.
 
     x, y: of the points, upwards; size: (width, height) of the panel, beyond which a text may go to the right alone.
     apart: of a text from its point. It stands above to the right, else below or right, else left, else farther away.
+    lines: (left, low, right, high) of level and upright lines that no text should cross.
     """
     points = np.stack([x, y], 1).astype(float)
     boxes = [(px - 6, py - 6, px + 6, py + 6) for px, py in points]
+    boxes += [(left - 2, low - 2, right + 2, high + 2) for left, low, right, high in lines]
     found, texts_at = np.empty_like(points), []
     for i in np.argsort(-points[:, 1], kind="stable"):
         wide = LETTER * len(texts[i])

@@ -1,5 +1,7 @@
 """Published PSNR against the milliseconds of one image, memory as area, with the Pareto front."""
 
+from itertools import pairwise
+
 import pandas as pd
 
 from reports.charts.chart import PANEL, Axis, Chart, NothingToDraw, beside, panels
@@ -54,8 +56,13 @@ def chart(evidence: Evidence) -> Chart:
 
 
 def named(part: pd.DataFrame, x: Axis, y: Axis) -> pd.DataFrame:
-    """A panel's rows with label_x, label_y: where the names of points stand free."""
-    places = beside(x.pixels(part["time"]), y.pixels(part["psnr"]), part["network"].tolist(), (WIDTH, HEIGHT), 12)
+    """A panel's rows with label_x, label_y: where the names of points stand free, off the front's steps as well."""
+    across, up = x.pixels(part["time"]), y.pixels(part["psnr"])
+    on_front = sorted(zip(across[part["front"]], up[part["front"]], strict=True))
+    steps = []
+    for (left, low), (right, high) in pairwise(on_front):
+        steps += [(left, low, right, low), (right, low, right, high)]
+    places = beside(across, up, part["network"].tolist(), (WIDTH, HEIGHT), 12, steps)
     return part.assign(label_x=x.values(places[:, 0]), label_y=y.values(places[:, 1]))
 
 

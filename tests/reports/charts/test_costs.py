@@ -184,6 +184,12 @@ def test_labels_move_no_farther_than_they_must_and_cover_nothing():
     places = chart.beside(*zip(*points, strict=True), ["MambaIR-light"] * 3, (500, 200))
     boxes = [(x, y - 6, x + wide, y + 6) for x, y in places]
     assert not any(left < x < right and low < y < high for x, y in points for left, low, right, high in boxes)
+    line = (50, 58, 120, 58)  # where the text would stand first
+    ((_, above),) = chart.beside([50], [50], ["abc"], (200, 100))
+    ((left, y),) = chart.beside([50], [50], ["abc"], (200, 100), lines=[line])
+    assert (
+        abs(above - 58) < 6 and chart._common((left - 2, y - 6, left + 3 * chart.LETTER, y + 6), (50, 56, 120, 60)) == 0
+    )
     axis = chart.Axis.around([10, 1000], 300, 20)
     assert axis.pixels([10, 100, 1000]) == pytest.approx([20, 150, 280])
     assert axis.values(axis.pixels([10, 31])) == pytest.approx([10, 31])
