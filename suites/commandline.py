@@ -198,7 +198,9 @@ Modes = Annotated[str | None, Option("--mode", help="inference, training or both
 Batches = Annotated[str | None, Option("--batch", help="such as 1,8; 1")]
 Precisions = Annotated[str | None, Option("--precision", help="of fp32, tf32, tf32x3, bf16; fp32")]
 Backends = Annotated[str | None, Option(help="scan backends, auto, all that run here, mamba_ssm; auto")]
-LaunchModes = Annotated[str | None, Option("--launch", help="of eager, compiled, graph (one CUDA graph); eager")]
+LaunchModes = Annotated[
+    str | None, Option("--launch", help="of eager, compiled, graph (one CUDA graph), tiles (as evaluate); eager")
+]
 PRESET_HELP = (
     "in place of all lists: goals (docs/performance.md), or a sweep that goes on where it stood: resolution "
     "(docs/efficiency.md), ntire (x4, 256x256)"

@@ -24,7 +24,8 @@ MAY_LACK = ("p10_ms", "p90_ms", "mib", "bytes", "params")  # columns that are No
 STACK = ("torch", "triton")
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
 SPREAD = 0.1  # (p90 - p10) / median, beyond which a time is not one of a quiet machine
-KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width")
+KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width", "pictures")
+ONE = {"pictures": ""}  # of a point that is no set of pictures
 
 
 def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
@@ -37,17 +38,18 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
     found = profiled() if sweeps is None else {}
     for sweep in committed.load() if sweeps is None else sweeps:
         machine, rates = machine_name(sweep["machine"]), (sweep["rates"] or [{}])[-1]
-        for row in (row for row in sweep["rows"] if row["status"] == "ok"):
+        for row in (ONE | row for row in sweep["rows"] if row["status"] == "ok"):
             busy = bool(row["noise"]) and row.get("cpu_ms") is not None
             told = {name: row[name] for name in KEEP}
             told |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine}
             told |= {"clock": "processor" if busy else "wall", "ms": row["cpu_ms"] if busy else row["median_ms"]}
             told |= {name: None if busy else row[name] for name in ("p10_ms", "p90_ms")}
             told |= {"mib": row["peak_mib"], "noise": row["noise"], "rates": rates}
+            told |= {"of_pictures": row.get("of_pictures", 1)}
             told |= {"bytes": None if row["backend"] == "mamba_ssm" else row.get("bytes")}  # not those of its operators
             key = machine, *(told[name] for name in KEEP)
             found[key] = told | {"source": source(sweep), "params": row["params"]}
-    columns = [*KEEP, "pixels", "machine", "clock", "ms", "noise", "source", "rates", *MAY_LACK]
+    columns = [*KEEP, "of_pictures", "pixels", "machine", "clock", "ms", "noise", "source", "rates", *MAY_LACK]
     frame = pd.DataFrame(list(found.values()), columns=columns)
     for name in MAY_LACK:
         frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
@@ -62,12 +64,13 @@ def profiled() -> dict[tuple, Row]:
         environment = profile["environment"]
         machine, rates = machine_name(environment), machines.get(environment["device"], {}).get("rates", {})
         told = {"machine": environment, "file": profile["file"], "runs": [environment]}
-        for row in (row for row in profile["rows"] if row["status"] == "ok" and not row.get("source")):
+        for row in (ONE | row for row in profile["rows"] if row["status"] == "ok" and not row.get("source")):
             subject = " ".join([row["model"], *(f"{name}={value}" for name, value in row["overrides"].items())])
             spread = (row["p90_ms"] - row["p10_ms"]) / row["median_ms"]
             own = {"subject": subject, **{name: row[name] for name in KEEP if name != "subject"}}
             own |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine, "clock": "wall"}
             own |= {"ms": row["median_ms"], "p10_ms": row["p10_ms"], "p90_ms": row["p90_ms"], "mib": row["peak_mib"]}
+            own |= {"of_pictures": 1}
             own |= {"noise": [f"readings spread by {spread:.0%}"] if spread > SPREAD else [], "bytes": None}
             params = next((one["params"] for (name, *_), one in counts.items() if name == subject), None)
             own |= {"rates": rates, "params": params, "source": source(told)}
@@ -79,7 +82,7 @@ def untimed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
     """subject, machine, status, reason and the points of everything else."""
     rows = []
     for sweep in committed.load() if sweeps is None else sweeps:
-        for row in (row for row in sweep["rows"] if row["status"] != "ok"):
+        for row in (ONE | row for row in sweep["rows"] if row["status"] != "ok"):
             told = {name: row[name] for name in (*KEEP, "status", "reason")}
             rows.append(told | {"machine": machine_name(sweep["machine"]), "source": source(sweep)})
     return pd.DataFrame(rows, columns=[*KEEP, "status", "reason", "machine", "source"])

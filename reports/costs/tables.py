@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.costs import counts, memory, scans
+from reports.costs import counts, memory, modes, scans
 from reports.costs import frames as costs
 from reports.pages.profile import figure, span
 from reports.statistics.growth import exponent, proportional
@@ -184,6 +184,9 @@ CAPTIONS = {
     "networks": "Parameters, multiply-adds, time and memory for a 720x1280 output, beside what was published",
     "directions": "What scan directions, the sort by classes and the prompts cost in the light network",
     "scans": "With mamba_ssm's scan and with this project's",
+    "steps": "Time and memory of training steps",
+    "batches": "Many images at once, beside one alone",
+    "challenge": "x4 by the protocol of the efficiency challenge",
     "cards": "What pictures cards of 8, 16 and 24 GiB hold, from measured memory",
     "large": "Large pictures restored in tiles",
     "counts": "Parameters and multiply-adds of what can be built, beside what is printed",
@@ -195,6 +198,7 @@ CAPTIONS = {
 def blocks() -> dict[str, Callable[[], list[Block]]]:
     """What makes each table that CAPTIONS names."""
     made = {"growth": growth, "networks": table, "directions": directions, "scans": scans.table, "cards": memory.cards}
+    made |= {"steps": modes.steps, "batches": modes.batches, "challenge": modes.challenge}
     return made | {"large": memory.large, "counts": counts.table, "elsewhere": elsewhere, "untimed": untimed}
 
 

@@ -43,7 +43,7 @@ class Candidate:
     variant: str
     precision: str
     backend: str
-    launch: str = "eager"  # or "compiled", "graph" (suites.benchmark.launch_modes)
+    launch: str = "eager"  # or another of suites.benchmark.launch_modes
     own: NetworkFile | None = None
 
     @property
@@ -209,7 +209,7 @@ class Comparison:
         if entry.candidate.launch == "graph":
             graph = model.graphs[*entry.candidate.how[:2], False]
             entry.peak_mib, entry.pool_mib = graph.peak_mib, graph.pool_mib
-        elif self.plan.device.type == "cuda":
+        elif self.plan.device.type == "cuda" and entry.candidate.launch != "tiles":  # their graph holds its memory
             device, own = self.plan.device, model.bytes()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)

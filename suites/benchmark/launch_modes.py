@@ -1,4 +1,5 @@
-"""Launch modes of `profile`: eager (kernel by kernel), compiled (torch.compile), graph (one CUDA graph)."""
+"""Launch modes of `profile`: eager (kernel by kernel), compiled (torch.compile), graph (one CUDA graph), tiles (as
+`evaluate` and `restore` launch a tile whose size recurs)."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from torch import Tensor
 import models
 from suites.training.cuda_graph import WARM, GraphedStep
 
-LAUNCH_MODES = ("eager", "compiled", "graph")
+LAUNCH_MODES = ("eager", "compiled", "graph", "tiles")
 
 
 class MeasuredGraph:

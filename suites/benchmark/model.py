@@ -23,6 +23,8 @@ from models.ops.common.dispatch import without_kernels
 from models.ops.noise import PhiloxGumbel, noise_key
 from suites.benchmark.launch_modes import MeasuredGraph
 from suites.data.pool import Batch
+from suites.evaluation.evaluate import inference
+from suites.evaluation.tile_graphs import RECURS, TileGraphs
 from suites.network_file import NetworkFile
 from suites.spec import Budget, Cell, Protocol, Task, Variant
 from suites.training.step import optimise
@@ -92,6 +94,7 @@ class BenchmarkModel:
         self.network.to(device).train(mode == "training")
         self.can = models.capabilities_of(self.network)
         self.graphs: dict[tuple, MeasuredGraph] = {}  # by precision, backend and whether the order is given
+        self.tiles: dict[tuple, TileGraphs] = {}  # likewise
         self.take(task, size, batch)
         variant, budget = Variant("own", name, overrides), Budget("reduced", 1, batch=batch, patch=min(size))
         self.cell = Cell(variant, task, 0, budget, (), (), Protocol.official(task))
@@ -106,6 +109,7 @@ class BenchmarkModel:
     def take(self, task: Task, size: tuple[int, int], batch: int) -> None:
         """Makes an input of another size and batch; what was recorded for the last one is forgotten."""
         self.graphs.clear()
+        self.tiles.clear()
         self.batch = self.labels = None
         draw, device = torch.Generator().manual_seed(0), self.device
         shapes = [(batch, task.channels, *size)]
@@ -114,6 +118,7 @@ class BenchmarkModel:
         images = (torch.rand(shape, generator=draw).to(device) for shape in shapes)
         lq, *targets = (x.contiguous(memory_format=torch.channels_last) for x in images)
         keys = [noise_key("profile", index) for index in range(batch)]
+        self.key = keys[0]
         keys = torch.tensor([(key + 2**63) % 2**64 - 2**63 for key in keys], dtype=torch.int64, device=device)
         self.batch = Batch(lq, targets[0] if targets else None, keys, None)
         if self.can.classes is not None:
@@ -127,7 +132,8 @@ class BenchmarkModel:
     def call(self, precision: str, backend: str, launch: str, labels: Tensor | None = None, parts: int = 1) -> Tensor:
         """What is timed: the output, or the loss of a step. Raises what the network raises where it cannot run.
 
-        launch: "eager", "compiled" (models.compilation) or "graph": recorded by the first call, replayed by all others.
+        launch: "eager", "compiled" (models.compilation), "graph" (recorded by the first call, then replayed) or
+        "tiles": as `evaluate` and `restore` launch a tile of a size that recurs (suites.evaluation.tile_graphs).
         parts: how many equal parts of the batch are taken one after the other; the result is the same, the memory less.
         """
         if self.own is None:
@@ -137,6 +143,8 @@ class BenchmarkModel:
         elif launch == "compiled":
             raise models.ModelError("this network has no layers to compile")
         batch = replace(self.batch, labels=labels)
+        if launch == "tiles":
+            return self.tile(batch, precision, backend)
         if launch != "graph":
             return self.work(batch, precision, parts)
         if self.random_in_training:
@@ -147,6 +155,18 @@ class BenchmarkModel:
                 lambda given: self.work(given, precision, parts), batch, self.bytes, list(self.network.parameters())
             )
         return self.graphs[key](batch)
+
+    def tile(self, batch: Batch, precision: str, backend: str) -> Tensor:
+        """The output of one image as one tile. The first call makes so many that the size has recurred."""
+        if self.mode != "inference" or batch.lq.shape[0] != 1:
+            raise models.ModelError("tiles are restored one at a time: inference with batch 1")
+        key, calls = (precision, backend, batch.labels is not None), 1
+        if key not in self.tiles:
+            self.tiles[key], calls = TileGraphs(self.network, self.device), RECURS + 1
+        with inference(self.network, self.device, precision):
+            for _ in range(calls):
+                output = self.tiles[key](batch.lq, batch.labels, self.key if self.can.routed else None)
+        return output
 
     def work(self, batch: Batch, precision: str, parts: int) -> Tensor:
         """The output, or the loss of a step, by the backend that the network has now."""

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import models
 from models.ops import attention
 from suites.benchmark import plans
 from suites.benchmark.model import LIMITS, BenchmarkModel, agreement
+from suites.evaluation.tile_graphs import RECURS, TileGraphs
 from suites.spec import Task
 
 CPU = torch.device("cpu")
@@ -34,6 +36,22 @@ def test_a_training_step_leaves_the_weights_as_they_are():
     assert loss == pytest.approx(float(expected), rel=1e-5)
     weights = sum(p.numel() for p in before)
     assert model.bytes() > 4 * 4 * weights  # weights, gradients, two moments
+
+
+def test_tiles_are_launched_as_evaluation_launches_them(monkeypatch):
+    seen = []
+    whole = TileGraphs.__call__
+    monkeypatch.setattr(TileGraphs, "__call__", lambda *a: seen.append(a[0]) or whole(*a))
+    model = BenchmarkModel("mambairv2-tiny", {}, SR2, "inference", (8, 8), 1, CPU)
+    for given in (True, False):
+        eager = model.result("fp32", "chunked", "eager", given)
+        assert torch.equal(model.result("fp32", "chunked", "tiles", given)[0], eager[0])
+    assert len(seen) == 2 * (RECURS + 1) and len(set(map(id, seen))) == 2  # recorded, were this a GPU
+    model.result("fp32", "chunked", "tiles")
+    assert seen[-1] is seen[RECURS + 1] and len(seen) == 2 * (RECURS + 1) + 1
+    model.take(SR2, (8, 8), 2)
+    with pytest.raises(models.ModelError, match="batch 1"):
+        model.call("fp32", "chunked", "tiles")
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
