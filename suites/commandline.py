@@ -202,8 +202,8 @@ LaunchModes = Annotated[
     str | None, Option("--launch", help="of eager, compiled, graph (one CUDA graph), tiles (as evaluate); eager")
 ]
 PRESET_HELP = (
-    "in place of all lists: goals (docs/performance.md), or a sweep that goes on where it stood: resolution "
-    "(docs/efficiency.md), ntire (x4, 256x256)"
+    "in place of all lists: goals (docs/performance.md), scans (of these the scans alone), or a sweep that goes on "
+    "where it stood: resolution (docs/efficiency.md), ntire (x4: 256x256, and a set's whole pictures)"
 )
 Preset = Annotated[str | None, Option(help=PRESET_HELP)]
 SweptGpus = Annotated[int | None, Option("--gpus", help="of a sweep: GPUs used at a time; 1")]

@@ -1,4 +1,5 @@
-"""What `profile --preset goals` measures: what docs/performance.md compares with a goal, in order of importance.
+"""What `profile --preset goals` measures: what docs/performance.md compares with a goal, in order of importance; and
+`--preset scans`: of that the scans alone, this project's and mamba_ssm's.
 
 On a GPU: a training step of light x2 as it is trained, inference at 360x640, and the scan alone, ours and mamba_ssm's;
 each in the precisions that have a goal, launched eagerly and as a graph. On a CPU: the scan alone, and light x2 at
@@ -14,7 +15,7 @@ from suites.benchmark.plans import plan
 from suites.network_file import NetworkFile
 from suites.spec import SpecError, Task
 
-PRESETS = ("goals",)
+PRESETS = ("goals", "scans")
 SWEEPS = ("resolution", "ntire")  # of suites.benchmark.sweep
 SR2 = Task("sr", 2)
 IMAGE = (360, 640)
@@ -64,7 +65,8 @@ def plans(preset: str, device: str, rounds: int) -> list[Plan | ScanPlan]:
     if rounds < 1:
         raise SpecError(f"--rounds is {rounds}: at least 1 is needed")
     where = torch.device(device)
-    return on_gpu(where, rounds) if where.type == "cuda" else on_cpu(where, rounds)
+    chosen = on_gpu(where, rounds) if where.type == "cuda" else on_cpu(where, rounds)
+    return [plan for plan in chosen if preset == "goals" or isinstance(plan, ScanPlan)]
 
 
 def network(model: str, hows: list[tuple[str, str, str]], point: Point, rounds: int, device: torch.device) -> Plan:

@@ -49,6 +49,8 @@ def test_all_that_has_a_goal_is_measured(device, key):
             if precision in goal:
                 assert any(performance.target(goal, row)[0] == goal[precision][0] for row in rows)
     assert all(plan.rounds == 5 and plan.device.type == device for plan in presets.plans("goals", device, 5))
+    (alone,) = presets.plans("scans", device, 5)
+    assert described(alone) == [row for row in made if "operator" in row]
 
 
 def test_the_multiply_adds_of_a_patch_are_those_counted():
