@@ -303,5 +303,6 @@ def goals() -> dict[str, Any]:
     """goals.json. A goal names the fields of the rows that it is about, and by precision [goal, stretch] in ms.
 
     The official figures of a machine are named by what a goal is about: "ms" (float32), "tf32", "compiled"; "gib".
+    "later" are those of the second round: by precision a time in ms of a launch, or its ratio "over" another one.
     """
     return records.read_json(GOALS)

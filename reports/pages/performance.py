@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reports.costs import goals
+from reports.costs.floors import network_floor_ms, scan_floor_ms
 from reports.figures import curve
 from reports.pages.profile import STATUS, figure, span
 from reports.tables.blocks.block import Block, Cell
@@ -23,50 +25,8 @@ SHOWN = 0.8  # of the time in kernels: a table names the longest that make it up
 CPU = ("what", "how", "ms", "p10, p90", "times faster", "95 %", "goal", "met")
 PRECISION = ("set", "precision", "PSNR", "change", "SSIM", "change of it", "images")
 DIGITS = {"psnr": 4, "ssim": 5}
-BYTES = 4  # of float32
-PASSES = {
-    "inference": 1,
-    "training": 3,
-}  # forward passes that a call costs: gradients of inputs and of weights, one each
 
 Row = dict[str, Any]
-
-
-# --- floors --------------------------------------------------------------------------------------------------------
-
-
-def scan_floor_ms(row: Row, rates: dict[str, float]) -> float:
-    """The time below which no float32 scan comes: what it must move over the rate of a copy, or its exponentials.
-
-    Forward reads u, delta (E a pixel), B, C (N) and writes y (E). Backward reads u, delta, B, C and the gradient of y,
-    and writes those of u, delta (E each), B and C (N each). Each pass takes one exponential per state and step
-    (backward needs the states again).
-    """
-    e, n = row["channels"], row["states"]
-    steps = row["batch"] * row["length"]
-    backward = row["mode"] != "forward"
-    moved = BYTES * steps * (3 * e + 2 * n + backward * (5 * e + 4 * n))
-    exponentials = (1 + backward) * steps * e * n
-    return 1e3 * max(moved / rates["bytes_per_s"], exponentials / rates["exponentials_per_s"])
-
-
-def rate(precision: str, rates: dict[str, float]) -> float:
-    """Operations per second of matrix products: tf32x3 takes three TF32 products for one, bf16 runs at twice TF32."""
-    return {
-        "fp32": rates["fp32"],
-        "tf32": rates["tf32"],
-        "tf32x3": rates["tf32"] / 3,
-        "bf16": 2 * rates["tf32"],
-    }[precision]
-
-
-def network_floor_ms(row: Row, macs: int, rates: dict[str, float]) -> float:
-    """Two operations per multiply-add at the measured rate; a training step is three passes.
-
-    macs: of one image forward, by the clean count. What must be moved is left out: how little that could be depends on
-    what is fused.
-    """
-    return 1e3 * 2 * PASSES[row["mode"]] * row["batch"] * macs / rate(row["precision"], rates)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -295,6 +255,7 @@ def provenance(profile: Row) -> str:
 
 CAPTIONS = {
     "times": "Time of everything that has a goal, beside the official code and the floor of the machine",
+    "later": "The goals of the second round",
     "memory": "Peak memory of what has a goal for it",
     "kernels": "The kernels that take most of one call",
     "cpu": "Two CPU cores",
@@ -307,6 +268,7 @@ def blocks() -> dict[str, Callable[[], list[Block]]]:
     found = measured.profiles()
     return {
         "times": lambda: times(found),
+        "later": goals.table,
         "memory": lambda: memory(found),
         "kernels": lambda: kernels(measured.profiles(kind="breakdown")),
         "cpu": lambda: cpu(found),

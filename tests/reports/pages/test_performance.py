@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from reports.costs import floors, goals
 from reports.pages import performance
 from results import measured
 from results.records import StoreError
@@ -41,21 +42,21 @@ def test_committed_profiles_are_whole():
 
 def test_the_floor_of_a_scan_is_what_it_moves_or_its_exponentials():
     # 0.034 ms at 4.3 TB/s and 0.31 ms of exponentials: the official measurements' own figures for these two
-    assert performance.scan_floor_ms(scan_row(), RATES) == pytest.approx(0.0343 * 4.3 / 4.1538, rel=0.01)
+    assert floors.scan_floor_ms(scan_row(), RATES) == pytest.approx(0.0343 * 4.3 / 4.1538, rel=0.01)
     wide = scan_row(channels=348, states=16)
-    assert performance.scan_floor_ms(wide, RATES) == pytest.approx(0.31, rel=0.02)
+    assert floors.scan_floor_ms(wide, RATES) == pytest.approx(0.31, rel=0.02)
     both = scan_row(mode="forward+backward", batch=32, length=4096)
     moved = 4 * 32 * 4096 * (8 * 48 + 6 * 8)
-    assert performance.scan_floor_ms(both, RATES) == pytest.approx(1e3 * moved / RATES["bytes_per_s"])
+    assert floors.scan_floor_ms(both, RATES) == pytest.approx(1e3 * moved / RATES["bytes_per_s"])
 
 
 def test_the_floor_of_a_network_is_its_products():
-    assert performance.network_floor_ms(network_row(precision="fp32", mode="inference", batch=1), 286e9, RATES) == (
+    assert floors.network_floor_ms(network_row(precision="fp32", mode="inference", batch=1), 286e9, RATES) == (
         pytest.approx(11.3, rel=0.01)
     )
-    step = performance.network_floor_ms(network_row(precision="fp32"), 10**9, RATES)
+    step = floors.network_floor_ms(network_row(precision="fp32"), 10**9, RATES)
     assert step == pytest.approx(3 * 32 * 2e9 / RATES["fp32"] * 1e3)
-    assert performance.network_floor_ms(network_row(), 10**9, RATES) == pytest.approx(step * RATES["fp32"] / 7.97552e14)
+    assert floors.network_floor_ms(network_row(), 10**9, RATES) == pytest.approx(step * RATES["fp32"] / 7.97552e14)
 
 
 def test_the_multiply_adds_of_the_goals_are_those_counted():
@@ -113,6 +114,23 @@ def test_the_latest_measurement_counts():
     old, new = profile([network_row()]), profile([network_row(median_ms=30.0)], file="h200/profile-later.json")
     table = shown(performance.times([old, new]))
     assert cells(table, "bf16")[-1] == "stretch" and "profile-later" in table and "profile-goals" not in table
+
+
+def test_goals_of_the_second_round_have_the_latest_time_and_a_ratio_of_one_profile(monkeypatch):
+    at = {"mode": "inference", "batch": 1, "height": 360, "width": 640}
+    graph = network_row(**at, median_ms=20.0, p10_ms=19.9, p90_ms=20.1)
+    tiles = network_row(**at, launch="tiles", median_ms=22.0, ratio=1.1, ratio_low=1.08, ratio_high=1.2)
+    other = network_row(**at, precision="tf32x3", launch="tiles", ratio=1.3)  # over the other precision's graph
+    scans = [scan_row(median_ms=ms, p10_ms=ms, p90_ms=ms) for ms in (0.2, 0.08)]
+    found = [profile([graph, tiles, other], [scans[0]]), profile([], [scans[1]], file="h200/profile-later.json")]
+    monkeypatch.setattr(measured, "profiles", lambda *_: found)
+    monkeypatch.setattr("results.costs.committed.load", list)
+    table = "\n".join(" | ".join(cell.text for cell in row) for row in goals.table()[0].rows)
+    (light,) = (line for line in table.splitlines() if line.startswith("light x2, 360x640 | bf16"))
+    assert light.split(" | ")[3:] == ["20.00", "19.9, 20.1", "", "1.33", "no", "0.659", "30", "2026-11-23"]
+    (ratio,) = (line for line in table.splitlines() if "| bf16 tiles" in line)
+    assert ratio.split(" | ")[2:8] == ["1.15 times", "1.10", "", "1.08, 1.20", "0.96", "yes"]
+    assert "tf32x3 tiles | 1.15 times | not measured" in table and "0.0800" in table and "0.2000" not in table
 
 
 def test_memory_has_its_goal():
