@@ -29,7 +29,9 @@ from suites.analysis.spec import Analysis, Context, Measured, Pair
 
 STEPS = (1, 4, 16, 64, 256, 1024, 4096)
 POSITIONS = 2048  # steps of a scan whose outputs are taken apart
-STATE_BYTES = 2**28  # of states held at a time; channels are done in groups of as many as fit
+STATE_BYTES = {"cpu": 2**24, "cuda": 2**28}  # of states held at a time; channels are done in groups of as many as fit
+CHUNK = 16  # steps that are carried one after another, side by side with those of other chunks
+ADDED = ("decays", "far", "near", "far_squares", "state_squares", "output_squares")  # fields of `Sums`, by device
 COLUMNS = {
     "layer": "number of the scan in the network, from 0",
     "direction": "of the scan, from 0",
@@ -152,22 +154,27 @@ def scanned(call: ScanCall, order: str) -> list[tuple[int, Steps]]:
 
 
 def states(x: Tensor, xu: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """h [L, E, N] after every step, of x, x u [L, E], A [E, N] and B [L, N]: the recurrence, in the type of x.
+    """h [L, E, N] after every step, of x, x u [L, E], A [E, N] and B [L, N], in the type of x."""
+    decay = torch.exp_(x.unsqueeze(-1) * A)
+    return carried(decay, xu.unsqueeze(-1) * B.unsqueeze(1))
 
-    Chunks of about sqrt(L) steps run side by side from zero; what enters a chunk is then carried through it.
+
+def carried(decay: Tensor, added: Tensor) -> Tensor:
+    """h_i = decay_i h_{i-1} + added_i along the first dimension of [L, E, N]; both are overwritten.
+
+    Chunks run side by side from zero, CHUNK steps one after another; their ends are a shorter recurrence of the same
+    kind, and what enters a chunk is then added to each of its steps, decayed so far.
     """
-    length, chunk = len(x), max(1, math.isqrt(len(x)))
-    x, xu, B = (F.pad(t, (0, 0, 0, -length % chunk)).unflatten(0, (-1, chunk)) for t in (x, xu, B))  # [S, c, .]
-    h = x.new_empty(*x.shape, A.shape[1])  # [S, c, E, N], at first of chunks that start from zero
-    last = x.new_zeros(len(x), *A.shape)
-    for j in range(chunk):
-        last = torch.addcmul(xu[:, j, :, None] * B[:, j, None, :], torch.exp(x[:, j, :, None] * A), last)
-        h[:, j] = last
-    since = x.cumsum(1)  # [S, c, E] of x from the start of the chunk
-    entering = torch.zeros_like(last)
-    for s in range(1, len(x)):
-        entering[s] = torch.addcmul(last[s - 1], torch.exp(since[s - 1, -1, :, None] * A), entering[s - 1])
-    h += torch.exp(since.unsqueeze(-1) * A) * entering.unsqueeze(1)
+    length = len(added)
+    if rest := -length % CHUNK:
+        decay, added = (F.pad(t, (0, 0, 0, 0, 0, rest)) for t in (decay, added))
+    decay, h = (t.unflatten(0, (-1, CHUNK)) for t in (decay, added))  # [S, CHUNK, E, N]
+    for j in range(1, CHUNK):
+        h[:, j].addcmul_(decay[:, j], h[:, j - 1])
+        decay[:, j].mul_(decay[:, j - 1])  # from here on since the chunk's start
+    if len(h) > 1:
+        ends = carried(decay[:, -1].clone(), h[:, -1].clone())
+        h[1:].addcmul_(decay[1:], ends[:-1].unsqueeze(1))
     return h.flatten(0, 1)[:length]
 
 
@@ -177,23 +184,24 @@ def sums(scan: Steps, steps: tuple[int, ...], positions: int, seed: int) -> dict
     drawn = np.random.default_rng(seed).permutation(length)[:positions]
     at = torch.from_numpy(np.sort(drawn)).to(scan.x.device)
     found = {k: Sums(outputs=len(at), length=length, positions=int((at >= k).sum())) for k in steps}
-    group = max(1, STATE_BYTES // (8 * length * scan.A.shape[1]))
+    added = scan.x.new_zeros(len(steps), len(ADDED))  # on the device until all is added up
+    group = max(1, STATE_BYTES[scan.x.device.type] // (8 * length * scan.A.shape[1]))
     for first in range(0, channels, group):
         part = slice(first, first + group)
         x, u, A = scan.x[:, part], scan.u[:, part], scan.A[part]
         h, total = states(x, x * u, A, scan.B), torch.cat([x.new_zeros(1, x.shape[1]), x.cumsum(0)])  # [L + 1, E]
         state = torch.einsum("pn,pen->pe", scan.C[at], h[at])
         output = state + scan.D[part] * u[at]
-        for k, own in found.items():
-            has = at[at >= k]
-            decay = torch.exp((total[has + 1] - total[has + 1 - k]).unsqueeze(-1) * A)  # [P, E, N]
-            far = torch.zeros_like(state)
-            far[len(at) - len(has) :] = torch.einsum("pn,pen->pe", scan.C[has], decay * h[has - k])
-            own.decays += float(decay.sum())
+        for number, (k, own) in enumerate(found.items()):
+            has = at[len(at) - own.positions :]  # `at` ascends
+            decay = torch.exp_((total[has + 1] - total[has + 1 - k]).unsqueeze(-1) * A)  # [P, E, N]
             own.decay_count += decay.numel()
-            own.far += float(far.abs().sum())
-            own.near += float((state - far).abs().sum())
-            for name, values in (("far", far), ("state", state), ("output", output)):
-                squares = f"{name}_squares"
-                setattr(own, squares, getattr(own, squares) + float(values.square().sum()))
+            decays = decay.sum()
+            far = torch.zeros_like(state)
+            far[len(at) - own.positions :] = torch.einsum("pn,pen->pe", scan.C[has], decay.mul_(h[has - k]))
+            squares = [values.square().sum() for values in (far, state, output)]
+            added[number] += torch.stack([decays, far.abs().sum(), (state - far).abs().sum(), *squares])
+    for own, values in zip(found.values(), added.tolist(), strict=True):
+        for name, value in zip(ADDED, values, strict=True):
+            setattr(own, name, value)
     return found

@@ -16,7 +16,8 @@ from suites.analysis.spec import Context
 def differentiated(
     network: nn.Module, context: Context, seed: int | None, stem: str
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The network with the routing noise of (seed, image, first tile) at every call, so that it is one function.
+    """The network with the routing noise of (seed, image, first tile) at every call and for every image of a batch, so
+    that it is one function.
 
     Parameters take no gradient meanwhile. Whole images, not tiles: the input is a crop already. Everything is put back.
     """
@@ -24,11 +25,15 @@ def differentiated(
     before, learning = network.noise if noisy else None, [p for p in network.parameters() if p.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)
-    try:
+
+    def function(x: Tensor) -> Tensor:
         if noisy:
-            network.noise = PhiloxGumbel([noise_key(seed or 0, 0, stem, 0)])
+            network.noise = PhiloxGumbel([noise_key(seed or 0, 0, stem, 0)] * len(x))
+        return network(x)
+
+    try:
         with torch.enable_grad(), precision(context.protocol.precision, context.device):
-            yield network
+            yield function
     finally:
         if noisy:
             network.noise = before

@@ -39,6 +39,7 @@ from suites.spec import SpecError
 SIGMA, FOLD, KERNEL = 1.2, 50, 9
 WINDOW = 16  # pixels of the output on a side
 CROP = 256  # pixels of ground truth on a side that a window is looked at in
+PIXELS = {"cpu": 1, "cuda": 2**15}  # of the input that are differentiated at once; on a CPU a step of the path alone
 SIGMA_OFFSET = 1e-5  # added to every sigma, because the last is 0
 MAP_OFFSET = 1e-7  # added to every value of which a Gini coefficient is taken
 SHARES = (0.5, 0.9, 0.99)
@@ -90,8 +91,9 @@ def measure(intervention: Intervention, network: nn.Module, pair: Pair, context:
     found, arrays = [], {"window": np.array([window.top, window.left, window.size, scale])}
     for seed in context.seeds:
         with applied(intervention, network, seed), differentiated(network, context, seed, pair.stem) as function:
-            path = {"sigma": SIGMA, "fold": FOLD, "size": KERNEL}
-            one = attribute(function, image, lambda y: magnitudes(y, window), **path, device=context.device)
+            path = {"sigma": SIGMA, "fold": FOLD, "size": KERNEL, "device": context.device}
+            path["together"] = max(1, PIXELS[context.device.type] // image[0].size)
+            one = attribute(function, image, lambda y: magnitudes(y, window), **path)
         arrays[f"map/{seed or 0}"] = one.map.astype(np.float32)
         reached = {f"reach{100 * share:.0f}": reach(one.map, window, scale, share) for share in SHARES}
         own = {"di": diffusion_index(one.map), **reached, "start": one.start, "end": one.end, "gap": one.gap}
@@ -161,31 +163,34 @@ def attribute(
     size: int = KERNEL,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    together: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Attribution:
-    """Attributions of `image` float [C, H, W] for F = objective(network(input [1, C, H, W])), a tensor of one value.
+    """Attributions of `image` float [C, H, W] for F = objective(network(input [B, C, H, W])), values [B].
 
-    network: differentiable in its input, and the same function at every call. progress: (steps done, steps in all).
+    network: differentiable in its input, the same function at every call, and of every image by itself. together:
+    steps of the path that go through it at once, B. progress: (steps done, steps in all).
     """
-    family = kernels(sigma, fold, size)
-    before = blurred(image, family[0])
+    path = np.stack([blurred(image, kernel) for kernel in kernels(sigma, fold, size)])  # [fold + 1, C, H, W]
     with torch.no_grad():
-        start = objective(network(_input(before, dtype, device))).item()
+        start = objective(network(_input(path[:1], dtype, device))).item()
     values, end = np.zeros(image.shape), start
-    for done, kernel in enumerate(family[1:], 1):
-        after = blurred(image, kernel)
-        x = _input(after, dtype, device).requires_grad_()
+    for first in range(1, fold + 1, together):
+        part = slice(first, min(first + together, fold + 1))
+        x = _input(path[part], dtype, device).requires_grad_()
         reached = objective(network(x))
-        (gradient,) = torch.autograd.grad(reached.sum(), x)
-        values += gradient[0].double().cpu().numpy() * (after - before)
-        before, end = after, reached.item()
+        (gradients,) = torch.autograd.grad(reached.sum(), x)
+        steps = path[part] - path[first - 1 : part.stop - 1]
+        for gradient, step in zip(gradients.double().cpu().numpy(), steps, strict=True):
+            values += gradient * step
+        end = reached[-1].item()
         if progress is not None:
-            progress(done, fold)
+            progress(part.stop - 1, fold)
     return Attribution(values, start, end)
 
 
-def _input(image: np.ndarray, dtype: torch.dtype, device: str | torch.device) -> Tensor:
-    return torch.from_numpy(image).to(device, dtype).unsqueeze(0)
+def _input(images: np.ndarray, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    return torch.from_numpy(images).to(device, dtype)
 
 
 def gini(values: np.ndarray) -> float:

@@ -93,7 +93,7 @@ def test_taken_apart_a_scan_gives_the_output_of_the_operator(sort):
 def test_groups_of_channels_change_nothing(monkeypatch):
     ((_, scan),) = decay.scanned(random_call(True), "network")
     whole = decay.sums(scan, (4,), positions=10, seed=3)[4]
-    monkeypatch.setattr(decay, "STATE_BYTES", 8 * 30 * 3 * 2)
+    monkeypatch.setitem(decay.STATE_BYTES, "cpu", 8 * 30 * 3 * 2)
     parts = decay.sums(scan, (4,), positions=10, seed=3)[4]
     assert {**vars(parts)} == pytest.approx(vars(whole), rel=1e-12)
 

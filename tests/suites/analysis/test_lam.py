@@ -8,7 +8,10 @@ from torch.nn import functional as F
 import models
 from models.ops.scan import attentive_scan
 from suites.analysis import lam
+from suites.analysis.gradients import differentiated
 from suites.analysis.lam import Window
+from suites.analysis.spec import Context
+from suites.spec import Protocol, Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DOUBLE = {"dtype": torch.float64}
@@ -123,6 +126,20 @@ def test_a_network_without_routing_has_attributions_that_sum_to_the_change():
         found = lam.attribute(network, image, lambda y: lam.magnitudes(y, Window(8, 8, 8)), fold=fold)
         gaps.append(abs(found.gap))
     assert gaps[1] < 0.01 and gaps[1] < 0.5 * gaps[0]
+
+
+def test_steps_of_the_path_that_go_together_give_the_same_attributions():
+    """In float64, with routing noise, which every step must get as if it were alone; 10 steps are no multiple of 4."""
+    task = Task("sr", 2)
+    network = models.build("mambairv2-tiny", upscale=2).double().eval()
+    context = Context(task, Protocol.official(task), torch.device("cpu"), (3,))
+    with differentiated(network, context, 3, "picture") as function:
+        one, other = (
+            lam.attribute(function, picture(16, 16), lambda y: lam.magnitudes(y, Window(8, 8, 8)), fold=10, **how)
+            for how in ({"together": 1, **DOUBLE}, {"together": 4, **DOUBLE})
+        )
+    np.testing.assert_allclose(other.values, one.values, rtol=1e-9, atol=1e-12 * np.abs(one.values).max())
+    assert other.end == pytest.approx(one.end, rel=1e-12) and other.start == one.start and one.values.any()
 
 
 def test_flat_output_has_no_attribution_and_no_nan():
