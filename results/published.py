@@ -194,6 +194,14 @@ def official_weights() -> dict[str, dict[str, str]]:
     return json.loads((FOLDER / "weights.json").read_text())["weights"]
 
 
+def weights_name(start: str, task: str) -> str | None:
+    """How tables call the weights whose hash begins with `start`: "official x4", "NTIRE x4"; None for others."""
+    told = json.loads((FOLDER / "weights.json").read_text())["others"]
+    names = dict.fromkeys(official_weights(), "official") | {digest: one["name"] for digest, one in told.items()}
+    found = next((name for digest, name in names.items() if digest.startswith(start)), None)
+    return found and f"{found} {task.removeprefix('sr-')}"
+
+
 def number(value: str) -> float | None:
     """A printed value as a number (774K: 774000); None for a dash or nothing."""
     match = _NUMBER.fullmatch(value)

@@ -26,6 +26,7 @@ from results.store.columns import rows_of
 
 Rows = Sequence[dict[str, Any]]
 CONFIRMED, CONTRADICTED, OPEN, NOT_RUN = "confirmed", "contradicted", "open", "not run"
+NO_GAIN, UNTRAINED = "nothing gained, untrained", "these weights were not trained with it"
 SMALL = 0.01  # of a cosine and of a share: less is as good as nothing
 STEPS = 64  # back in a scan, at which sorted and raster order are compared
 
@@ -43,15 +44,30 @@ def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[
     for row in rows:
         sizes[_key(row)] = max(sizes.get(_key(row), 0), FULL_SETS.get(row["dataset"], 0))
     telling = [row for row in rows if FULL_SETS.get(row["dataset"], 0) == sizes[_key(row)]]
-    several = len(claim["changes"]) > 1
-    found = []
-    for row in telling:
-        name = f"{row['method']}, " if several else ""
-        found.append([Cell(f"{name}{_weights(row)} {row['dataset']} "), _measured(row)])
+    found: list[list[Cell]] = []
+    for (method, network), own in _grouped(telling).items():
+        name = f"{method}, {network}" if len(claim["changes"]) > 1 else network
+        sets = [[Cell(f"{row['dataset']} "), Cell(_change(row), source=measured_source(row))] for row in own]
+        found.append([Cell(f"{name}: "), *_listed(sets, ", ")])
     words = Counter(row["verdict"] for row in rows)
-    told = ", ".join(f"{word} on {count} of {len(rows)} sets" for word, count in words.items())
+    told = ", ".join(f"{word} on {count}" for word, count in words.most_common())
     word = _word(Counter(row["verdict"] for row in telling), len(telling), claim.get("expects", "loss"))
-    return [*_listed(found), Cell(f"; {told}")], word
+    untrained = [Cell(f"; {UNTRAINED}")] if "expects" in claim else []
+    return [*_listed(found), Cell(f"; of {len(rows)} sets: {told}"), *untrained], word
+
+
+def _grouped(rows: Rows) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """By change and network, official weights first; the rest as they come."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: not _weights(row).startswith("official")):
+        found.setdefault((row["method"], _weights(row)), []).append(row)
+    return found
+
+
+def _change(row: dict[str, Any]) -> str:
+    """A difference in dB with its interval; docs/interventions.md has the median and how many pictures are worse."""
+    mean, low, high = (number(row[name], "psnr", signed=True) for name in ("difference", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -59,21 +75,24 @@ def _key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _word(words: Counter[str], count: int, expects: str) -> str:
-    """expects: what a change does if the claim holds: a "loss", a "gain", or "nothing" that would be better."""
+    """expects: what a change does if the claim holds: a "loss", or of something put in the place of what these weights
+    were trained with, a "gain" or "nothing" that would be better. That it gains nothing then decides neither way: they
+    were not trained for it.
+    """
     costs, gains, none = (words[name] for name in (verdicts.COSTS, verdicts.GAINS, verdicts.NO_EFFECT))
-    if expects == "nothing":
-        return CONTRADICTED if gains else CONFIRMED if none + costs == count else OPEN
-    wanted, other = (costs, gains) if expects == "loss" else (gains, costs)
-    if wanted or other:
-        return OPEN if wanted and other else CONFIRMED if wanted else CONTRADICTED
-    return verdicts.NO_EFFECT if none == count else OPEN
+    if expects == "loss" and (costs or gains):
+        return OPEN if costs and gains else CONFIRMED if costs else CONTRADICTED
+    if expects == "loss":
+        return verdicts.NO_EFFECT if none == count else OPEN
+    if gains:
+        return OPEN if costs else CONTRADICTED if expects == "nothing" else CONFIRMED
+    return NO_GAIN if none + costs == count else OPEN
 
 
 def _weights(row: dict[str, Any]) -> str:
     """Whose weights a row of interventions is of: "official x2", or the name of their file."""
-    scale, start = row["task"].removeprefix("sr-"), row["setting"].removeprefix("weights ")
-    if any(name.startswith(start) for name in published.official_weights()):
-        return f"official {scale}"
+    if known := published.weights_name(row["setting"].removeprefix("weights "), row["task"]):
+        return known
     file = str(row["evidence"]).partition("(")[2].partition(")")[0]
     return file.rsplit(".", 1)[0] or row["setting"]
 
@@ -285,7 +304,7 @@ def _measured(row: dict[str, Any]) -> Cell:
     return Cell(text, source=measured_source(row))
 
 
-def _listed(parts: Iterable[list[Cell]]) -> list[Cell]:
-    """The pieces of each part, with "; " between parts."""
-    pieces = [piece for part in parts for piece in (Cell("; "), *part)]
+def _listed(parts: Iterable[list[Cell]], between: str = "; ") -> list[Cell]:
+    """The pieces of each part, with `between` in between."""
+    pieces = [piece for part in parts for piece in (Cell(between), *part)]
     return pieces[1:]

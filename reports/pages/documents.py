@@ -17,6 +17,7 @@ from reports.costs import tables as efficiency
 from reports.figures import curve
 from reports.pages import analysed, machines, performance, pilot, report
 from reports.statistics import coverage
+from reports.tables.analyses import changes
 from reports.tables.render import text_grid
 from results import measured, records
 from results.agreement import pairs
@@ -34,6 +35,7 @@ def tables() -> dict[str, Tables]:
         "analyses.md": analysed.tables(_committed),
         "classes.md": {"classes": lambda: analysed.class_table(_committed().analyses)},
         "findings.md": {name: partial(_claims, name) for name in claims.SECTIONS},
+        "interventions.md": changes.tables(_committed),
         "efficiency.md": efficiency.tables(),
         "performance.md": performance.tables(),
         "trainer.md": performance.learning_tables(),

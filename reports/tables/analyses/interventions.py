@@ -36,7 +36,7 @@ NEEDS = "no trained network was changed (runner.py analyse interventions)"
 COLUMNS = (
     *("model", "overrides", "weights", "file", "task", "protocol", "intervention", "question", "text", "dataset"),
     *("psnr", "difference", "low", "high", "p", "median", "worse", "verdict", "images", "expected", "seeds"),
-    "machines",
+    *("scatter", "noise", "machines"),
 )
 QUESTIONS = ("prompts", "routing", "order", "scan", "memory", "memory in raster order", "parts")  # as tables show them
 BY = ["model", "overrides", "weights", "task", "protocol", "dataset"]
@@ -80,8 +80,9 @@ def compare(records: Sequence[Record]) -> pd.DataFrame:
 
     psnr: mean over pictures and seeds, dB; difference, low, high: from the unchanged network with its 95 % interval,
     dB; p: Holm's, of no difference; median: of the pictures' differences, dB; worse: how many of them are below 0;
-    images of expected; seeds: those that are compared; machines: of both sides of the difference. What has no number is
-    None, and the verdict says why. records: copies of one hash, from several machines, may be among them.
+    images of expected; seeds: those that are compared; scatter: standard deviation of the pictures' differences; noise:
+    that of a picture's difference between seeds, RMS over pictures; machines: of both sides of the difference. What has
+    no number is None, and the verdict says why. records: copies of one hash, from several machines, may be among them.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -175,6 +176,7 @@ def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         if interval is not None:
             row |= {"difference": interval.mean, "low": interval.low, "high": interval.high, "p": corrected.get(name)}
             row |= {"median": float(found[name].median()), "worse": int((found[name] < 0).sum())}
+            row |= {"scatter": float(found[name].std()), "noise": noise(own, base.scores)}
             row["verdict"] = verdicts.of_change(interval, corrected.get(name))
         elif not part.whole:
             row["verdict"] = f"{len(own)} of {part.record.expected} images"
@@ -217,6 +219,14 @@ def differences(changed: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
     if list(changed.columns) == [-1]:
         return changed[-1] - base.mean(axis=1, skipna=False)
     return (changed[seeds] - base[seeds]).mean(axis=1, skipna=False) if seeds else changed.mean(axis=1) * float("nan")
+
+
+def noise(changed: pd.DataFrame, base: pd.DataFrame) -> float | None:
+    """dB: how much a picture's difference scatters between seeds, the root of the mean variance over pictures; None
+    where fewer than two seeds are paired."""
+    seeds = [seed for seed in changed.columns if seed in base.columns]
+    by_seed = changed[seeds] - base.loc[changed.index, seeds]
+    return float(by_seed.var(axis=1).mean() ** 0.5) if len(seeds) > 1 else None
 
 
 def _seeds(changed: pd.DataFrame, base: pd.DataFrame | None) -> list[int]:

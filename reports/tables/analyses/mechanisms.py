@@ -13,7 +13,7 @@ import pandas as pd
 from reports.statistics.intervals import mean_interval
 from reports.tables.analyses import fields, text
 from results.analyses import Record
-from results.published import official_weights
+from results.published import weights_name
 
 PAPER_SIMILARITY = 0.7  # what the paper says that directions exceed, of MambaIR
 WAYS = ("pixel", "whole", "centred", "state")
@@ -21,9 +21,9 @@ WAYS = ("pixel", "whole", "centred", "state")
 
 def network_name(record: Record) -> str:
     """Whose weights a record is of, and their scale: "official x4", a file's name, or "untrained"."""
+    if known := weights_name(record.key["weights"], record.key["task"]):
+        return known
     scale = record.key["task"].removeprefix("sr-")
-    if record.key["weights"] in official_weights():
-        return f"official {scale}"
     files = sorted({str(machine["file"]) for machine in record.environments.values() if machine.get("file")})
     name = files[0].rsplit(".", 1)[0] if files else "untrained"
     return name if name.endswith(scale) else f"{name} {scale}"

@@ -109,14 +109,19 @@ def test_what_weights_do_without_is_not_used(store, monkeypatch):
     )
     found = rows(none, unsure)  # the larger set tells
     assert (found.level, found.verdict) == (claims.FAILS, "weights: no effect within 0.01 dB; trainings: not run")
-    told = "mine Set14 +0.001 dB I; no effect within 0.01 dB on 1 of 2 sets, inconclusive on 1 of 2 sets"
+    told = "mine: Set14 +0.001 [-0.004, +0.006]; of 2 sets: no effect within 0.01 dB on 1, inconclusive on 1"
     assert report.text_of(found.weights) == told and found.tables == ["interventions"]
     assert rows(none, ("BSD100", *unsure[1:])).level == claims.OPEN
     costs = ("Set5", -0.4, -0.5, -0.3, "costs")
     assert rows(none, costs).verdict.startswith("weights: no effect")
     assert rows(none, ("BSD100", *costs[1:])).verdict.startswith("weights: confirmed")
-    four = {"name": "scans", "method": "scan/directions-4"}  # claimed to gain nothing
-    assert [rows(each, **four).level for each in (none, costs)] == [claims.HOLDS, claims.HOLDS]
+    four = {"name": "scans", "method": "scan/directions-4"}  # claimed to gain nothing, in weights not trained with it
+    for each in (none, costs):
+        assert (rows(each, **four).level, rows(each, **four).verdict) == (
+            claims.OPEN,
+            "weights: nothing gained, untrained; trainings: not run",
+        )
+    assert report.text_of(rows(none, **four).weights).endswith("these weights were not trained with it")
     assert rows(("Set5", 0.4, 0.3, 0.5, "gains"), **four).level == claims.FAILS
     assert rows(("Set5", None, None, None, "3 of 5 images")).level == claims.ABSENT
 

@@ -8,6 +8,7 @@ from reports.figures import interventions as figures
 from reports.statistics.intervals import Interval
 from reports.statistics.verdicts import of_change
 from reports.tables import index, render
+from reports.tables.analyses import changes
 from reports.tables.analyses.interventions import compare, differences, to_json
 from results import export as exporting
 from results import measured
@@ -121,6 +122,37 @@ def test_verdicts_of_changes(mean, half, p, verdict):
 
 def test_one_image_has_no_interval_and_no_verdict():
     assert of_change(Interval(-3.0, None, None, 1), None) == "inconclusive"
+
+
+@pytest.fixture
+def seeded(store) -> Store:
+    """Two seeds of layer 1's scan: pictures 0.1 dB apart from one to the next, seeds 0.2 dB from each other."""
+    pictures, own = 0.1 * np.arange(5)[:, None], np.array([[-0.1, 0.1]])
+    ask(store, "layer-01/scan-off", "layers: scan-off", BASE - 0.7 + pictures + own)
+    ask(store, "layer-00/scan-off", "layers: scan-off", BASE - 3.0 + pictures, dataset="Set14")  # without a base there
+    return store
+
+
+def test_how_much_seeds_scatter_beside_pictures(seeded):
+    found = compare(load(seeded.root, measured=seeded.root)[0]).set_index("intervention")
+    row = found.loc["layer-01/scan-off"]
+    assert row["noise"] == pytest.approx(0.2 / 2**0.5) and row["scatter"] == pytest.approx(0.1 * 2.5**0.5)
+    assert found.loc["prompts/zero", "noise"] == pytest.approx(0, abs=1e-9)  # both seeds differ alike
+    assert found.loc["routing/argmax", "noise"] is None  # nothing is drawn
+
+
+def test_documents_show_every_change_by_set_and_what_seeds_are_worth(seeded):
+    frame = compare(load(seeded.root, measured=seeded.root)[0]).assign(network="official x2")
+    prompts = " ".join(changes.changes(frame, "prompts").split())
+    assert "`prompts/zero`: what prompts/zero does | official x2 | **-0.500** [-0.502, -0.498] 100 % |" in prompts
+    assert "0.000 = [-0.002, +0.002] 40 % |" in prompts and "+0.010 [" in prompts
+    assert "| 3 of 5 images |" in changes.changes(frame, "order")
+    layers = " ".join(changes.layers(frame).split())
+    assert "| official x2, Set5: scan-off |" in layers and layers.endswith("| 1 | **-0.500** |")
+    few = frame[frame["intervention"].isin(["layer-01/scan-off", "prompts/mean"])]
+    share = (0.02 / 2) / 0.025  # of the seeds in the variance of a picture's difference
+    narrower = 100 * (1 - np.sqrt(1 - share * (1 - 2 / 5)))
+    assert changes.seeds(few).splitlines()[-1].endswith(f" {narrower:.1f} % |")
 
 
 def test_json_has_a_row_per_change_and_per_image(store, tmp_path):

@@ -1,0 +1,117 @@
+"""The tables of docs/interventions.md, made from committed records: what each change of trained weights costs."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from reports.statistics import verdicts
+from reports.tables.analyses.interventions import QUESTIONS, compared
+from reports.tables.blocks.wording import number
+from reports.tables.render import text_grid
+from results.evidence import Evidence
+from results.published import weights_name
+from results.sets import place
+
+MORE = 5  # seeds, against which those that were measured are held
+MARKS = {verdicts.COSTS: "**{}**", verdicts.GAINS: "**{}**", verdicts.NO_EFFECT: "{} ="}
+
+
+def tables(committed: Callable[[], Evidence]) -> dict[str, Callable[[], str]]:
+    """By name: one of each of QUESTIONS, the layers, and what seeds of the noise are worth."""
+    made = {question.replace(" ", "-"): partial(_changes, committed, question) for question in QUESTIONS}
+    return {**made, "layers": lambda: layers(_known(committed())), "seeds": lambda: seeds(_known(committed()))}
+
+
+def _known(evidence: Evidence) -> pd.DataFrame:
+    """Rows of `compared` of weights that have a name, with it as `network`; sets from the smallest."""
+    frame = compared(evidence)
+    names = [weights_name(*own) for own in frame[["weights", "task"]].itertuples(index=False, name=None)]
+    frame = frame.assign(network=names)[[name is not None for name in names]]
+    return frame.sort_values("dataset", key=lambda sets: sets.map(place), kind="stable")
+
+
+def _changes(committed: Callable[[], Evidence], question: str) -> str:
+    return changes(_known(committed()), question)
+
+
+def changes(frame: pd.DataFrame, question: str) -> str:
+    """A row per change and network that answers `question`, a column per set."""
+    own = frame[frame["question"] == question]
+    sets = list(dict.fromkeys(own["dataset"]))
+    rows = []
+    for name, chosen in own.groupby("intervention", sort=False):
+        told = f"`{name}`: {chosen['text'].iloc[0]}"
+        for network, part in sorted(chosen.groupby("network"), key=lambda pair: order_of(pair[0])):
+            cells = {row["dataset"]: cell(row) for row in part.to_dict("records")}
+            rows.append([told, network, *(cells.get(each, "") for each in sets)])
+            told = ""
+    return text_grid(("change", "weights", *sets), rows, 2)
+
+
+def order_of(network: str) -> tuple[bool, str]:
+    """Official weights first."""
+    return not network.startswith("official"), network
+
+
+def cell(row: dict) -> str:
+    """The difference in dB with its interval, and the share of pictures that are worse; or why there is none."""
+    if row["difference"] is None or row["low"] is None:
+        return row["verdict"]
+    mean, low, high = (number(row[name], "psnr", signed=True) for name in ("difference", "low", "high"))
+    told = f"{MARKS.get(row['verdict'], '{}').format(mean)} [{low}, {high}]"
+    return f"{told} {100 * row['worse'] / row['images']:.0f} %"
+
+
+def layers(frame: pd.DataFrame) -> str:
+    """A row per layer, a column per network and part that is off in it, on the largest set that there is of each."""
+    own = frame[frame["question"].str.startswith("layers") & frame["difference"].notna()]
+    columns: dict[tuple[str, str], pd.DataFrame] = {}
+    for (network, question), part in own.groupby(["network", "question"], sort=False):
+        largest = max(part["dataset"].unique(), key=place)
+        columns[network, question.removeprefix("layers: ")] = part[part["dataset"] == largest]
+    keys = sorted(columns, key=lambda key: (order_of(key[0]), key[1]))
+    if not columns:
+        return "not measured yet"
+    names = sorted({name.partition("/")[0] for part in columns.values() for name in part["intervention"]})
+    rows = []
+    for name in names:
+        found = [columns[key].set_index("intervention") for key in keys]
+        places = [f"{name}/{part}" for _, part in keys]
+        cells = [_short(one.loc[at]) if at in one.index else "" for one, at in zip(found, places, strict=True)]
+        rows.append([name.removeprefix("layer-").lstrip("0") or "0", *cells])
+    header = [f"{network}, {columns[network, part]['dataset'].iloc[0]}: {part}" for network, part in keys]
+    return text_grid(("layer", *header), rows, 1)
+
+
+def _short(row: pd.Series) -> str:
+    return MARKS.get(row["verdict"], "{}").format(number(row["difference"], "psnr", signed=True))
+
+
+def seeds(frame: pd.DataFrame) -> str:
+    """How much of a difference's uncertainty comes from the seeds of the noise, by network and set.
+
+    The variance of a mean difference over n pictures is scatter^2 / n; noise^2 / s of scatter^2 comes of s seeds. What
+    MORE seeds would take off an interval's width follows from both; the last column leaves out changes that are shown
+    to be without effect, whose intervals are narrow already.
+    """
+    own = frame[frame["noise"].notna() & frame["low"].notna()]
+    own = own[[len(one) > 1 for one in own["seeds"]]]
+    rows = []
+    for (network, dataset), part in sorted(own.groupby(["network", "dataset"]), key=_by_place):
+        count = part["seeds"].map(len).astype(float)
+        scatter, noise = part["scatter"].astype(float), part["noise"].astype(float)
+        share = (noise**2 / count / scatter**2).clip(upper=1)
+        narrower = 1 - np.sqrt(1 - share * (1 - count / MORE).clip(lower=0))
+        wide = narrower[part["verdict"] != verdicts.NO_EFFECT]
+        told = [f"{scatter.median():.3f}", f"{noise.median():.3f}", f"{100 * share.median():.1f} %"]
+        told.append(f"{100 * wide.max():.1f} %" if len(wide) else "")
+        rows.append([network, dataset, str(len(part)), str(int(count.max())), *told])
+    header = ("weights", "set", "changes", "seeds", "between pictures, dB", "between seeds, dB", "part of the variance")
+    return text_grid((*header, f"{MORE} seeds narrow an interval by at most"), rows, 2)
+
+
+def _by_place(pair: tuple) -> tuple:
+    (network, dataset), _ = pair
+    return order_of(network), place(dataset)
