@@ -18,7 +18,7 @@
 A first line that starts with `#` is the table's caption. Another paper's table is one more file.
 
 `weights.json` names the weights that the authors published: only their scores are compared with published ones.
-`latency.json` is what another project published of seconds and memory.
+`latency.json` is what other projects published of seconds and memory.
 """
 
 import csv
@@ -235,7 +235,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(int(not name.startswith("table")), 0, ""), *order]
 
 
-def latency() -> dict[str, Any]:
-    """latency.json: source, machine, how, task, height and width of the input, and rows of method (as in the tables, or
-    as its paper has it), name (its own), precision, seconds of one image, gb and params."""
+def latency() -> list[dict[str, Any]]:
+    """latency.json, by project: source, machine, how, task, height and width of the input (None where it is not said),
+    and rows of method (as in the tables, or as its paper has it), name (its own), precision, seconds of one image, gb
+    and params (or None)."""
     return json.loads((FOLDER / "latency.json").read_text())

@@ -123,15 +123,21 @@ def untimed() -> list[Block]:
 
 
 def elsewhere() -> list[Block]:
-    """What another project published of networks of the same tables, on its own machine."""
-    told = published.latency()
+    """What other projects published of networks of the same tables and of later ones, each on its own machine."""
+    return [_elsewhere(told) for told in published.latency()]
+
+
+def _elsewhere(told: dict[str, Any]) -> Block:
     rows = []
+    pixels = told["height"] and told["height"] * told["width"]
     for row in sorted(told["rows"], key=lambda row: row["seconds"]):
-        each = 1e9 * row["seconds"] / (told["height"] * told["width"])
+        each = pixels and 1e9 * row["seconds"] / pixels
         texts = [row["method"], row["precision"], figure(1e3 * row["seconds"]), figure(each, 3), figure(row["gb"], 3)]
-        rows.append([Cell(text, source=told["source"]) for text in (*texts, f"{row['params']:,}")])
-    heading = f"{told['machine']}, {told['task']}, input {told['height']}x{told['width']}, {told['how']}:"
-    return [Block(heading, ELSEWHERE, rows, [f"- {told['source']}"], (0, 1))]
+        texts += ["" if row["params"] is None else f"{row['params']:,}"]
+        rows.append([Cell(text, source=told["source"]) for text in texts])
+    size = f", input {told['height']}x{told['width']}" if pixels else ""
+    heading = f"{told['machine']}, {told['task']}{size}, {told['how']}:"
+    return Block(heading, *filled(ELSEWHERE, rows), [f"- {told['source']}"], (0, 1) if rows[0][1].text else (0,))
 
 
 def ceiling(row: dict[str, Any]) -> float | None:

@@ -116,10 +116,13 @@ def test_a_network_is_efficient_where_its_time_grows_no_faster_than_the_pixels(c
 def test_other_projects_networks_have_the_parameters_that_another_project_printed():
     counts = frames.counted()
     by_method = {method: subject for subject, method in frames.PEERS.items()}
-    told = {row["method"]: row["params"] for row in published.latency()["rows"] if row["method"] != "SPAN"}  # unfolded
+    networks, later = published.latency()
+    told = {row["method"]: row["params"] for row in networks["rows"] if row["method"] != "SPAN"}  # unfolded
     assert len(told) == 10
     for method, params in told.items():
         assert counts[by_method[method], "sr-x4", 256, 256]["params"] == params
+    table = efficiency.tables()["elsewhere"]()
+    assert later["source"] in table and "| ESC-Real, FlashBias      | 51.10 |" in table  # no size, so no time a pixel
 
 
 def test_pictures_in_tiles_are_held_to_what_the_whole_device_used(committed):
