@@ -9,7 +9,7 @@ from reports.figures import style
 from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
-SHOWN = 4  # layers, from the first to the last
+SHOWN = 4  # layers, from the first to the last, numbered from 0
 COLUMNS = ("class, likeliest", "class, as drawn", "sequence, as scanned")
 
 
@@ -46,7 +46,10 @@ def draw(records: list[Record], path: Path, image: str | None = None) -> None:
         picture = lq if lq.shape[2] == 3 else lq[..., 0]
         grid[0, 0].imshow(picture, cmap="gray")
         grid[0, 0].set_title(f"{record.key['dataset']}, {image}")
-        grid[0, 0].set_xlabel(f"{wide} x {high} pixels,\n{textwrap.fill(network_name(record), 24)}")
+        told = f"{wide} x {high} pixels,\n{textwrap.fill(network_name(record), 24)}"
+        grid[1, 0].text(
+            0.5, 1, told, ha="center", va="top", transform=grid[1, 0].transAxes
+        )  # no room below the picture
         kinds = int(max(drawn.max(), likeliest.max())) + 1
         for axes, layer in zip(grid[:, 1:], shown, strict=True):
             options = {"cmap": style.SCALE, "vmin": 0, "vmax": kinds - 1, "interpolation": "nearest"}
@@ -54,7 +57,7 @@ def draw(records: list[Record], path: Path, image: str | None = None) -> None:
             axes[1].imshow(drawn[layer], **options)
             sequence = restructured(lq, drawn[layer])
             axes[2].imshow(sequence if lq.shape[2] == 3 else sequence[..., 0], cmap="gray")
-            axes[0].set_ylabel(f"layer {layer + 1}")
+            axes[0].set_ylabel(f"layer {layer}")
         for axis, title in zip(grid[0, 1:], COLUMNS, strict=True):
             axis.set_title(title)
         bar = figure.colorbar(shade, ax=list(grid[1:, 0]), location="left", shrink=0.8)

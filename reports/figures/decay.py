@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from reports.figures import style
-from reports.statistics.intervals import mean_interval
+from reports.statistics.intervals import skewed_interval
 from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
@@ -23,7 +23,8 @@ def curves(record: Record) -> pd.DataFrame:
 
 
 def costs(record: Record, interventions: Sequence[Record]) -> pd.DataFrame:
-    """order, steps, cost, low, high: mean PSNR lost, dB, by states cut every so many steps, and its 95 % interval.
+    """order, steps, cost, low, high: mean PSNR lost, dB, by states cut every so many steps, and its 95 % interval
+    as tables of interventions have it.
 
     Over the images of interventions in the same network on the same set, paired, means over seeds first. Raster order
     is compared with raster order.
@@ -35,7 +36,7 @@ def costs(record: Record, interventions: Sequence[Record]) -> pd.DataFrame:
     for order, (prefix, base) in CUTS.items():
         for name in psnr:
             if name.startswith(prefix) and base in psnr:
-                found = mean_interval((psnr[base] - psnr[name]).dropna().to_list())
+                found = skewed_interval((psnr[base] - psnr[name]).dropna().to_list())
                 steps = int(name.removeprefix(prefix))
                 rows.append({"order": order, "steps": steps, "cost": found.mean, "low": found.low, "high": found.high})
     return pd.DataFrame(rows, columns=["order", "steps", "cost", "low", "high"]).sort_values(["order", "steps"])

@@ -1,5 +1,6 @@
 """Figures by name: what each shows, and what draws it into a file."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,9 +13,9 @@ from reports.tables.analyses.mechanisms import network_name
 from results import measured
 from results.analyses import Record
 from results.evidence import Evidence
+from results.sets import FULL_SETS
 
 FORMATS = ("png", "pdf", "svg")
-SHOWN = "Set5"  # on which sequences of all networks were measured
 
 
 class FigureError(ValueError):
@@ -31,17 +32,24 @@ class Figure:
     chart: Callable[[Evidence], Chart] | None = None
 
 
-def of(evidence: Evidence, analysis: str, *sets: str) -> list[Record]:
-    """What there is of an analysis on these sets, or on all, of networks without an intervention, by name.
+def of(evidence: Evidence, analysis: str) -> list[Record]:
+    """What there is of an analysis, of networks without an intervention, by name.
 
     Of what is committed, sets that are not whole and cells that were trained here are left out: the store's are shown.
     """
     found = [one for one in evidence.analyses if one.key["analysis"] == analysis]
     found = [one for one in found if one.key["parameters"].get("intervention", "unchanged") == "unchanged"]
-    found = [one for one in found if not sets or one.key["dataset"] in sets]
     trained = set(evidence.cells["weights"])
     found = [one for one in found if one.folder or (one.complete and one.key["weights"] not in trained)]
     return sorted(found, key=lambda one: (one.key["model"], network_name(one), one.key["dataset"]))
+
+
+def shared(evidence: Evidence, analysis: str) -> list[Record]:
+    """Those of the set on which most networks were asked, the largest of several: what they show can be compared."""
+    found = of(evidence, analysis)
+    asked = Counter(one.key["dataset"] for one in found)
+    shown = max(asked, key=lambda name: (asked[name], FULL_SETS.get(name, 0)), default="")
+    return [one for one in found if one.key["dataset"] == shown]
 
 
 FIGURES = {
@@ -65,20 +73,20 @@ FIGURES = {
         lambda path, evidence: attribution.draw(of(evidence, "lam"), path),
     ),
     "erf": Figure(
-        "Effective receptive fields on Set14, and how much of them lies in squares around the centre",
-        lambda path, evidence: field.draw(of(evidence, "erf", "Set14"), path),
+        "Effective receptive fields, and how much of them lies in squares around the centre",
+        lambda path, evidence: field.draw(shared(evidence, "erf"), path),
     ),
     "decay": Figure(
-        "How the states of scans decay on Set14, and how much of a scan's output is older than k steps",
+        "How the states of scans decay, and how much of a scan's output is older than k steps",
         lambda path, evidence: decay.draw(
-            of(evidence, "decay", "Set14"),
+            shared(evidence, "decay"),
             path,
             [one for one in evidence.analyses if one.key["analysis"] == "interventions"],
         ),
     ),
     "redundancy": Figure(
-        "How alike the directions of a scan are on Set5, layer by layer",
-        lambda path, evidence: redundancy.draw(of(evidence, "redundancy", "Set5"), path),
+        "How alike the directions of a scan are, layer by layer",
+        lambda path, evidence: redundancy.draw(shared(evidence, "redundancy"), path),
     ),
     "interventions": Figure("What trained weights lose by one change, with 95 % intervals", interventions.draw_changes),
     "layers": Figure("What trained weights lose by a part of one layer", interventions.draw_layers),
@@ -87,12 +95,12 @@ FIGURES = {
         lambda path, evidence: classes.draw(of(evidence, "sgn-classes"), path),
     ),
     "sgn-order": Figure(
-        f"How alike and how near pixels of {SHOWN} are that follow each other in the sequence of a scan, by order",
-        lambda path, evidence: sequences.draw(of(evidence, "sgn-order", SHOWN), path),
+        "How alike and how near pixels are that follow each other in the sequence of a scan, by order",
+        lambda path, evidence: sequences.draw(shared(evidence, "sgn-order"), path),
     ),
     "prompts": Figure(
         "How large prompts are, how many classes are used, and whether these group anything, layer by layer",
-        lambda path, evidence: prompts.draw(of(evidence, "prompts", SHOWN), path),
+        lambda path, evidence: prompts.draw(shared(evidence, "prompts"), path),
     ),
     "memory": Figure("How far back the scan looks: states that begin anew", interventions.draw_memory),
 }

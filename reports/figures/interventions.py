@@ -14,6 +14,7 @@ import pandas as pd
 from reports.statistics.verdicts import MARGIN
 from reports.tables.analyses.interventions import UNCHANGED, compared
 from results.evidence import Evidence
+from results.published import weights_name
 from results.records import StoreError
 from results.sets import place
 
@@ -26,8 +27,10 @@ def draw_changes(path: Path, evidence: Evidence) -> None:
     """Every change of the whole network, a row each; questions one below the other."""
     found = _found(evidence, lambda frame: ~frame["question"].str.startswith(("layers", "memory")))
     names = list(dict.fromkeys(found["intervention"]))[::-1]
-    networks = dict(list(found.groupby("network", sort=False)))
-    figure, axes = _figure(1, len(networks), width=1.6 + 3.4 * len(networks), height=1.2 + 0.19 * len(names))
+    networks = _networks(found)
+    figure, axes = _figure(
+        1, len(networks), width=1.6 + 3.4 * len(networks), height=1.2 + 0.19 * len(names), sharex=True
+    )
     for axis, (network, part) in zip(axes[0], networks.items(), strict=True):
         for (number, dataset), own in part.groupby(["number", "dataset"]):
             places = [names.index(name) - 0.15 * number for name in own["intervention"]]
@@ -46,7 +49,7 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
     """Which layer needs what: a row of panels per network, a panel per part that is off."""
     found = _found(evidence, lambda frame: frame["question"].str.startswith("layers"), "layer-*")
     parts = list(dict.fromkeys(found["question"]))
-    networks = dict(list(found.groupby("network", sort=False)))
+    networks = _networks(found)
     figure, axes = _figure(len(networks), len(parts), width=1 + 2.6 * len(parts), height=0.8 + 2.3 * len(networks))
     for row, (network, own) in zip(axes, networks.items(), strict=True):
         for axis, part in zip(row, parts, strict=True):
@@ -70,7 +73,7 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
         lambda frame: frame["question"].str.startswith("memory") | (frame["intervention"] == "order/raster"),
         only="memory/*",
     )
-    networks = dict(list(found.groupby("network", sort=False)))
+    networks = _networks(found)
     figure, axes = _figure(2, len(networks), width=1 + 3.2 * len(networks), height=5.4)
     for column, (network, own) in enumerate(networks.items()):
         for row, order in enumerate(("sorted", "raster")):
@@ -88,8 +91,8 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
             axis.set(xlabel="steps between new states", xlim=(-0.5, len(_STEPS) + 0.7))
             axis.set_title(f"{network}\n{order} order", fontsize=8)
             axis.grid(alpha=0.3)
-        axes[0][column].set_ylabel("difference in PSNR, dB")
-        axes[1][column].set_ylabel("difference in PSNR, dB")
+    for row in axes:
+        row[0].set_ylabel("difference in PSNR, dB")
     _save(figure, path)
 
 
@@ -107,16 +110,25 @@ def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series], only
     if frame.empty:
         needed = f"runner.py analyse interventions ... --only '{only}'"
         raise StoreError(f"no whole set with such changes is stored or committed: {needed}")
-    names = [f"{one['model']}, {one['task']}\n{one['file'] or one['weights'][:8]}" for one in frame.to_dict("records")]
+    names = [f"{one['model']}, {one['task']}\n{_weights(one)}" for one in frame.to_dict("records")]
     sets = sorted(frame["dataset"].unique(), key=place)
     return frame.assign(network=names, number=frame["dataset"].map(sets.index))
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+def _weights(row: dict[str, Any]) -> str:
+    return weights_name(row["weights"], row["task"]) or row["file"] or row["weights"][:8]
+
+
+def _networks(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """By network; official weights first."""
+    return dict(sorted(found.groupby("network", sort=False), key=lambda pair: "official" not in pair[0]))
+
+
+def _figure(rows: int, columns: int, width: float, height: float, sharex: bool = False) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, sharey=True)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=True)
 
 
 def _save(figure: Any, path: Path) -> None:

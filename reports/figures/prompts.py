@@ -37,7 +37,7 @@ def draw(records: list[Record], path: Path) -> None:
             found = means(record)
             for routing, (line, _) in ROUTINGS.items():
                 part = found[found["routing"] == routing]
-                layers = part["layer"] + 1
+                layers = part["layer"]
                 if routing == "gumbel":
                     axes[0].plot(layers, part["ratio"], color=colour, marker=".", label=network_name(record))
                     axes[1].plot(layers, part["growth"], color=colour, marker=".")
@@ -48,8 +48,8 @@ def draw(records: list[Record], path: Path) -> None:
         axes[1].set(yscale="log", ylabel="RMS of the pool / initial RMS")
         axes[1].axhline(1, color="black", linewidth=0.8)
         tokens = chosen[0].rows["effective"].max()
-        axes[2].set(ylabel="classes in use, exp(entropy)", ylim=(0, 1.05 * tokens), xlabel="layer")
-        axes[3].set(ylabel="agreement with SLIC (NMI)", ylim=(0, None), xlabel="layer")
+        axes[2].set(ylabel="classes in use, exp(entropy)", ylim=(0, 1.05 * tokens), xlabel="layer, from 0")
+        axes[3].set(ylabel="agreement with SLIC (NMI)", ylim=(0, None), xlabel="layer, from 0")
         for axis in axes:
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3, linewidth=0.5)

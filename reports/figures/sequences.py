@@ -44,7 +44,7 @@ def draw(records: list[Record], path: Path) -> None:
             for name, (label, colour, line) in ORDERS.items():
                 own = found[found["order"] == name]
                 near = own[(own["scope"] == "window") & (own["steps"] == 1)]
-                axes[0].plot(near["layer"] + 1, near["similarity"], line, color=colour, label=label, linewidth=1.2)
+                axes[0].plot(near["layer"], near["similarity"], line, color=colour, label=label, linewidth=1.2)
                 tile = own[own["scope"] == "tile"].groupby("steps")[["similarity", "distance"]].mean()
                 if len(tile):
                     axes[1].plot(tile.index, tile["similarity"], line, color=colour, marker=".", linewidth=1.2)
@@ -64,7 +64,7 @@ def draw(records: list[Record], path: Path) -> None:
             for axis in axes:
                 axis.grid(alpha=0.3, linewidth=0.5)
                 axis.set_axisbelow(True)
-        grid[-1, 0].set_xlabel("layer (in a window of 64 x 64 pixels)")
+        grid[-1, 0].set_xlabel("layer, from 0 (in a window of 64 x 64 pixels)")
         grid[-1, 1].set_xlabel("steps apart (all pixels)")
         grid[-1, 2].set_xlabel("pixels to the next one")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
