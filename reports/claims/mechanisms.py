@@ -29,6 +29,7 @@ CONFIRMED, CONTRADICTED, OPEN, NOT_RUN = "confirmed", "contradicted", "open", "n
 NO_GAIN, UNTRAINED = "nothing gained, untrained", "these weights were not trained with it"
 SMALL = 0.01  # of a cosine and of a share: less is as good as nothing
 STEPS = 64  # back in a scan, at which sorted and raster order are compared
+STEP_ORDERS = ("network", "raster")
 
 
 def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[list[Cell], str]:
@@ -188,14 +189,34 @@ def published_steps(claim: dict[str, Any], rows: Rows) -> list[Cell]:
 
 
 def reach(records: Sequence[Record]) -> tuple[list[Cell], str]:
-    """Whether more of a scan's output is older than STEPS in sorted order than in raster order: of the state's part."""
+    """Whether more of a scan's output is older than STEPS in sorted order than in raster order: of the state's part.
+
+    Steps are no pixels: where the sorted sequence goes further on the image in a step, it brings far pixels together
+    without looking further back.
+    """
 
     def difference(rows: pd.DataFrame) -> pd.Series:
         share = rows[rows["steps"] == STEPS].groupby(["image", "order"])["share"].mean().unstack()
         return share["network"] - share["raster"]
 
     what = f"part of the state's output from {STEPS} or more steps ago, sorted less raster: "
-    return _asked("decay", what, records, difference)
+    found, word = _asked("decay", what, records, difference)
+    sorted_, raster = ([_step(record, order) for record in _largest(records, "sgn-order")] for order in STEP_ORDERS)
+    if word != CONTRADICTED or not sorted_ or min(sorted_) <= max(raster):
+        return found, word
+    told = f"; a step goes {_range(sorted_)} pixels, in raster order {_range(raster)}"
+    return [*found, Cell(told)], f"{OPEN}: no further back in steps, but steps are longer, as in any shuffle"
+
+
+def _step(record: Record, order: str) -> float:
+    """Mean distance on the image from a pixel to the next one of the sequence, in pixels."""
+    rows = record.rows
+    return float(rows[(rows["scope"] == "tile") & (rows["steps"] == 1) & (rows["order"] == order)]["distance"].mean())
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def neighbours(records: Sequence[Record]) -> tuple[list[Cell], str]:

@@ -59,7 +59,7 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
                 _points(axis, points, dataset, number, x=list(layers + 0.2 * number))
             axis.axhspan(-MARGIN, MARGIN, color="0.9", zorder=0)
             axis.set_yscale("symlog", linthresh=MARGIN)
-            axis.set(title=f"{part.removeprefix('layers: ')}\n{network}", xlabel="layer")
+            axis.set(title=f"{part.removeprefix('layers: ')}\n{network}", xlabel="layer, from 0")
             axis.title.set_fontsize(8)
             axis.grid(alpha=0.3)
         row[0].set_ylabel("difference in PSNR, dB")

@@ -15,6 +15,7 @@ from results.evidence import Evidence
 from results.store import Store
 
 TOLD = claims.load()
+STEPS_APART = (("network", 30.2), ("raster", 1.9))  # pixels
 ALL = [claim for section in claims.SECTIONS for claim in TOLD[section]]
 
 
@@ -133,6 +134,11 @@ def test_what_an_analysis_finds_decides(made):
     near = rows.rows.replace({"steps": {16: 64}})
     found, word = mechanisms.reach([replace(rows, rows=near)])
     assert word == "contradicted" and "official x4 Set5 -0.2452" in report.text_of(found)
+    steps = [{"image": "a", "order": order, "scope": "tile", "steps": 1, "distance": far} for order, far in STEPS_APART]
+    longer = made.record("sgn-order", pd.DataFrame(steps))
+    found, word = mechanisms.reach([replace(rows, rows=near), replace(longer, expected=1)])
+    assert word.startswith("open: no further back in steps, but steps are longer")
+    assert report.text_of(found).endswith("; a step goes 30 pixels, in raster order 2")
     swapped = near.replace({"order": {"network": "raster", "raster": "network"}})
     assert mechanisms.reach([replace(rows, rows=swapped)])[1] == "confirmed"
 
