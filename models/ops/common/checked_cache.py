@@ -2,16 +2,20 @@
 
 Triton looks whether its files are there, not what is in them: it loads a kernel of which a crash, a full disk or a bit
 turned over left something else. Here such a kernel is compiled anew. A folder without any checksum, as Triton by itself
-leaves it, is taken as it is. Modules of kernels that import no other one install it.
+leaves it, is taken as it is. And a kernel has the same key in every process. Modules of kernels that import no other
+one install both.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from triton import knobs
 from triton.runtime.cache import FileCacheManager
+from triton.runtime.jit import DependenciesFinder
 
 ENDING = ".sha256"
 
@@ -64,8 +68,27 @@ def is_whole(path: Path) -> bool:
         return False
 
 
+def called_first(merge: Callable[[DependenciesFinder, Any], None]) -> Callable[[DependenciesFinder, Any], None]:
+    """`merge`, which adds a called function to a kernel's key, after that function has its own.
+
+    Triton 3.6 adds the constants that the function reads before it has looked for them: none, unless another kernel
+    asked first. A kernel then had one key or another by what its process had launched before, and was compiled again.
+    """
+
+    def merged(finder: DependenciesFinder, function: Any) -> None:
+        _ = function.cache_key  # worked out where it is asked for
+        merge(finder, function)
+
+    return merged
+
+
+_MERGED = called_first(DependenciesFinder._update_hash)
+
+
 def install() -> None:
-    """From now on Triton's cache is checked, unless TRITON_CACHE_MANAGER names one of the user's own."""
+    """From now on keys of kernels depend on their sources alone, and Triton's cache is checked, unless
+    TRITON_CACHE_MANAGER names one of the user's own."""
+    DependenciesFinder._update_hash = _MERGED
     if "TRITON_CACHE_MANAGER" not in os.environ:
         knobs.cache.manager_class = CheckedCacheManager
 

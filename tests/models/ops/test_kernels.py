@@ -1,5 +1,6 @@
 """Kernels are made into machine code for a GPU, though there is none: an interpreter takes what compilers refuse."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 pytest.importorskip("triton", reason="needs Triton")
 
+ROOT = Path(__file__).resolve().parents[3]
 COMPILE = """
 import sys
 import triton
@@ -69,7 +71,15 @@ compiled(sums._sum_rows, {"R": 64, "C": 64}, num_warps=8)
 @pytest.mark.slow
 def test_kernels_compile_for_a_gpu(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    root = Path(__file__).resolve().parents[3]
-    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(set(done.stdout.split())) == 15
+
+
+def test_keys_do_not_depend_on_what_was_launched_before():
+    command = [sys.executable, "-W", "ignore", "-m", "tests.models.ops.keys"]
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels, ours, ours_on_3_6, by_3_6 = json.loads(done.stdout)
+    assert kernels > 50 and ours == ours_on_3_6 == 0 < by_3_6
