@@ -1,5 +1,6 @@
 """What networks cost, as frames: the committed sweeps joined with what was counted and what was published."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ OPERATIONS = 2  # of a multiply-add
 PRODUCTS = {"tf32x3": 3}  # of TF32 for one
 MAY_LACK = ("p10_ms", "p90_ms", "mib", "bytes", "params")  # columns that are None where it is not known
 STACK = ("torch", "triton")
+MODELS = re.compile(r"--models ('[^']*'|\S+)")  # of a command
+LISTED = 100  # characters of it that are shown
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
 SPREAD = 0.1  # (p90 - p10) / median, beyond which a time is not one of a quiet machine
 KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width", "pictures")
@@ -95,10 +98,11 @@ def machine_name(machine: Row) -> str:
 
 
 def source(sweep: Row) -> str:
-    """Where, by which command, of which commit and when."""
+    """Where, by which command, of which commit and when. A long list of points is left to the file."""
     run, machine = sweep["runs"][-1], sweep["machine"]
+    command = MODELS.sub(lambda found: found[0] if len(found[0]) <= LISTED else "--models '...'", run["command"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if name in STACK)
-    told = f"results/measured/{sweep['file']}: {run['command']}, commit {machine['commit'][:10]}"
+    told = f"results/measured/{sweep['file']}: {command}, commit {machine['commit'][:10]}"
     return f"{told}, {machine_name(machine)}, {versions}, {run['started'][:10]}"
 
 

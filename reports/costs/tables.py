@@ -14,6 +14,7 @@ from reports.tables.render import grid
 from results import published
 
 NOTHING = "No sweep is committed: `runner.py profile --preset resolution` measures one, `runner.py export` commits it."
+NO_CHALLENGE = "No sweep of it is committed: `runner.py profile --preset ntire` measures one."
 NO_PICTURE = "No record is committed: `runner.py restore --json` makes one."
 GROWTH = ("network", "precision", "sizes", "time ~ pixels^", "95 %", "from 256x256", "95 %", "memory ~ pixels^", "95 %")
 GROWTH = (*GROWTH, "proportional from", "to")
@@ -211,6 +212,7 @@ def blocks() -> dict[str, Callable[[], list[Block]]]:
 def tables() -> dict[str, Callable[[], str]]:
     """What makes each table of the document, as Markdown."""
     made = {name: lambda make=make: markdown(make()) or NOTHING for name, make in blocks().items()}
+    made |= {"challenge": lambda: markdown(modes.challenge()) or NO_CHALLENGE}
     return made | {"large": lambda: markdown(memory.large()) or NO_PICTURE}
 
 
