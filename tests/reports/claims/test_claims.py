@@ -143,6 +143,18 @@ def test_what_an_analysis_finds_decides(made):
     assert mechanisms.reach([replace(rows, rows=swapped)])[1] == "confirmed"
 
 
+def test_networks_that_were_trained_like_a_mambair_are_held_against_it_window_by_window(made):
+    official = made.lam({"a": 9.0, "b": 11.0})
+    assert mechanisms.pixels([official])[1] == "open: no trained MambaIR was asked"
+    ours = made.lam({"a": 5.0, "b": 8.0}, weights="aa", file="base.safetensors")
+    theirs = made.lam({"a": 4.0, "b": 6.0}, weights="bb", file="mambair.safetensors")
+    theirs = replace(theirs, key=theirs.key | {"model": "mambair-light"})
+    found, word = mechanisms.pixels([official, ours, theirs])
+    assert word == "open: MambaIR was asked as trained here alone"
+    text = report.text_of(found)
+    assert "base x4 less mambair x4 +1.5 [" in text and "official x4 less" not in text
+
+
 def test_the_claims_fit_a_terminal_and_say_their_command(clone):
     lines = report.claims_text(clone)
     assert max(map(len, lines)) <= 100
