@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
@@ -124,13 +125,21 @@ class Part:
 def _parts(record: Record) -> Iterator[Part]:
     machines = {label: {"device": None, "commit": None} | one for label, one in record.environments.items()}
     places = {label: (one["device"], one.get("backend")) for label, one in machines.items()}
-    seeds = record.rows["seed"].fillna(-1).astype(int)
     for place in dict.fromkeys(places.values()):
         labels = [label for label, own in places.items() if own == place]
-        chosen = record.rows["environment"].isin(labels).to_numpy()
-        rows = record.rows[chosen]
-        index = [rows["image"].to_numpy(), seeds[chosen].to_numpy()]
-        yield Part(record, machines[labels[-1]], pd.Series(rows["psnr"].to_numpy(), index=index).unstack())
+        rows = record.rows
+        if len(labels) < len(places):
+            rows = rows[rows["environment"].isin(labels).to_numpy()]
+        yield Part(record, machines[labels[-1]], _table(rows))
+
+
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    """PSNR by image and seed, both ascending (`Part.scores`); NaN where there is none."""
+    image, images = pd.factorize(rows["image"].to_numpy(), sort=True)
+    seed, seeds = pd.factorize(rows["seed"].fillna(-1).to_numpy(dtype=int), sort=True)
+    scores = np.full((len(images), len(seeds)), np.nan)
+    scores[image, seed] = rows["psnr"].to_numpy(dtype=float, na_value=np.nan)
+    return pd.DataFrame(scores, index=images, columns=seeds)
 
 
 def _pair(parts: Sequence[Part], bases: Sequence[Part]) -> tuple[Part, Part | None]:
@@ -218,15 +227,24 @@ def differences(changed: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
     seeds = [seed for seed in changed.columns if seed in base.columns]
     if list(changed.columns) == [-1]:
         return changed[-1] - base.mean(axis=1, skipna=False)
-    return (changed[seeds] - base[seeds]).mean(axis=1, skipna=False) if seeds else changed.mean(axis=1) * float("nan")
+    if not seeds:
+        return changed.mean(axis=1) * float("nan")
+    if changed.index.equals(base.index):
+        values = changed[seeds].to_numpy() - base[seeds].to_numpy()
+        return pd.Series(values.mean(axis=1), index=changed.index)
+    return (changed[seeds] - base[seeds]).mean(axis=1, skipna=False)
 
 
 def noise(changed: pd.DataFrame, base: pd.DataFrame) -> float | None:
     """dB: how much a picture's difference scatters between seeds, the root of the mean variance over pictures; None
     where fewer than two seeds are paired."""
     seeds = [seed for seed in changed.columns if seed in base.columns]
-    by_seed = changed[seeds] - base.loc[changed.index, seeds]
-    return float(by_seed.var(axis=1).mean() ** 0.5) if len(seeds) > 1 else None
+    if len(seeds) < 2:
+        return None
+    if not changed.index.equals(base.index):
+        base = base.reindex(changed.index)
+    by_seed = changed[seeds].to_numpy() - base[seeds].to_numpy()
+    return float(by_seed.var(axis=1, ddof=1).mean() ** 0.5)
 
 
 def _seeds(changed: pd.DataFrame, base: pd.DataFrame | None) -> list[int]:
