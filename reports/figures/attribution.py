@@ -11,6 +11,7 @@ from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
 WINDOWS = 4  # whose maps are drawn; the indices are of all
+NAMED = 20  # windows that have room for their names
 
 
 def indices(records: list[Record]) -> pd.DataFrame:
@@ -63,11 +64,15 @@ def draw(records: list[Record], path: Path) -> None:
             axes[0].set_ylabel("\n".join(wrap(network.replace("_", " "), 18)), fontsize=8)
         above.colorbar(shown, ax=grid, label="(map / its maximum)^0.5", shrink=0.6)
         axis = below.subplots()
+        many = len(found) > NAMED
+        ordered = found.loc[found.mean(axis=1).sort_values().index] if many else found
         for name, colour, marker in zip(networks, style.COLOURS, "osD^v<>", strict=False):
-            told = f"{name}: {found[name].mean():.1f}"
-            axis.plot(found.index, found[name], marker, color=colour, markersize=6, fillstyle="none", label=told)
+            told, size = f"{name}: {ordered[name].mean():.1f}", 3 if many else 6
+            axis.plot(ordered.index, ordered[name], marker, color=colour, markersize=size, fillstyle="none", label=told)
         axis.set(ylabel="diffusion index, 0 to 100", ylim=(0, None))
         axis.tick_params(axis="x", rotation=45, labelsize=8)
+        if many:
+            axis.set(xticks=(), xlabel="windows, by the mean of their indices")
         axis.grid(alpha=0.3, linewidth=0.5)
         title = f"mean of {len(found)} windows"
         below.legend(loc="outside upper center", frameon=False, title=title, ncols=2, title_fontsize=8)

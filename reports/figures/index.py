@@ -70,7 +70,7 @@ FIGURES = {
     "protocol": Figure(protocol.CAPTION, chart=protocol.chart),
     "lam": Figure(
         "Local attribution maps of the same windows for several networks, and their diffusion indices",
-        lambda path, evidence: attribution.draw(of(evidence, "lam"), path),
+        lambda path, evidence: attribution.draw(shared(evidence, "lam"), path),
     ),
     "erf": Figure(
         "Effective receptive fields, and how much of them lies in squares around the centre",

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from results.analyses import committed, folder
-from results.analyses.folder import Record, key
+from results.analyses.folder import MEAN, Record, key
 from results.records import StoreError
 
-__all__ = ["Record", "chosen", "every", "key", "load"]
+__all__ = ["MEAN", "Record", "chosen", "every", "key", "load"]
 
 
 def load(root: Path, name: str | None = None, measured: Path | None = None) -> tuple[list[Record], list[str]]:

@@ -4,7 +4,8 @@
                              "analyses": {hash: {"key", "expected", "question", "columns"}}}
 <name>.<analysis>.csv.xz    hash, then the columns of the rows; numbers with seven digits
 <name>.<analysis>.arrays.xz    for analyses of ARRAYS: safetensors of "<hash>/<image>/<array>", numbers with three
-                             digits (BITS). Arrays of other analyses stay in the store
+                             digits (BITS). Of a set of more than MANY images those of the first MANY (lam) or the mean
+                             of all, as of an image MEAN (erf). Arrays of other analyses stay in the store
 """
 
 import io
@@ -18,11 +19,12 @@ import pandas as pd
 from safetensors.numpy import save
 
 from results import measured, records
-from results.analyses.folder import FIXED, Record, folders, read, typed
+from results.analyses.folder import FIXED, MEAN, Record, folders, read, typed
 from results.records import StoreError
 
 ARRAYS = ("lam", "erf")  # small ones that no figure can do without
 BITS = 10  # of a float32's mantissa
+MANY = 20  # images
 PROVENANCE = ("command", "started", "commit", "device")  # what every row must say of itself
 _TEXT = ("hash", "image", "pixels", "environment")
 
@@ -68,14 +70,25 @@ def _export_arrays(found: list[Record], target: Path) -> list[str]:
     arrays = {
         f"{one.hash}/{image}/{name}": _rounded(values)
         for one in found
-        for image in sorted(one.rows["image"].unique())
-        for name, values in one.arrays(image).items()
+        for image, own in _kept(one).items()
+        for name, values in own.items()
     }
     if not arrays:
         return []
     path = arrays_path(target, found[0].key["analysis"])
     records.write_bytes(path, lzma.compress(save(arrays), preset=9))
     return [f"{path}: {len(arrays)} arrays"]
+
+
+def _kept(record: Record) -> dict[str, dict[str, np.ndarray]]:
+    """By image, the arrays of a record that are committed."""
+    images = sorted(record.rows["image"].unique())
+    if len(images) <= MANY or record.key["analysis"] != "erf":
+        return {image: record.arrays(image) for image in images[:MANY]}
+    stored = [own for image in images if (own := record.arrays(image))]
+    if len(stored) < len(images):
+        return {}
+    return {MEAN: {name: np.mean([own[name] for own in stored], axis=0, dtype=np.float32) for name in stored[0]}}
 
 
 def arrays_path(target: Path, analysis: str) -> Path:

@@ -19,6 +19,7 @@ from results.store import is_hash
 FOLDER, ARRAYS = "analyses", "arrays"
 FIXED = ("image", "pixels", "seed", "environment")  # what every table of rows begins with
 UNIT = ["image", "seed"]  # what is measured at once; an analysis may have several rows for it
+MEAN = "*"  # in the place of an image: arrays are means over all
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from reports.tables.analyses import fields
 from results.analyses import chosen, committed, folder
 from results.records import PROTOCOL_KEYS, StoreError
 
@@ -42,6 +43,21 @@ def test_small_arrays_are_committed_with_three_digits(stored, tmp_path):
     assert found["lam"].arrays("two") == {} and found["sgn"].arrays("one") == {}
     size = next((tmp_path / "measured" / "machine").glob("*.arrays.xz")).stat().st_size
     assert size < 0.8 * arrays["map/0"].nbytes
+
+
+def test_of_large_sets_fewer_arrays_are_committed(tmp_path, monkeypatch):
+    """Three images where two are many: the first two of lam, the mean of all of erf, which fields then read."""
+    monkeypatch.setattr(committed, "MANY", 2)
+    maps = {image: np.full((4, 4), value, np.float32) for image, value in zip("abc", (1, 2, 6), strict=True)}
+    for name, array in (("lam", "map/0"), ("erf", "mambair/0")):
+        rows = pd.DataFrame({"image": list("abc"), "pixels": "p", "seed": 0, "di": 1.5})
+        about = {"expected": 3, "question": "?", "columns": {"di": "index"}}
+        arrays = {image: {array: values} for image, values in maps.items()}
+        folder.add(tmp_path / "store", folder.key(name, {}, **OWN), rows, MACHINE, arrays=arrays, **about)
+    found = exported(tmp_path / "store", tmp_path)[1]
+    assert [bool(found["lam"].arrays(image)) for image in "abc"] == [True, True, False]
+    assert not found["erf"].arrays("a")
+    np.testing.assert_array_equal(fields.mean_field(found["erf"], "mambair"), np.full((4, 4), 3.0))
 
 
 def test_rounded_numbers_stay_what_they_are(stored, tmp_path):

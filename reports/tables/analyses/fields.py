@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from results.analyses import Record
+from results.analyses import MEAN, Record
 
 
 class NoMaps(ValueError):
@@ -18,7 +18,7 @@ class NoMaps(ValueError):
 def mean_field(record: Record, procedure: str) -> np.ndarray:
     """The mean map [H, W] over the images (and seeds) of a record. Raises NoMaps."""
     found = []
-    for image in record.rows["image"].unique():
+    for image in (*record.rows["image"].unique(), MEAN):
         found += [values for name, values in record.arrays(image).items() if name.startswith(f"{procedure}/")]
     if not found:
         weights = record.key["weights"][:8]
