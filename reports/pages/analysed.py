@@ -1,6 +1,7 @@
 """The tables of docs/analyses.md and docs/classes.md, made from committed records: a row per network and set."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -77,16 +78,21 @@ def _square(row: pd.Series) -> str:
 
 
 def lam(records: Sequence[Record]) -> str:
-    header = ("network", "set", "windows", "DI", "half of the map within", "90 %", "99 %")
+    header = ("network", "set", "windows", "change", "DI", "less unchanged", "half of the map within", "90 %", "99 %")
+    own = [one for one in records if one.key["analysis"] == "lam" and one.complete]
     rows = []
-    for record in [one for one in records if one.key["analysis"] == "lam" and one.complete]:
-        row = mechanisms.summary("lam", [record]).iloc[0]
+    for row in mechanisms.summary("lam", own).to_dict("records"):
+        changed = row["change made"] != "unchanged" and not pd.isna(row.get("change"))
+        change = [f"`{row['change made']}`", _bounds(row, "change", 1)] if changed else ["", ""]
         reach = [number(float(row[name]), 1) for name in ("reach50", "reach90", "reach99")]
-        rows.append([row["network"], row["set"], str(row["images"]), _bounds(row, "DI", 1), *reach])
-    return text_grid(header, sorted(rows), 2)
+        place = SETS.index(row["set"]) + 1 if row["set"] in SETS else 0
+        cells = [row["network"], row["set"], str(row["images"]), change[0], _bounds(row, "DI", 1), change[1], *reach]
+        rows.append((place, cells))
+    rows.sort(key=lambda one: (one[0], one[1][0], one[1][3]))
+    return text_grid(header, [cells for _, cells in rows], 2)
 
 
-def _bounds(row: pd.Series, name: str, digits: int = 3) -> str:
+def _bounds(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
     mean, low, high = (number(float(row[key]), digits) for key in (name, f"{name} low", f"{name} high"))
     return f"{mean} [{low}, {high}]"
 
@@ -114,9 +120,12 @@ BY_LAYER = ("ratio", "growth", "rank")
 
 
 def class_table(records: Sequence[Record]) -> str:
-    """A row per quantity, a column per network and set; networks that go on from others' weights are left out."""
+    """A row per quantity, a column per network and set; networks that go on from others' weights are left out, and Set5
+    where a larger set was asked."""
     frames = {name: pd.DataFrame(_summed(records, name)) for name in ("sgn-classes", "prompts", "sgn-order")}
     columns = sorted({tuple(key) for frame in frames.values() for key in frame[["network", "set"]].values.tolist()})
+    larger = {network for network, name in columns if name in SETS}
+    columns = [key for key in columns if key[1] in SETS or key[0] not in larger]
     columns.sort(key=lambda key: (key[1] not in ("Set5", *SETS), ("Set5", *SETS).index(key[1]), key[0]))
     rows = []
     for label, (analysis, chosen, digits) in QUANTITIES.items():
