@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from reports.statistics import verdicts
+from reports.tables import index
 from reports.tables.analyses.interventions import QUESTIONS, compared
 from reports.tables.blocks.wording import number
 from reports.tables.render import text_grid
@@ -15,13 +16,22 @@ from results.published import weights_name
 from results.sets import place
 
 MORE = 5  # seeds, against which those that were measured are held
+AT_ONCE = {  # the changes that take the parts away of which `recovery` tells, by its labels
+    **{"no prompts": "prompts/zero", "raster order": "order/raster", "no memory": "memory/sorted-1"},
+    **{
+        "prompts follow their pixel": "prompts/semantic",
+        "argmax routing": "routing/argmax",
+        "no scan": "parts/assm-off",
+    },
+}
 MARKS = {verdicts.COSTS: "**{}**", verdicts.GAINS: "**{}**", verdicts.NO_EFFECT: "{} ="}
 
 
 def tables(committed: Callable[[], Evidence]) -> dict[str, Callable[[], str]]:
     """By name: one of each of QUESTIONS, the layers, and what seeds of the noise are worth."""
     made = {question.replace(" ", "-"): partial(_changes, committed, question) for question in QUESTIONS}
-    return {**made, "layers": lambda: layers(_known(committed())), "seeds": lambda: seeds(_known(committed()))}
+    made |= {"layers": lambda: layers(_known(committed())), "seeds": lambda: seeds(_known(committed()))}
+    return made | {"recovery": lambda: _recovery(committed())}
 
 
 def _known(evidence: Evidence) -> pd.DataFrame:
@@ -30,6 +40,12 @@ def _known(evidence: Evidence) -> pd.DataFrame:
     names = [weights_name(*own) for own in frame[["weights", "task"]].itertuples(index=False, name=None)]
     frame = frame.assign(network=names)[[name is not None for name in names]]
     return frame.sort_values("dataset", key=lambda sets: sets.map(place), kind="stable")
+
+
+def _recovery(evidence: Evidence) -> str:
+    if "recovery" not in index.names(evidence):
+        return "not measured yet"
+    return recovery(_known(evidence), index.table("recovery", evidence))
 
 
 def _changes(committed: Callable[[], Evidence], question: str) -> str:
@@ -62,6 +78,32 @@ def cell(row: dict) -> str:
     mean, low, high = (number(row[name], "psnr", signed=True) for name in ("difference", "low", "high"))
     told = f"{MARKS.get(row['verdict'], '{}').format(mean)} [{low}, {high}]"
     return f"{told} {100 * row['worse'] / row['images']:.0f} %"
+
+
+def recovery(frame: pd.DataFrame, trained: pd.DataFrame) -> str:
+    """Two rows per part that weights were trained on without: what its loss costs at once, and after that training.
+
+    trained: the table of the suite `recovery`; of each of its tasks the changes of the released weights.
+    """
+    psnr = trained[(trained["metric"] == "psnr") & trained["difference"].notna()]
+    rows, sets = [], list(dict.fromkeys([*psnr["dataset"], "Urban100"]))
+    for (task, method), own in psnr.groupby(["task", "method"], sort=False):
+        official = f"official {task.removeprefix('sr-')}"
+        same = (frame["network"] == official) & (frame["intervention"] == AT_ONCE.get(method, ""))
+        cells = {row["dataset"]: cell(row) for row in frame[same].to_dict("records")}
+        if cells:
+            rows.append([f"{method}, {official}", "at once", *(cells.get(name, "") for name in sets)])
+        cells = {row["dataset"]: _trained(row) for row in own.to_dict("records")}
+        first = "" if same.any() else f"{method}, {official}"
+        rows.append([first, "trained on", *(cells.get(name, "") for name in sets)])
+    return text_grid(("without", "", *sets), rows, 2) if rows else "not measured yet"
+
+
+def _trained(row: dict) -> str:
+    """The difference from the whole network trained on in the same way, and its interval over seeds if there is one."""
+    sure = verdicts.equivalent((row["low"], row["high"])) and row["low"] is not None
+    mark = "{} =" if sure else "**{}**" if row["verdict"] in (verdicts.WORSE, verdicts.BETTER) else "{}"
+    return f"{mark.format(number(row['difference'], 'psnr', signed=True))} {row['interval'] or ''}".strip()
 
 
 def layers(frame: pd.DataFrame) -> str:

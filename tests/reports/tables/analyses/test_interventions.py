@@ -155,6 +155,19 @@ def test_documents_show_every_change_by_set_and_what_seeds_are_worth(seeded):
     assert changes.seeds(few).splitlines()[-1].endswith(f" {narrower:.1f} % |")
 
 
+def test_what_is_lost_at_once_stands_over_what_is_left_after_training_on(store):
+    frame = compare(load(store.root, measured=store.root)[0]).assign(network="official x2")
+    row = {"task": SR.name, "metric": "psnr", "dataset": "Set5", "interval": "[-0.004, 0.002] n=3", "verdict": "worse"}
+    rows = [
+        row | {"method": "no prompts", "difference": -0.001, "low": -0.004, "high": 0.002, "verdict": "inconclusive"},
+        row | {"method": "plain scan", "difference": -0.5, "low": -0.6, "high": -0.4, "interval": "[-0.6, -0.4] n=3"},
+    ]
+    made = [" ".join(line.split()) for line in changes.recovery(frame, pd.DataFrame(rows)).splitlines()[2:]]
+    assert made[0].startswith("| no prompts, official x2 | at once | **-0.500** [-0.502, -0.498] 100 % |")
+    assert made[1].startswith("| | trained on | -0.001 = [-0.004, 0.002] n=3 |")
+    assert made[2].startswith("| plain scan, official x2 | trained on | **-0.500** [-0.6, -0.4] n=3 |")
+
+
 def test_json_has_a_row_per_change_and_per_image(store, tmp_path):
     records = load(store.root, measured=tmp_path / "none")[0]
     made = to_json(compare(records), records)
