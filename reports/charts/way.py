@@ -32,6 +32,7 @@ def chart(evidence: Evidence) -> Chart:
         base.mark_point(filled=True, size=55).encode(y="value:Q"),
     ).properties(width=PANEL, height=170)
     drawn = layers.facet(panels(data["panel"]), columns=COLUMNS, data=data)
+    drawn = drawn.resolve_scale(x="independent", y="independent")  # two seeds have wide intervals, which hide no other
     crossing = int(((data["low"] <= 0) & (data["high"] >= 0)).sum())
     summary = (
         f"{len(data)} differences of variants from their base, paired by seed; {crossing} of their 95 % "
