@@ -28,6 +28,10 @@ from results.store.columns import rows_of
 Rows = Sequence[dict[str, Any]]
 CONFIRMED, CONTRADICTED, OPEN, NOT_RUN = "confirmed", "contradicted", "open", "not run"
 NO_GAIN, UNTRAINED = "nothing gained, untrained", "these weights were not trained with it"
+CLAIMED = (
+    ("loss", verdicts.COSTS),
+    ("gain", verdicts.GAINS),
+)  # what a claim expects, and the verdict that bears it out
 SMALL = 0.01  # of a cosine and of a share: less is as good as nothing
 STEPS = 64  # back in a scan, at which sorted and raster order are compared
 STEP_ORDERS = ("network", "raster")
@@ -53,7 +57,7 @@ def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[
         found.append([Cell(f"{name}: "), *_listed(sets, ", ")])
     words = Counter(row["verdict"] for row in rows)
     told = ", ".join(f"{word} on {count}" for word, count in words.most_common())
-    word = _word(Counter(row["verdict"] for row in telling), len(telling), claim.get("expects", "loss"))
+    word = _word(telling, claim.get("expects", "loss"))
     untrained = [Cell(f"; {UNTRAINED}")] if "expects" in claim else []
     return [*_listed(found), Cell(f"; of {len(rows)} sets: {told}"), *untrained], word
 
@@ -76,19 +80,25 @@ def _key(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["method"], row["task"], row["setting"]
 
 
-def _word(words: Counter[str], count: int, expects: str) -> str:
-    """expects: what a change does if the claim holds: a "loss", or of something put in the place of what these weights
+def _word(rows: Rows, expects: str) -> str:
+    """What rows of a change say: it loses, or gains, where each of the weights does on one of its sets and none does
+    the other.
+
+    expects: what a change does if the claim holds: a "loss", or of something put in the place of what these weights
     were trained with, a "gain" or "nothing" that would be better. That it gains nothing then decides neither way: they
     were not trained for it.
     """
+    words = Counter(row["verdict"] for row in rows)
     costs, gains, none = (words[name] for name in (verdicts.COSTS, verdicts.GAINS, verdicts.NO_EFFECT))
-    if expects == "loss" and (costs or gains):
-        return OPEN if costs and gains else CONFIRMED if costs else CONTRADICTED
+    if gains or (costs and expects == "loss"):
+        wanted = verdicts.GAINS if gains else verdicts.COSTS
+        everywhere = {_weights(row) for row in rows if row["verdict"] == wanted} == {_weights(row) for row in rows}
+        if not everywhere or (costs and gains):
+            return OPEN
+        return CONFIRMED if (expects, wanted) in CLAIMED else CONTRADICTED
     if expects == "loss":
-        return verdicts.NO_EFFECT if none == count else OPEN
-    if gains:
-        return OPEN if costs else CONTRADICTED if expects == "nothing" else CONFIRMED
-    return NO_GAIN if none + costs == count else OPEN
+        return verdicts.NO_EFFECT if none == len(rows) else OPEN
+    return NO_GAIN if none + costs == len(rows) else OPEN
 
 
 def _weights(row: dict[str, Any]) -> str:

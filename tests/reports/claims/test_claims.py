@@ -15,6 +15,7 @@ from results.evidence import Evidence
 from results.store import Store
 
 TOLD = claims.load()
+WORDS = (("costs", "aa"), ("no effect within 0.01 dB", "bb"))
 STEPS_APART = (("network", 30.2), ("raster", 1.9))  # pixels
 ALL = [claim for section in claims.SECTIONS for claim in TOLD[section]]
 
@@ -116,6 +117,11 @@ def test_what_weights_do_without_is_not_used(store, monkeypatch):
     costs = ("Set5", -0.4, -0.5, -0.3, "costs")
     assert rows(none, costs).verdict.startswith("weights: no effect")
     assert rows(none, ("BSD100", *costs[1:])).verdict.startswith("weights: confirmed")
+    mine, another = (
+        {"verdict": word, "setting": f"weights {name}", "task": "sr-x2", "evidence": ""} for word, name in WORDS
+    )
+    assert mechanisms._word([mine, another], "loss") == "open"  # one of two networks alone loses
+    assert mechanisms._word([mine, mine], "loss") == "confirmed" and mechanisms._word([mine], "gain") != "confirmed"
     four = {"name": "scans", "method": "scan/directions-4"}  # claimed to gain nothing, in weights not trained with it
     for each in (none, costs):
         assert (rows(each, **four).level, rows(each, **four).verdict) == (
