@@ -31,7 +31,7 @@ def table() -> list[Block]:
             sources.append(row["source"])
             deciles = span(row["p10_ms"], row["p90_ms"])
             noisy = "~" if (row["p90_ms"] - row["p10_ms"]) / row["ms"] > TOO_WIDE else ""
-            value, floor = row["ms"], floor_of(wanted, rates)
+            value, floor = row["ms"], floor_of(wanted | {"bytes": row.get("bytes")}, rates)
             cells += [f"{figure(value)}{noisy}", deciles, ""]
             if "over" in goal:
                 value, floor = row["ratio"], None
@@ -87,6 +87,10 @@ def _told(profile: Row, row: Row) -> Row:
 
 
 def floor_of(row: Row, rates: dict[str, float]) -> float | None:
+    """Milliseconds: the larger one of arithmetic and, where they were counted, of bytes; None for a ratio."""
     if "operator" in row:
         return floors.scan_floor_ms(row, rates)
-    return floors.network_floor_ms(row, row["macs"], rates) if "macs" in row else None
+    if "macs" not in row:
+        return None
+    moved = 1e3 * (row["bytes"] or 0) / rates["bytes_per_s"]
+    return max(moved, floors.network_floor_ms(row, row["macs"], rates))
