@@ -6,7 +6,7 @@ import pytest
 from reports import claims
 from reports.charts import chart, directions, resolution, roofline, tradeoff
 from reports.charts.chart import NothingToDraw
-from reports.costs import counts, frames
+from reports.costs import counts, frames, modes
 from reports.costs import tables as efficiency
 from reports.statistics.growth import exponent, proportional, reach
 from results import measured, published, records
@@ -208,6 +208,28 @@ def test_labels_move_no_farther_than_they_must_and_cover_nothing():
     axis = chart.Axis.around([10, 1000], 300, 20)
     assert axis.pixels([10, 100, 1000]) == pytest.approx([20, 150, 280])
     assert axis.values(axis.pixels([10, 31])) == pytest.approx([10, 31])
+
+
+def test_steps_batches_and_the_challenge_are_tables_of_their_own(committed):
+    made = costs.sweep()
+    step = costs.row("mambairv2-light", (64, 64), "bf16", key="s", mode="training", batch=32, median_ms=40.0)
+    many = costs.row("mambairv2-light", (64, 64), "bf16", key="f", batch=64, median_ms=64.0, noise=["busy"])
+    x4 = {"task": "sr-x4", "launch": "eager", "backend": "triton"}
+    one = costs.row("mambairv2-light", (256, 256), "fp32", key="n", **x4)
+    whole = costs.row("mambairv2-light", (240, 320), "fp32", key="w", **x4, pictures="Urban100", of_pictures=100)
+    made["rows"] += [step, many, one, whole]
+    before, growth = frames.timed(), str(efficiency.growth())
+    records.write_json(measured.FOLDER / "here" / "resolution.costs.json", {"exported": {}, "sweeps": [made]})
+    (steps,), (batches,), (challenge,) = modes.steps(), modes.batches(), modes.challenge()
+    assert [cell.text for cell in steps.rows[0]][1:5] == ["bf16 graph", "32", "64x64", "40.00"]
+    assert steps.rows[0][-1].text == "800"  # images a second
+    alone = costs.FIXED_MS + 150 * 64 * 64 / 1e6 / 2
+    assert [cell.text for cell in batches.rows[0]][3:7] == [f"{alone:.3f}", "64", "1.000~", f"{alone:.2f}"]
+    texts = [cell.text for cell in challenge.rows[0]]
+    ms = [costs.FIXED_MS + 150 * pixels / 1e6 for pixels in (256 * 256, 240 * 320)]
+    assert texts[1] == "fp32 eager" and f"{ms[0]:.2f}" in texts and texts[-5:-2] == ["Urban100", "100", f"{ms[1]:.2f}"]
+    assert len(challenge.rows) == 1 and len(frames.timed()) == len(before) + 4
+    assert str(efficiency.growth()) == growth
 
 
 def test_without_a_sweep_figures_say_which_command_measures_one(tmp_path, monkeypatch):
