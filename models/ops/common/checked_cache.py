@@ -82,13 +82,15 @@ def called_first(merge: Callable[[DependenciesFinder, Any], None]) -> Callable[[
     return merged
 
 
-_MERGED = called_first(DependenciesFinder._update_hash)
+_NAME = "_update_hash"  # not of Triton's public interface
+_MERGED = called_first(getattr(DependenciesFinder, _NAME)) if hasattr(DependenciesFinder, _NAME) else None
 
 
 def install() -> None:
     """From now on keys of kernels depend on their sources alone, and Triton's cache is checked, unless
-    TRITON_CACHE_MANAGER names one of the user's own."""
-    DependenciesFinder._update_hash = _MERGED
+    TRITON_CACHE_MANAGER names one of the user's own. A Triton that merges keys by another name keeps its keys."""
+    if _MERGED is not None:
+        setattr(DependenciesFinder, _NAME, _MERGED)
     if "TRITON_CACHE_MANAGER" not in os.environ:
         knobs.cache.manager_class = CheckedCacheManager
 

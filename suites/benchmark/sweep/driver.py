@@ -24,7 +24,7 @@ from suites.benchmark.sweep.process import Process, physical
 from suites.progress import counted, duration
 
 LIMIT_S = {"cuda": 60.0, "cpu": 600.0}  # of a point
-SPARE = 3  # processes that import while another one measures
+AT_ONCE = 4  # processes that import together, before one of them measures
 START_S = 300.0  # until a process has imported what it needs
 COMPILE_S, COMPILE_SHARE = (60.0, 150.0), 0.2  # of all compiling: this share of the seconds allowed, within these
 CALLS, BESIDE_S = 10, 1.0  # of a point: the first, the readings, a reference that is slower; and what it takes besides
@@ -116,12 +116,19 @@ class Sweep:
     # --- points ----------------------------------------------------------------------------------------------------
 
     def slot(self, slot: int) -> None:
-        """Measures networks on one GPU, or the CPU, until none waits. On a GPU the next processes import meanwhile."""
+        """Measures networks on one GPU, or the CPU, until none waits.
+
+        On a GPU the processes of the next networks import together, and none of this slot while another one is timed:
+        a network that is launched kernel by kernel waits for the host.
+        """
         waiting: list[Process] = []
-        number = 1 + (SPARE if self.device.type == "cuda" else 0)
+        number = AT_ONCE if self.device.type == "cuda" else 1
         try:
             while group := self.next_group():
-                waiting += [Process(self.device, slot) for _ in range(min(number, 1 + len(self.groups)) - len(waiting))]
+                if not waiting:
+                    waiting = [Process(self.device, slot) for _ in range(min(number, 1 + len(self.groups)))]
+                    for process in waiting:
+                        process.wait(lambda: self.stop.is_set() or self.time_left() <= 0)
                 with waiting.pop(0) as process:
                     if slot == 0 and not self.writer.costs.rates:
                         self.rates(process)
@@ -153,7 +160,6 @@ class Sweep:
 
     def measured(self, process: Process, group: list[Point], slot: int) -> list[Point]:
         """Files the points of a group. Where its process ends before, returns those that another one must take."""
-        process.wait(lambda: self.stop.is_set() or self.time_left() <= 0)
         while group:
             point = group.pop(0)
             if self.stop.is_set() or self.outsized(point) or not self.fits(point):

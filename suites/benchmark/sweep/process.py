@@ -89,6 +89,7 @@ class Process:
                     return
                 continue
             if line is None:
+                self.lines.put(None)  # for whoever asks it next
                 return
             yield (message := json.loads(line))
             if "done" in message:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,14 @@ def test_keys_do_not_depend_on_what_was_launched_before():
     assert done.returncode == 0, done.stderr[-2000:]
     kernels, ours, ours_on_3_6, by_3_6 = json.loads(done.stdout)
     assert kernels > 50 and ours == ours_on_3_6 == 0 < by_3_6
+
+
+def test_a_triton_that_merges_keys_by_another_name_keeps_its_keys(monkeypatch):
+    from triton.runtime import jit
+
+    from models.ops.common import checked_cache
+
+    monkeypatch.delattr(jit.DependenciesFinder, "_update_hash")
+    monkeypatch.setenv("TRITON_CACHE_MANAGER", "left as it is")
+    runpy.run_path(checked_cache.__file__)["install"]()
+    assert not hasattr(jit.DependenciesFinder, "_update_hash")

@@ -159,26 +159,33 @@ def test_points_are_named_by_network_or_pattern_the_first_named_first():
         command.named(points, "*256*")
 
 
-def test_on_a_gpu_the_next_processes_import_meanwhile_and_none_is_left(tmp_path, log, monkeypatch):
-    made = []
+def test_on_a_gpu_processes_import_together_while_nothing_is_timed_and_none_is_left(tmp_path, log, monkeypatch):
+    made, events = [], []
 
     class Watched(process.Process):
         def __init__(self, *arguments) -> None:
             made.append(self)
+            events.append("begun")
             super().__init__(*arguments)
+
+        def wait(self, late) -> None:
+            super().wait(late)
+            events.append("imported")
 
     monkeypatch.setattr(driver, "Process", Watched)
     points = [point(subject) for subject in ("a", "crash", "b", "c", "d", "e")]
     writer = lines.Writer(lines.place(tmp_path, MACHINE), MACHINE)
-    begun = []
 
     def say(line: str) -> None:
-        begun.append(len(made))
+        events.append("measured")
 
     driver.Sweep(points, writer, torch.device("cuda"), 1, 1e9, 30.0, say).run()
     writer.close()
     assert log.read_text().split()[::2] == ["a", "crash", "b", "c", "d", "e"]
-    assert begun[0] == 1 + driver.SPARE and len(made) == len(points)
+    turns = [
+        word for number in (driver.AT_ONCE, 2) for word in ("begun", "imported", "measured") for _ in range(number)
+    ]
+    assert events == turns and len(made) == len(points)
     assert all(child.process.poll() is not None for child in made)
 
 
