@@ -195,8 +195,14 @@ def verify(
 
 
 @app.command()
-def figures(name: cli.FigureName, format_: cli.FigureFormat = "png", results: cli.Results = cli.STORE) -> None:
+def figures(
+    name: cli.FigureName = "", format_: cli.FigureFormat = "png", documents: cli.DrawnDocuments = False,
+    results: cli.Results = cli.STORE,
+) -> None:
     """Draws a figure of what is committed and stored into the current folder."""
+    if documents:
+        from reports.pages import documents as pages
+        return show(pages.draw_all())
     from reports.figures import index
     from results.evidence import Evidence
     cli.written(index.draw(name, Path.cwd(), format_, Evidence(cli.store(results))))

@@ -230,6 +230,7 @@ FIGURE = (
 FigureName = Annotated[str, Argument(metavar="NAME", help=FIGURE)]
 FigureFormat = Annotated[str, Option("--format", help="png, pdf or svg")]
 Documents = Annotated[bool, Option("--documents", help="instead put the tables of committed records into docs/*.md")]
+DrawnDocuments = Annotated[bool, Option("--documents", help="instead draw docs/figures/*.png of committed records")]
 ReportFormat = Annotated[str, Option("--format", help="html (one file that loads nothing), md or tex")]
 Open = Annotated[bool, Option("--open", help="show it when it is written")]
 Action = Annotated[str, Argument(help="list or check")]

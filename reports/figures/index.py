@@ -45,11 +45,16 @@ def of(evidence: Evidence, analysis: str) -> list[Record]:
 
 
 def shared(evidence: Evidence, analysis: str) -> list[Record]:
-    """Those of the set on which most networks were asked, the largest of several: what they show can be compared."""
+    """Those of the set on which most networks were asked, the largest of several: what they show can be compared.
+
+    Official weights first, untrained ones last.
+    """
     found = of(evidence, analysis)
     asked = Counter(one.key["dataset"] for one in found)
     shown = max(asked, key=lambda name: (asked[name], FULL_SETS.get(name, 0)), default="")
-    return [one for one in found if one.key["dataset"] == shown]
+    ranks = {"official": 0, "untrained": 2}
+    own = [one for one in found if one.key["dataset"] == shown]
+    return sorted(own, key=lambda one: ranks.get(network_name(one).split()[0], 1))
 
 
 FIGURES = {
@@ -112,7 +117,8 @@ def draw(name: str, folder: Path, suffix: str, evidence: Evidence) -> Path:
     if name not in FIGURES:
         close = get_close_matches(name, FIGURES, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise FigureError(f"unknown figure {name!r}{hint}: choose from {', '.join(FIGURES)}")
+        told = f"unknown figure {name!r}{hint}" if name else "which figure?"
+        raise FigureError(f"{told}: choose from {', '.join(FIGURES)}")
     if suffix not in FORMATS:
         raise FigureError(f"unknown format {suffix!r}: choose from {', '.join(FORMATS)}")
     path, figure = folder / f"{name}.{suffix}", FIGURES[name]

@@ -37,6 +37,8 @@ def draw(records: list[Record], path: Path) -> None:
         axes = list(grid.flat)[: len(records)]
         for spare in list(grid.flat)[len(records) :]:
             spare.set_axis_off()
+        by_pair = [record.rows.groupby(["layer", "first", "second"])[list(WAYS)].mean() for record in records]
+        lowest = min(means.min(axis=None) for means in by_pair)
         for axis, record in zip(axes, records, strict=True):
             pairs = record.rows.groupby(["layer", "first", "second"], as_index=False)[list(WAYS)].mean()
             mean, low, high = (getattr(pairs.groupby("layer")[list(WAYS)], name)() for name in ("mean", "min", "max"))
@@ -53,7 +55,7 @@ def draw(records: list[Record], path: Path) -> None:
             four = record.key["parameters"].get("directions", "own")
             scans = "directions of its own" if four == "own" else four
             axis.set_title(f"{name}\n{scans}\n{record.key['dataset']}: {images} images", loc="left")
-            axis.set(xlabel="layer, from 0", ylim=(-0.7, 1.05))
+            axis.set(xlabel="layer, from 0", ylim=(lowest - 0.05, 1.05))
             axis.grid(alpha=0.3, linewidth=0.5)
         for axis in grid[:, 0]:
             axis.set_ylabel("cosine between two directions")

@@ -1,20 +1,28 @@
-"""The documents of docs/ whose tables are made from committed records: `runner.py tables --documents`.
+"""The documents of docs/ whose tables and figures are made from committed records: `runner.py tables --documents`, and
+`runner.py figures --documents`, which draws every figure anew.
 
 A table stands between two comments of its document, `<!-- table: NAME -->` and `<!-- end -->`; the text around it is
-written by hand. A test holds the documents to what is committed.
+written by hand. A figure says in its metadata which records it was drawn from. Tests hold both to what is committed.
 """
 
+import hashlib
+import io
 import re
-from collections.abc import Callable, Mapping
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from reports import claims
 from reports.costs import tables as efficiency
-from reports.figures import curve
+from reports.figures import index
 from reports.pages import analysed, machines, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables.analyses import changes
@@ -27,6 +35,32 @@ from results.store import Store
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Tables = Mapping[str, Callable[[], str]]
+
+COSTS = ("*.costs.json", "profile-*.json", "counted/*")
+CHANGES = ("*.interventions.csv.xz",)
+FIGURES = {  # of docs/figures: the files under results/measured that each is drawn from
+    "curve": ("curve-*.csv", "official-curve.csv"),
+    "decay": ("*.decay.csv.xz", *CHANGES),
+    "directions": COSTS,
+    "erf": ("*.erf.csv.xz", "*.erf.arrays.xz"),
+    "interventions": CHANGES,
+    "lam": ("*.lam.csv.xz", "*.lam.arrays.xz"),
+    "layers": CHANGES,
+    "memory": CHANGES,
+    "prompts": ("*.prompts.csv.xz",),
+    "redundancy": ("*.redundancy.csv.xz",),
+    "resolution": COSTS,
+    "roofline": COSTS,
+    "sgn-order": ("*.sgn-order.csv.xz",),
+    "tradeoff": COSTS,
+    "way": ("ablations*.csv.xz", "pilot*.csv.xz", "families/*/member.json"),
+}
+STORED = "sgn-classes"  # drawn from a store: its maps are too large to be committed
+PAGE = "report"  # the upper end of the report as a browser shows it
+PAGE_SIZE = 1280, 860
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+DRAWN_FROM = "Records"  # the name in a figure's metadata
+COLOURS = 256  # of a figure: a fifth to a half of the bytes, and no difference to the eye
 
 
 def tables() -> dict[str, Tables]:
@@ -61,9 +95,10 @@ def filled(text: str, made: Tables) -> str:
 
 
 def write() -> list[str]:
-    """Puts the tables of now into the documents, and draws the learning curves anew where their document changed.
+    """Puts the tables of now into the documents, and draws anew the figures whose records changed.
 
-    Before that, what two machines scored is written into `limits.FILE`, which tables go by. Returns a line per file.
+    Before that, what two machines scored is written into `limits.FILE`, which tables go by. Returns a line per file
+    that could have changed.
     """
     lines = [pairs.write()]
     for name, made in tables().items():
@@ -72,10 +107,74 @@ def write() -> list[str]:
         new = filled(old, made)
         if new != old:
             records.write_bytes(path, new.encode())
-            if "curve" in made:
-                curve.draw(curve.load(measured.FOLDER), FOLDER / "figures" / "curve.png")
         lines.append(f"{path}: {'written' if new != old else 'as before'}")
-    return lines
+    return lines + [f"{draw(name)}: written" for name in FIGURES if records_of(figure(name)) != digest(name)]
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def figure(name: str) -> Path:
+    return FOLDER / "figures" / f"{name}.png"
+
+
+def draw_all() -> Iterator[str]:
+    """Draws every figure of docs/figures anew, and says of each what became of it."""
+    for name in FIGURES:
+        yield f"{draw(name)}: written"
+    yield f"{figure(STORED)}: left: it needs a store with its maps, `runner.py figures {STORED} --results STORE`"
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        yield f"{figure(PAGE)}: left: it needs a browser, one of {', '.join(BROWSERS)}"
+    else:
+        yield f"{photograph(browser)}: written"
+
+
+def digest(name: str) -> str:
+    """SHA-256 of the names and the content of the files that a figure is drawn from."""
+    found = hashlib.sha256()
+    for path in sorted({path for pattern in FIGURES[name] for path in measured.FOLDER.rglob(pattern)}):
+        found.update(f"{path.relative_to(measured.FOLDER).as_posix()}\n".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def records_of(path: Path) -> str | None:
+    """The `digest` in a figure's metadata; None where there is no figure or it has none."""
+    if not path.exists():
+        return None
+    with Image.open(path) as image:
+        return image.info.get(DRAWN_FROM)
+
+
+def draw(name: str) -> Path:
+    """Writes docs/figures/name.png from what is committed. Raises FigureError, StoreError."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _keep(index.draw(name, Path(folder), "png", _committed()), name, digest(name))
+
+
+def photograph(browser: str) -> Path:
+    """Writes the upper end of the report of what is committed as docs/figures/report.png. Raises CalledProcessError."""
+    with tempfile.TemporaryDirectory() as folder:
+        page, shot = report.write(Store(Path(folder))), Path(folder) / "report.png"
+        options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={PAGE_SIZE[0]},{PAGE_SIZE[1]}"]
+        command = [browser, *options, f"--screenshot={shot}", page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        return _keep(shot, PAGE)
+
+
+def _keep(drawn: Path, name: str, records_hash: str | None = None) -> Path:
+    """The picture as docs/figures/name.png, in COLOURS."""
+    made, info = io.BytesIO(), PngInfo()
+    if records_hash:
+        info.add_text(DRAWN_FROM, records_hash)
+    with Image.open(drawn) as image:
+        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(made, "png", optimize=True, pnginfo=info)
+    records.write_bytes(figure(name), made.getvalue())
+    return figure(name)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
 
 
 def coverage_table(frame: pd.DataFrame) -> str:
