@@ -202,6 +202,13 @@ def weights_name(start: str, task: str) -> str | None:
     return found and f"{found} {task.removeprefix('sr-')}"
 
 
+def goes_on(start: str) -> str | None:
+    """The hash of the weights from which those whose hash begins with `start` were trained on; None where none is
+    known. Such weights are no witness beside the others."""
+    told = json.loads((FOLDER / "weights.json").read_text())["others"]
+    return next((one["from"] for digest, one in told.items() if digest.startswith(start)), None)
+
+
 def number(value: str) -> float | None:
     """A printed value as a number (774K: 774000); None for a dash or nothing."""
     match = _NUMBER.fullmatch(value)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports.claims import cost, mechanisms
+from reports.claims import cost, mechanisms, trainings, words
 from reports.pages import performance
 from reports.statistics import verdicts
 from reports.statistics.intervals import LEVEL
@@ -36,7 +36,8 @@ SECTIONS = {
 HOLDS, FAILS, OPEN, ABSENT = "holds", "fails", "open", "absent"  # how a verdict is shown
 GIVEN, TRAINED, COUNTED, TIMED = "given weights", "trainings", "counts", "times"
 JUDGED = (verdicts.REPRODUCED, verdicts.DIFFERS, verdicts.INCONCLUSIVE)
-NOT_RUN = "not run"
+MECHANISM = "mechanism"  # the rule of claims about differences between networks
+NOT_RUN = words.NOT_RUN
 Claim = dict[str, Any]
 Frames = dict[str, pd.DataFrame]
 
@@ -73,10 +74,15 @@ def load(folder: Path | None = None) -> dict[str, list[Claim]]:
 def judge(evidence: Evidence, claims: Sequence[Claim]) -> list[Judged]:
     """Every claim by its rule. Raises KeyError for a rule that does not exist."""
     frames = index.tables(evidence)
-    return [
-        analysed(claim, frames, evidence.analyses) if "analysis" in claim else RULES[claim["rule"]](claim, frames)
-        for claim in claims
-    ]
+    return [_judge(claim, frames, evidence) for claim in claims]
+
+
+def _judge(claim: Claim, frames: Frames, evidence: Evidence) -> Judged:
+    if "analysis" in claim:
+        return analysed(claim, frames, evidence.analyses)
+    if claim["rule"] == MECHANISM:
+        return mechanism(claim, frames, evidence)
+    return RULES[claim["rule"]](claim, frames)
 
 
 def _judged(
@@ -88,14 +94,14 @@ def _judged(
     level: str,
     evidence: str,
     key: Cell | None = None,
-    **words: str,
+    **told: str,
 ) -> Judged:
-    """key: the number for the claim's headline, into which `words` go; without it there is no headline."""
+    """key: the number for the claim's headline, into which `told` goes; without it there is no headline."""
     tables = [name for name in claim["tables"] if name in frames]
-    headline = claim.get("headline", "").format(**words) if key else ""
-    told = (said, found, verdict, level, evidence if found else "", tables)
+    headline = claim.get("headline", "").format(**told) if key else ""
+    parts = (said, found, verdict, level, evidence if found else "", tables)
     more = {"headline": headline, "command": claim["command"]}
-    return Judged(claim["claim"], claim["where"], *told, key=key or Cell(), **more)
+    return Judged(claim["claim"], claim["where"], *parts, key=key or Cell(), **more)
 
 
 def _rows(claim: Claim, frames: Frames) -> list[dict[str, Any]]:
@@ -140,9 +146,9 @@ def reproduced(claim: Claim, frames: Frames) -> Judged:
     if wrong or counts[verdicts.INCONCLUSIVE]:
         return _judged(claim, frames, said, found, f"differs in {wrong} of {len(judged)}", FAILS, evidence)
     where = "" if len(judged) == len(rows) else " where run"
-    words = {"largest": f"{abs(worst['difference']):.3f}" if scored else ""}
+    told = {"largest": f"{abs(worst['difference']):.3f}" if scored else ""}
     key = Cell(f"{good} of {len(judged)}", source=measured_source(judged[0]))
-    return _judged(claim, frames, said, found, f"reproduced{where}", HOLDS, evidence, key, **words)
+    return _judged(claim, frames, said, found, f"reproduced{where}", HOLDS, evidence, key, **told)
 
 
 def lead(claim: Claim, frames: Frames) -> Judged:
@@ -189,29 +195,29 @@ def fewer(claim: Claim, frames: Frames) -> Judged:
     return _judged(claim, frames, said, found, "holds" if right else "differs", HOLDS if right else FAILS, COUNTED)
 
 
-def mechanism(claim: Claim, frames: Frames) -> Judged:
-    """What trained weights and what trainings lose without a part (`reports.claims.mechanisms`)."""
-    said = mechanisms.published_steps(claim, _rows(claim, frames))
+def mechanism(claim: Claim, frames: Frames, evidence: Evidence) -> Judged:
+    """What trained weights lose without a part (`mechanisms`), and what trainings gain with it (`trainings`)."""
+    said = trainings.published_steps(claim, _rows(claim, frames))
     weights, first = mechanisms.of_weights(claim, frames)
-    trainings, second, budgets = mechanisms.of_trainings(claim, frames)
-    found = [*weights, *([Cell("; ")] if weights and trainings else ()), *trainings]
+    rows = trainings.measured(claim, evidence)
+    trained, second, budgets = trainings.judged(claim, rows)
+    found = [*weights, *([Cell("; ")] if weights and trained else ()), *trained]
     verdict, level = _both(first, second)
-    evidence = " and ".join(name for name, own in ((GIVEN, weights), (TRAINED, trainings)) if own)
+    kinds = " and ".join(name for name, own in ((GIVEN, weights), (TRAINED, trained)) if own)
     claim = claim | {"tables": [*claim["tables"], *([interventions.NAME] if weights else ()), *budgets]}
-    key, budgets_seen = mechanisms.largest_mde(claim, frames)
-    key = key if budgets_seen and "paper" not in budgets else None
-    judged = _judged(claim, frames, said, found, verdict, level, evidence, key, budgets=budgets_seen)
-    return replace(judged, weights=weights, trainings=trainings)
+    key, told = trainings.headline(claim, rows)
+    judged = _judged(claim, frames, said, found, verdict, level, kinds, key, **told)
+    return replace(judged, weights=weights, trainings=trained)
 
 
 def _both(weights: str, trainings: str) -> tuple[str, str]:
     """The verdict in words, and its level: trainings at the paper's budget decide, else trained weights."""
-    levels = {mechanisms.CONFIRMED: HOLDS, mechanisms.CONTRADICTED: FAILS, verdicts.NO_EFFECT: FAILS}
+    levels = {words.CONFIRMED: HOLDS, words.CONTRADICTED: FAILS, verdicts.NO_EFFECT: FAILS}
     if {weights, trainings} <= {NOT_RUN, ""}:
         return NOT_RUN, ABSENT
     decided = trainings if trainings in levels else weights
-    words = [f"{name}: {word}" for name, word in (("weights", weights), ("trainings", trainings)) if word]
-    return "; ".join(words), levels.get(decided, OPEN)
+    told = [f"{name}: {word}" for name, word in (("weights", weights), ("trainings", trainings)) if word]
+    return "; ".join(told), levels.get(decided, OPEN)
 
 
 def analysed(claim: Claim, frames: Frames, records: Sequence[Record]) -> Judged:
@@ -220,7 +226,7 @@ def analysed(claim: Claim, frames: Frames, records: Sequence[Record]) -> Judged:
         found, verdict = mechanisms.correlated(frames.get(mechanisms.QUALITY))
     else:
         found, verdict = mechanisms.ASKED[claim["analysis"]](records)
-    levels = {mechanisms.CONFIRMED: HOLDS, mechanisms.CONTRADICTED: FAILS, NOT_RUN: ABSENT}
+    levels = {words.CONFIRMED: HOLDS, words.CONTRADICTED: FAILS, NOT_RUN: ABSENT}
     judged = _judged(claim, frames, [], found, verdict, levels.get(verdict, OPEN), GIVEN)
     return replace(judged, weights=found)
 
@@ -239,13 +245,13 @@ def protocol(claim: Claim, frames: Frames) -> Judged:
     found.append(
         Cell(f" on {worst['dataset']} {worst['task'].removeprefix('sr-')}; {len(apart)} of {len(rows)} sets differ")
     )
-    if all(map(mechanisms.equivalent, rows)):
+    if all(map(trainings.equivalent, rows)):
         return _judged(claim, frames, [], found, f"equivalent: all within ±{EQUIVALENCE} dB", HOLDS, GIVEN)
     if apart:
         key = Cell(f"{number(worst['difference'], 'psnr', signed=True)} dB", source=measured_source(worst))
-        words = {"where": f"{worst['dataset']} {worst['task'].removeprefix('sr-')}"}
+        told = {"where": f"{worst['dataset']} {worst['task'].removeprefix('sr-')}"}
         verdict = f"no: differs on {len(apart)} of {len(rows)}"
-        return _judged(claim, frames, [], found, verdict, FAILS, GIVEN, key, **words)
+        return _judged(claim, frames, [], found, verdict, FAILS, GIVEN, key, **told)
     return _judged(claim, frames, [], found, "inconclusive", OPEN, GIVEN)
 
 
@@ -294,7 +300,7 @@ def growth(claim: Claim, frames: Frames) -> Judged:
 
 RULES: dict[str, Callable[[Claim, Frames], Judged]] = {
     **{"reproduced": reproduced, "lead": lead, "fewer": fewer, "protocol": protocol},
-    **{"mechanism": mechanism, "speed": speed, "growth": growth},
+    **{"speed": speed, "growth": growth},
 }
 
 

@@ -1,45 +1,46 @@
-"""Claims about mechanisms, judged by what trained weights lose without them, and by what trainings lose without them.
+"""Claims about mechanisms, judged by what trained weights lose without them and by what these do (`analyse`).
 
-The first tells what these weights rely on, the second what training with a part gains; neither tells the other. Of
-trainings only the paper's budget decides: what was trained for less is said, and leaves them open.
+It tells what these weights rely on; what training with a part gains is told by `reports.claims.trainings`. Weights that
+go on from others are shown, and are no witness beside those.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
+from reports.claims.words import CONFIRMED, CONTRADICTED, NOT_RUN, OPEN, listed
 from reports.statistics import verdicts
 from reports.statistics.intervals import LEVEL, Interval, mean_interval
-from reports.statistics.verdicts import EQUIVALENCE
-from reports.tables import index
 from reports.tables.analyses import interventions, prompt_quality
-from reports.tables.analyses.mechanisms import network_name
+from reports.tables.analyses.mechanisms import PAPER_SIMILARITY, network_name
 from reports.tables.blocks.block import Cell
-from reports.tables.blocks.wording import detectable, measured_source, number, published_source
+from reports.tables.blocks.wording import measured_source, number
 from results import published
 from results.analyses import Record
 from results.sets import FULL_SETS
 from results.store.columns import rows_of
 
 Rows = Sequence[dict[str, Any]]
-CONFIRMED, CONTRADICTED, OPEN, NOT_RUN = "confirmed", "contradicted", "open", "not run"
+NOT_COUNTED = " (not counted)"
 NO_GAIN, UNTRAINED = "nothing gained, untrained", "these weights were not trained with it"
 CLAIMED = (
     ("loss", verdicts.COSTS),
     ("gain", verdicts.GAINS),
 )  # what a claim expects, and the verdict that bears it out
+KINDS = ("trained", "untrained")
 SMALL = 0.01  # of a cosine and of a share: less is as good as nothing
 STEPS = 64  # back in a scan, at which sorted and raster order are compared
-STEP_ORDERS = ("network", "raster")
+STEP_ORDERS = ("network", "shuffled", "raster")
+SMALL_STEP = 1.0  # pixels: distances of steps that differ by less are alike
 
 
 def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[list[Cell], str]:
     """What the changes of a claim cost trained weights, on the largest set of each, and what that says of it; no word
-    where it names no changes. Smaller sets are counted beside that: few pictures show no equivalence.
+    where it names no changes. Smaller sets are counted beside that: few pictures show no equivalence. Weights that go
+    on from others are shown, but neither counted nor judged by.
     """
     frame = frames.get(interventions.NAME, pd.DataFrame(columns=["method"]))
     rows = [row for row in rows_of(frame) if row["method"] in claim.get("changes", ())]
@@ -50,16 +51,18 @@ def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[
     for row in rows:
         sizes[_key(row)] = max(sizes.get(_key(row), 0), FULL_SETS.get(row["dataset"], 0))
     telling = [row for row in rows if FULL_SETS.get(row["dataset"], 0) == sizes[_key(row)]]
+    witnesses = [row for row in rows if _witness(_start(row))]
     found: list[list[Cell]] = []
     for (method, network), own in _grouped(telling).items():
         name = f"{method}, {network}" if len(claim["changes"]) > 1 else network
+        name += "" if own[0] in witnesses else NOT_COUNTED
         sets = [[Cell(f"{row['dataset']} "), Cell(_change(row), source=measured_source(row))] for row in own]
-        found.append([Cell(f"{name}: "), *_listed(sets, ", ")])
-    words = Counter(row["verdict"] for row in rows)
+        found.append([Cell(f"{name}: "), *listed(sets, ", ")])
+    words = Counter(row["verdict"] for row in witnesses)
     told = ", ".join(f"{word} on {count}" for word, count in words.most_common())
-    word = _word(telling, claim.get("expects", "loss"))
+    word = _word([row for row in telling if row in witnesses], claim.get("expects", "loss"))
     untrained = [Cell(f"; {UNTRAINED}")] if "expects" in claim else []
-    return [*_listed(found), Cell(f"; of {len(rows)} sets: {told}"), *untrained], word
+    return [*listed(found), Cell(f"; of {len(witnesses)} sets: {told}"), *untrained], word
 
 
 def _grouped(rows: Rows) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -88,6 +91,8 @@ def _word(rows: Rows, expects: str) -> str:
     were trained with, a "gain" or "nothing" that would be better. That it gains nothing then decides neither way: they
     were not trained for it.
     """
+    if not rows:
+        return OPEN
     words = Counter(row["verdict"] for row in rows)
     costs, gains, none = (words[name] for name in (verdicts.COSTS, verdicts.GAINS, verdicts.NO_EFFECT))
     if gains or (costs and expects == "loss"):
@@ -101,99 +106,22 @@ def _word(rows: Rows, expects: str) -> str:
     return NO_GAIN if none + costs == len(rows) else OPEN
 
 
+def _start(row: dict[str, Any]) -> str:
+    """The start of the hash of the weights that a row of interventions is of."""
+    return row["setting"].removeprefix("weights ")
+
+
+def _witness(start: str) -> bool:
+    """Whether the weights whose hash begins so were trained on their own: none that go on from others'."""
+    return published.goes_on(start) is None
+
+
 def _weights(row: dict[str, Any]) -> str:
     """Whose weights a row of interventions is of: "official x2", or the name of their file."""
-    if known := published.weights_name(row["setting"].removeprefix("weights "), row["task"]):
+    if known := published.weights_name(_start(row), row["task"]):
         return known
     file = str(row["evidence"]).partition("(")[2].partition(")")[0]
     return file.rsplit(".", 1)[0] or row["setting"]
-
-
-def of_trainings(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[list[Cell], str, list[str]]:
-    """What variants that were trained without a part have lost, budget by budget; what that says of the claim, which
-    only the paper's budget decides; and the tables."""
-    rows = _trained(claim, frames)
-    if not rows:
-        return [], NOT_RUN if {"variants", "labels"} & claim.keys() else "", []
-    budgets = sorted(dict.fromkeys(row["budget"] for row in rows), key=index.BUDGETS.index, reverse=True)
-    found = [_of_budget([row for row in rows if row["budget"] == name], name) for name in budgets]
-    full = [row for row in rows if row["budget"] == "paper"]
-    wrong = sum(row["verdict"] in (verdicts.CONTRADICTS, verdicts.DIFFERS) for row in full)
-    sure = sum(row["verdict"] in (verdicts.CONFIRMS, verdicts.WORSE) for row in full)
-    word = CONTRADICTED if wrong else CONFIRMED if full and sure == len(full) else OPEN
-    return _listed(found), word, budgets
-
-
-def _trained(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> Rows:
-    """Rows of PSNR of the claim's variants, in families whose base is the whole network."""
-    rows = []
-    for frame in frames.values():
-        if next(iter(frame["kind"]), "") != "trained":
-            continue
-        own = [row for row in rows_of(frame) if row["metric"] == "psnr"]
-        whole = {
-            (row["study"], row["setting"]) for row in own if row["verdict"] == verdicts.BASE and not row["overrides"]
-        }
-        rows += [row for row in own if (row["study"], row["setting"]) in whole and row["difference"] is not None]
-    wanted = [("overrides", pattern) for pattern in claim.get("variants", ())]
-    wanted += [("method", label) for label in claim.get("labels", ())]
-    rows = [row for row in rows if any(fnmatch(row[column], pattern) for column, pattern in wanted)]
-    families = claim.get("families", ["*"])
-    rows = [row for row in rows if not row["setting"] or any(fnmatch(row["setting"], f"*{name}*") for name in families)]
-    tasks = claim.get("tasks", ["*"])
-    return [row for row in rows if any(fnmatch(row["task"], task) for task in tasks)]
-
-
-def largest_mde(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[Cell, str]:
-    """The difference that the trainings of a claim would have found at the worst, and their budgets; "" without one."""
-    rows = [row for row in _trained(claim, frames) if row["mde"] is not None]
-    if not rows:
-        return Cell(), ""
-    worst = max(rows, key=lambda row: row["mde"])
-    budgets = " and ".join(dict.fromkeys(row["budget"] for row in rows))
-    return Cell(f"±{detectable(worst['mde'])} dB", source=measured_source(worst)), budgets
-
-
-def _of_budget(rows: Rows, budget: str) -> list[Cell]:
-    """The variants on the set with the most pictures, and on how many sets they are equivalent to the whole network."""
-    sure = [row for row in rows if row["low"] is not None]
-    shown = sure or rows
-    dataset = max((row["dataset"] for row in shown), key=lambda name: FULL_SETS.get(name, 0))
-    last = list({row["overrides"]: row for row in reversed(shown) if row["dataset"] == dataset}.values())[::-1]
-    said = [[Cell(f"{row['method']} "), _measured(row)] for row in last]
-    found = [Cell(f"{budget}, {dataset}: "), *_listed(said)]
-    if sure:
-        equal = sum(equivalent(row) for row in sure)
-        found.append(Cell(f"; within ±{EQUIVALENCE} dB on {equal} of {len(sure)}"))
-        lost = sum(row["verdict"] in (verdicts.WORSE, verdicts.CONFIRMS) for row in sure)
-        found.append(Cell(f", worse on {lost}" if lost else ""))
-    known = [row["mde"] for row in rows if row["mde"] is not None]
-    if known:
-        found.append(Cell(f"; {detectable(max(known))} dB would be found"))
-    return found
-
-
-def equivalent(row: dict[str, Any]) -> bool:
-    """Whether the 95 % interval of a difference lies within EQUIVALENCE."""
-    return verdicts.equivalent((row["low"], row["high"]))
-
-
-def published_steps(claim: dict[str, Any], rows: Rows) -> list[Cell]:
-    """The paper's differences on its first set: of the claim's variants from the base, or of `steps` [one, from]."""
-    rows = [row for row in rows if row["metric"] == "psnr" and row["model"]]
-    values = {(row["overrides"], row["dataset"]): row for row in rows if published.number(row["published"] or "")}
-    first, against = next((dataset for _, dataset in values), None), ""
-    wanted = claim.get("variants", ())
-    if "steps" in claim:
-        against, wanted = claim["steps"][1], claim["steps"][:1]
-    found = []
-    for (overrides, dataset), row in values.items():
-        base = values.get((against, dataset))
-        if dataset == first and base is not None and any(fnmatch(overrides, pattern) for pattern in wanted):
-            step = published.number(row["published"]) - published.number(base["published"])
-            text = f"{row['method']} {step:+.2f} dB on {dataset}"
-            found.append([Cell(text, source=published_source(row))])
-    return _listed(found)
 
 
 # Claims that an analysis answers: (records of it, ...) -> (found, word)
@@ -212,22 +140,30 @@ def reach(records: Sequence[Record]) -> tuple[list[Cell], str]:
 
     what = f"part of the state's output from {STEPS} or more steps ago, sorted less raster: "
     found, word = _asked("decay", what, records, difference)
-    sorted_, raster = ([_step(record, order) for record in _largest(records, "sgn-order")] for order in STEP_ORDERS)
-    if word != CONTRADICTED or not sorted_ or min(sorted_) <= max(raster):
+    if word != CONTRADICTED:
         return found, word
-    told = f"; a step goes {_range(sorted_)} pixels, in raster order {_range(raster)}"
-    return [*found, Cell(told)], f"{OPEN}: no further back in steps, but steps are longer, as in any shuffle"
+    asked = {one.key["weights"] for one in _largest(records, "decay")}
+    told, longer, shuffled = [], [], []
+    for record in (one for one in _largest(records, "sgn-order") if one.key["weights"] in asked):
+        steps = _steps(record)
+        means = steps[list(STEP_ORDERS)].mean()
+        away = mean_interval((steps["network"] - steps["shuffled"]).tolist())
+        text = "{:.0f} pixels sorted, {:.0f} sorted by classes shuffled, {:.0f} in raster order".format(*means)
+        told.append([Cell(_named(record)), Cell(text, source=_source(record))])
+        if _witness(record.key["weights"]):
+            longer.append(means["network"] > means["raster"])
+            shuffled.append(away.low is not None and max(-away.low, away.high) <= SMALL_STEP)
+    if not longer or not all(longer):
+        return found, word
+    why = "no further back in steps, but steps are longer"
+    why += f", as long as with classes shuffled (within {SMALL_STEP:.0f} pixel)" if all(shuffled) else ""
+    return [*found, Cell("; a step goes: "), *listed(told)], f"{OPEN}: {why}"
 
 
-def _step(record: Record, order: str) -> float:
-    """Mean distance on the image from a pixel to the next one of the sequence, in pixels."""
-    rows = record.rows
-    return float(rows[(rows["scope"] == "tile") & (rows["steps"] == 1) & (rows["order"] == order)]["distance"].mean())
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
-    return low if low == high else f"{low} to {high}"
+def _steps(record: Record) -> pd.DataFrame:
+    """Mean distance on the image from a pixel to the next one of the sequence, in pixels: by image and order."""
+    rows = record.rows[(record.rows["scope"] == "tile") & (record.rows["steps"] == 1)]
+    return rows.groupby(["image", "order"])["distance"].mean().unstack()
 
 
 def neighbours(records: Sequence[Record]) -> tuple[list[Cell], str]:
@@ -243,14 +179,16 @@ def neighbours(records: Sequence[Record]) -> tuple[list[Cell], str]:
 
 def redundant(records: Sequence[Record]) -> tuple[list[Cell], str]:
     """How alike directions are with all of their output, and without the skip that they share."""
-    found, untrained = [], 0
+    found, above = [], {False: [], True: []}
     for record in _largest(records, "redundancy"):
-        untrained += "untrained" in network_name(record)
         whole, state = (mean_interval(record.rows.groupby("image")[way].mean().tolist()) for way in ("whole", "state"))
         text = f"{whole.mean:.3f}, without D u {_bounds(state, 3)}"
-        name = f"{network_name(record)} ({record.key['model']}) {record.key['dataset']} "
+        name = f"{record.key['model']}, {_named(record)}"
         found.append([Cell(name), Cell(text, source=_source(record))])
-    return _listed(found), f"alike, and so are {untrained} untrained networks" if found else NOT_RUN
+        if _witness(record.key["weights"]):
+            above["untrained" in network_name(record)].append(whole.mean > PAPER_SIMILARITY)
+    told = [f"{sum(own)} of {len(own)} {word} networks" for own, word in zip(above.values(), KINDS, strict=True) if own]
+    return listed(found), f"above {PAPER_SIMILARITY}: {', '.join(told)}" if found else NOT_RUN
 
 
 def pixels(records: Sequence[Record]) -> tuple[list[Cell], str]:
@@ -273,7 +211,7 @@ def pixels(records: Sequence[Record]) -> tuple[list[Cell], str]:
             name = f"{network_name(one)} less {network_name(other)} "
             found.append([Cell(name), Cell(text, source=_source(one))])
     why = "MambaIR was asked as trained here alone" if others else "no trained MambaIR was asked"
-    return _listed(found), f"{OPEN}: {why}" if found else NOT_RUN
+    return listed(found), f"{OPEN}: {why}" if found else NOT_RUN
 
 
 def _di(record: Record) -> pd.Series:
@@ -295,7 +233,7 @@ def correlated(frame: pd.DataFrame | None) -> tuple[list[Cell], str]:
         for row in shown
     ]
     word = f"{OPEN}: {len(sure)} of {len(rows)} qualities go with PSNR on {dataset}"
-    return _listed(found), word
+    return listed(found), word
 
 
 QUALITY = prompt_quality.NAME
@@ -304,19 +242,19 @@ ASKED = {"decay": reach, "sgn-order": neighbours, "redundancy": redundant, "lam"
 
 def _asked(name: str, what: str, records: Sequence[Record], difference: Any) -> tuple[list[Cell], str]:
     """`difference` (rows -> one number per image) of each network on its largest set. The claim is that it is above
-    zero: confirmed where every interval is, contradicted where every interval ends below SMALL."""
+    zero: confirmed where every interval is, contradicted where every interval ends below SMALL; weights that go on from
+    others' are not asked for that."""
     found, intervals = [], []
     for record in _largest(records, name):
         own = mean_interval(difference(record.rows).dropna().tolist())
-        intervals.append(own)
-        text = Cell(_bounds(own, 4, signed=True), source=_source(record))
-        found.append([Cell(f"{network_name(record)} {record.key['dataset']} "), text])
-    if not found:
-        return [], NOT_RUN
+        intervals += [own] if _witness(record.key["weights"]) else []
+        found.append([Cell(_named(record)), Cell(_bounds(own, 4, signed=True), source=_source(record))])
+    if not intervals:
+        return [Cell(what), *listed(found)] if found else [], OPEN if found else NOT_RUN
     sure = [own for own in intervals if own.low is not None]
     above, below = (sum(test(own) for own in sure) for test in (lambda own: own.low > 0, lambda own: own.high < SMALL))
     word = CONTRADICTED if below == len(intervals) else CONFIRMED if above == len(intervals) else OPEN
-    return [Cell(what), *_listed(found)], word
+    return [Cell(what), *listed(found)], word
 
 
 def _largest(records: Sequence[Record], name: str) -> list[Record]:
@@ -327,7 +265,17 @@ def _largest(records: Sequence[Record], name: str) -> list[Record]:
             key = record.key["model"], record.key["weights"], str(record.key["parameters"].get("intervention"))
             if key not in found or record.expected > found[key].expected:
                 found[key] = record
-    return sorted(found.values(), key=lambda one: ("untrained" in network_name(one), network_name(one)))
+    return sorted(found.values(), key=_place)
+
+
+def _place(record: Record) -> tuple[bool, bool, str]:
+    name = network_name(record)
+    return "untrained" in name, not _witness(record.key["weights"]), name
+
+
+def _named(record: Record) -> str:
+    counted = "" if _witness(record.key["weights"]) else NOT_COUNTED
+    return f"{network_name(record)}{counted} {record.key['dataset']} "
 
 
 def _bounds(interval: Interval, digits: int, signed: bool = False) -> str:
@@ -345,14 +293,3 @@ def _bounds(interval: Interval, digits: int, signed: bool = False) -> str:
 def _source(record: Record) -> str:
     last = list(record.environments.values())[-1]
     return f"{last.get('device')}, commit {str(last.get('commit'))[:8]}; `{last.get('command')}`"
-
-
-def _measured(row: dict[str, Any]) -> Cell:
-    text = f"{number(row['difference'], 'psnr', signed=True)} dB {row['interval'] or ''}".strip()
-    return Cell(text, source=measured_source(row))
-
-
-def _listed(parts: Iterable[list[Cell]], between: str = "; ") -> list[Cell]:
-    """The pieces of each part, with `between` in between."""
-    pieces = [piece for part in parts for piece in (Cell(between), *part)]
-    return pieces[1:]

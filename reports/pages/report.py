@@ -80,7 +80,7 @@ def claims_grid(judged: list[Judged]) -> str:
 
 def claims_table(judged: list[Judged]) -> str:
     """One row a claim, for a document: its columns are not padded, since texts are long."""
-    header = ("claim", "published", "trained weights without it", "trainings without it", "verdict", "command")
+    header = ("claim", "published", "trained weights without it", "trainings, pair by pair", "verdict", "command")
     rows = [header, ("---",) * len(header)]
     for one in judged:
         weights = one.weights if one.weights or one.trainings else one.found

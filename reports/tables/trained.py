@@ -9,15 +9,17 @@ published difference where the paper has the same two networks on the same whole
 compared with published ones."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
 from reports.statistics import verdicts
 from reports.statistics.intervals import Difference, against_base, holm, mean_interval
-from reports.tables.rows import interval_fields, machine_text, made_by, overrides_text, protocol_text, units
+from reports.tables.rows import COLUMNS, interval_fields, machine_text, made_by, overrides_text, protocol_text, units
 from reports.tables.steps import Step, network_key
 from results import records
 from results.evidence import Evidence
@@ -25,7 +27,7 @@ from results.sets import FULL_SETS
 from results.store.columns import rows_of
 
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
-BASE = "base"
+BASE, WHOLE = "base", "whole network"
 UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
 NOISY = 1.5  # times the family's standard error: then the note gives the variant's own interval
 OUTSIDE = "no family of this store names it"
@@ -34,12 +36,56 @@ Steps = Mapping[tuple[str, ...], Step]
 
 def rows(budget: str, evidence: Evidence, published: Steps) -> Iterator[dict[str, Any]]:
     """The rows of all cells of `budget`, family by family, dataset by dataset, in the family's own order."""
-    groups = [*_families(budget, evidence), *_studies(budget, evidence)]
-    settings = _settings(groups)
-    for group, setting in zip(groups, settings, strict=True):
-        sets = dict.fromkeys(name for row in rows_of(group.cells) for name in row["test_sets"])
-        for dataset in sets:
+    for group, setting in _groups(budget, evidence):
+        for dataset in _sets(group):
             yield from _dataset(group, setting, dataset, evidence, published)
+
+
+def pairs(
+    budget: str, evidence: Evidence, published: Steps, pair: tuple[str, str], families: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Rows of PSNR of one network less another of its group, which takes the place of the group's base.
+
+    pair: patterns of their arguments as `overrides_text` writes them; "" is the network without any, and a sort key
+    from elsewhere is `labels=kmeans`. families: parts of the names of those that are asked, and cells that no family
+    names always are. A row has besides its own arguments (`one`), and those (`other`) and the name (`against`) of the
+    network that it is less.
+    """
+    for group, setting in _groups(budget, evidence):
+        if group.family and not any(fnmatch(group.family, f"*{name}*") for name in families):
+            continue
+        first = group.cells[group.cells["state"] == "done"].drop_duplicates("member").set_index("member")
+        named = {key: _arguments(first.loc[key]) for key in group.members if key in first.index}
+        chosen = {group.members[key]: name for key, name in named.items() if fnmatch(name, pair[0])}
+        for base in [key for key, name in named.items() if chosen and fnmatch(name, pair[1])]:
+            told = {"other": named[base], "against": _named(named[base], group.members[base])}
+            for dataset in _sets(group):
+                for row in _dataset(replace(group, base=base), setting, dataset, evidence, published):
+                    label = row["method"]
+                    if row["metric"] == "psnr" and label in chosen and row.get("difference") is not None:
+                        own = {"one": chosen[label], "method": _named(chosen[label], label)}
+                        yield dict.fromkeys(COLUMNS) | row | own | told
+
+
+def _named(arguments: str, label: str) -> str:
+    """What a network of a pair is called; its label in the family, where it is not the whole one."""
+    return label.replace(", ", " (") + ")" * label.count(", ") if arguments else WHOLE
+
+
+def _arguments(cell: pd.Series) -> str:
+    text = overrides_text(cell["overrides"])
+    return text if cell["labels"] == "learned" else f"{text} labels={cell['labels']}".strip()
+
+
+@lru_cache(maxsize=16)
+def _groups(budget: str, evidence: Evidence) -> list[tuple["Group", str]]:
+    """Every group of a budget, with its setting, made once."""
+    groups = [*_families(budget, evidence), *_studies(budget, evidence)]
+    return list(zip(groups, _settings(groups), strict=True))
+
+
+def _sets(group: "Group") -> list[str]:
+    return list(dict.fromkeys(name for row in rows_of(group.cells) for name in row["test_sets"]))
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from reports import claims
-from reports.claims import mechanisms
+from reports.claims import mechanisms, trainings
 from reports.pages import report
 from reports.tables import index
 from reports.tables.rows import COLUMNS
@@ -16,7 +18,8 @@ from results.store import Store
 
 TOLD = claims.load()
 WORDS = (("costs", "aa"), ("no effect within 0.01 dB", "bb"))
-STEPS_APART = (("network", 30.2), ("raster", 1.9))  # pixels
+STEPS_APART = (("network", 30.2), ("shuffled", 32.9), ("raster", 1.9))  # pixels
+published_weights = published.official_weights
 ALL = [claim for section in claims.SECTIONS for claim in TOLD[section]]
 
 
@@ -40,7 +43,7 @@ def test_every_claim_has_a_rule_and_tables_that_there_are(clone):
     names = set(index.names(clone)) | set(published.names())
     analyses = {*mechanisms.ASKED, mechanisms.QUALITY}
     for claim in ALL:
-        assert claim.get("rule") in claims.RULES or claim["analysis"] in analyses, claim["id"]
+        assert claim.get("rule") in {*claims.RULES, claims.MECHANISM} or claim["analysis"] in analyses, claim["id"]
         assert set(claim["tables"]) <= names and claim["command"], claim["id"]
 
 
@@ -55,14 +58,86 @@ def test_what_is_committed_is_judged_as_the_findings_say(clone):
     assert judged(clone, "lead-hat").level == judged(clone, "jpeg-denoising").level == claims.ABSENT
     components = judged(clone, "components")
     assert components.level == claims.OPEN and components.verdict == "trainings: open"
-    assert report.text_of(components.said) == "+ ASE + SGN (base) +0.08 dB on Urban100"
-    assert "reduced, BSD100: plain scan 0.000 dB [-0.007, +0.006] n=4" in report.text_of(components.trainings)
-    assert components.key.text.startswith("±0.0") and "they found no difference" in components.headline
-    assert report.text_of(judged(clone, "prompts").said) == "+ ASE +0.05 dB on Urban100"
     assert judged(clone, "classes").verdict.startswith("weights: no effect within 0.01 dB")
     routing = judged(clone, "routing")
     assert (routing.level, routing.key.text) == (claims.FAILS, "-0.270 dB")
     assert judged(clone, "equation").verdict == "equivalent: all within ±0.02 dB"
+
+
+def scored(evidence: Evidence, budget: str, dataset: str) -> dict[str, list[float]]:
+    """Mean PSNR by variant, in the order of seeds, straight from the committed scores of pictures."""
+    cells = evidence.cells[(evidence.cells["budget"] == budget) & (evidence.cells["state"] == "done")]
+    own = evidence.scores[evidence.scores["dataset"] == dataset].groupby("hash")["psnr"].mean()
+    cells = cells[cells["task"] == "sr-x2"].assign(psnr=cells["hash"].map(own)).sort_values("seed")
+    return cells.groupby("variant")["psnr"].agg(list).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("claim", "printed", "pairs"),
+    [
+        ("components", "+0.08", [("base", "attention-only"), ("base", "plain-scan")]),
+        ("prompts", "+0.05", [("sgn-off", "attention-only"), ("sgn-off", "plain-scan"), ("base", "ase-off")]),
+        ("order", "+0.03", [("base", "sgn-off")]),
+        ("state", None, [("plain-scan", "no-memory")]),
+        ("sgn-alone", None, [("ase-off", "plain-scan")]),
+    ],
+)
+def test_a_claim_compares_the_pair_that_it_names(clone, claim, printed, pairs):
+    """Scipy's paired t from the pictures' scores, pair by pair; the paper's step is of the first pair."""
+    (told,) = [one for one in ALL if one["id"] == claim]
+    rows = [row for row in trainings.measured(told, clone) if row["budget"] == "reduced-bf16"]
+    for dataset in ("BSD100", "Urban12"):
+        own, scores = [row for row in rows if row["dataset"] == dataset], scored(clone, "reduced-bf16", dataset)
+        assert len(own) == len(pairs)
+        for row, (one, other) in zip(own, pairs, strict=True):
+            found = stats.ttest_rel(scores[one], scores[other]).confidence_interval(0.95)
+            assert row["difference"] == pytest.approx(np.mean(scores[one]) - np.mean(scores[other]), abs=1e-9)
+            assert (row["own_low"], row["own_high"]) == pytest.approx((found.low, found.high), abs=1e-9)
+    found = judged(clone, claim)
+    said, shown = report.text_of(found.said), report.text_of(found.trainings)
+    assert f" {printed} dB on Urban100" in said if printed else not said
+    first = next(row for row in rows if row["dataset"] == "BSD100")
+    assert shown.startswith(
+        f"reduced-bf16, BSD100: {first['method']} less {first['against']} {first['difference']:+.3f} "
+    )
+
+
+def test_what_would_be_found_is_that_of_the_set_that_is_shown(clone):
+    (told,) = [one for one in ALL if one["id"] == "sgn-alone"]
+    mde = {row["dataset"]: row["mde"] for row in trainings.measured(told, clone)}
+    assert mde["BSD100"] < mde["Set14"]
+    assert f"{mde['BSD100']:.3f} dB would be found" in report.text_of(judged(clone, "sgn-alone").trainings)
+
+
+def test_the_headline_of_a_training_is_made_of_its_verdict(clone):
+    (told,) = [one for one in ALL if one["id"] == "components"]
+    key, words = trainings.headline(told, trainings.measured(told, clone))
+    assert words["where"].startswith("BSD100, reduced-bf16 budget") and words["what"].startswith(
+        "alike within ±0.02 dB"
+    )
+    rows = [row | {"verdict": "better", "difference": 0.04} for row in trainings.measured(told, clone)]
+    assert trainings.headline(told, rows)[1]["what"] == "better"
+    assert trainings.headline(told, [row | {"budget": "recovery"} for row in rows]) == (None, {})
+    assert judged(clone, "components").key == key
+
+
+def test_weights_that_go_on_from_others_are_shown_and_not_counted(store, monkeypatch):
+    starts = {"official": "2609912bc390", "ntire": "01c43e8dd3e0"}
+    common = dict.fromkeys(COLUMNS) | {"method": "prompts/zero", "task": "sr-x4", "dataset": "Set14", "metric": "psnr"}
+    bounds = {"difference": -0.4, "low": -0.5, "high": -0.3, "verdict": "costs"}
+    monkeypatch.setattr(published, "official_weights", published_weights)
+
+    def found(**verdicts):
+        rows = [common | bounds | {"setting": f"weights {starts[who]}"} | each for who, each in verdicts.items()]
+        monkeypatch.setattr(claims.index, "tables", lambda _: {"interventions": pd.DataFrame(rows, dtype=object)})
+        return judged(Evidence(store), "prompts")
+
+    both = found(official={}, ntire={"verdict": "gains", "difference": 0.4})
+    assert both.verdict.startswith("weights: confirmed")
+    assert report.text_of(both.weights).endswith(
+        "NTIRE x4 (not counted): Set14 +0.400 [-0.500, -0.300]; of 1 sets: costs on 1"
+    )
+    assert found(ntire={}).verdict.startswith("weights: open")
 
 
 def test_a_score_that_differs_is_named(store, make):
@@ -87,7 +162,7 @@ def test_only_the_papers_budget_decides_an_ablation(store, make):
             make.train(store, make.cell("sgn-off", seed, budget, "mambairv2-light", sgn="off"), 29.0 + seed / 9.9)
     found = judged(Evidence(store), "order")
     assert found.level == claims.OPEN and found.verdict == "weights: not run; trainings: open"
-    assert "worse on 1" in report.text_of(found.trainings)
+    assert "whole network less" in (told := report.text_of(found.trainings)) and "better on 1 of 1" in told
     for seed in (0, 1, 2):
         make.train(store, make.cell("base", seed, Budget("paper", 250_000), "mambairv2-light"), 30.0 + seed / 10)
         variant = make.cell("sgn-off", seed, Budget("paper", 250_000), "mambairv2-light", sgn="off")
@@ -143,8 +218,12 @@ def test_what_an_analysis_finds_decides(made):
     steps = [{"image": "a", "order": order, "scope": "tile", "steps": 1, "distance": far} for order, far in STEPS_APART]
     longer = made.record("sgn-order", pd.DataFrame(steps))
     found, word = mechanisms.reach([replace(rows, rows=near), replace(longer, expected=1)])
-    assert word.startswith("open: no further back in steps, but steps are longer")
-    assert report.text_of(found).endswith("; a step goes 30 pixels, in raster order 2")
+    assert word == "open: no further back in steps, but steps are longer"
+    told = "; a step goes: official x4 Set5 30 pixels sorted, 33 sorted by classes shuffled, 2 in raster order"
+    assert report.text_of(found).endswith(told)
+    alike = pd.concat([longer.rows, longer.rows.assign(image="b")]).replace({"distance": {32.9: 30.1}})
+    _, word = mechanisms.reach([replace(rows, rows=near), replace(longer, rows=alike)])
+    assert word.endswith(", as long as with classes shuffled (within 1 pixel)")
     swapped = near.replace({"order": {"network": "raster", "raster": "network"}})
     assert mechanisms.reach([replace(rows, rows=swapped)])[1] == "confirmed"
 
