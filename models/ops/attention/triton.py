@@ -11,8 +11,8 @@ Token t of a window is its pixel (t // w, t % w); windows are numbered image by 
 
 A program holds BM rows (queries, or keys in `_attention_keys`) of one window and head and walks through the other side
 BN tokens at a time. Sums run in a fixed order: no atomics. The gradient of the table is summed over windows in
-registers by `_attention_queries`, which gives every program the same rows of several windows, and over groups and
-offsets by `_attention_offsets`.
+registers by `_attention_queries`, which gives every program the same rows of several windows, over pairs of tokens by
+`_attention_offsets`, and then over groups of windows.
 
 Products are those of models/ops/common/products.py. The result of one, whose columns 2c and 2c + 1 a thread holds,
 becomes the next one's left side, of which it must hold c and c + 4, by numbering the tokens summed over in another
@@ -39,6 +39,7 @@ from models.ops.attention.triton_windows import (
     store_rows,
 )
 from models.ops.common.products import dot, split, transposed
+from models.ops.common.sums import sum_rows
 
 PROGRAMS = 256  # of `_attention_queries`; fixed, so that the order of sums depends on shapes only
 NARROW = 2**31  # elements of an image from which offsets have 64 bits
@@ -239,32 +240,31 @@ def _attention_keys(
     store_rows(grad_qkv + 2 * C, pixels, dv, 3 * C, D, P)
 
 
-@triton.jit(do_not_specialize=["groups"])
+@triton.jit
 def _attention_offsets(
     partial,  # [groups, heads, T, T]
-    grad_table,  # [(2w - 1)^2, heads]
-    groups,
+    sums,  # [groups, (2w - 1)^2, heads]
     HEADS: tl.constexpr,
     W: tl.constexpr,
 ):
-    """Sums dx over all pairs of tokens dy rows apart, a row of the table for one head in a program."""
+    """Sums dx of a group over all pairs of tokens dy rows apart, a row of the table for one head in a program."""
     T: tl.constexpr = W * W
+    ROWS: tl.constexpr = 2 * W - 1
     head = tl.program_id(0) % HEADS
-    dy = tl.program_id(0) // HEADS - (W - 1)
+    dy = tl.program_id(0) // HEADS % ROWS - (W - 1)
+    group = tl.program_id(0) // HEADS // ROWS
     y = tl.arange(0, W)[:, None, None]
     xq = tl.arange(0, W)[None, :, None]
     xk = tl.arange(0, W)[None, None, :]
     cells = (y * W + xq) * T + (y - dy) * W + xk  # [query's y, query's x, key's x]
     inside = (y >= dy) & (y < W + dy) & (xq >= 0) & (xk >= 0)
-    total = tl.zeros([W, W, W], tl.float32)
-    for group in range(groups):
-        total += tl.load(partial + (group * HEADS + head) * T * T + cells, mask=inside, other=0.0)
+    total = tl.load(partial + (group * HEADS + head) * T * T + cells, mask=inside, other=0.0)
     pairs = tl.sum(total, 0)[:, :, None]  # [query's x, key's x, 1]
     dx = tl.arange(0, 2 * W)[None, None, :] - (W - 1)
     apart = tl.arange(0, W)[:, None, None] - tl.arange(0, W)[None, :, None]
     row = tl.sum(tl.sum(tl.where(apart == dx, pairs, 0.0), 0), 0)  # [2w]
     dx = tl.arange(0, 2 * W)
-    tl.store(grad_table + ((dy + W - 1) * (2 * W - 1) + dx) * HEADS + head, row, mask=dx < 2 * W - 1)
+    tl.store(sums + ((group * ROWS + dy + W - 1) * ROWS + dx) * HEADS + head, row, mask=dx < ROWS)
 
 
 class Blocks(NamedTuple):
@@ -285,6 +285,7 @@ FORWARD = {
 }
 NARROW_HEADS = {"bf16": Blocks(64, 64, 4)}  # for heads padded to 16
 QUERIES = Blocks(64, 32, 4)
+QUERIES_NARROW = {"bf16": Blocks(64, 64, 4)}  # for heads padded to 16
 KEYS, KEYS_WIDE = Blocks(64, 32, 4), Blocks(128, 32, 8)  # heads padded to 16, and to more
 
 
@@ -352,12 +353,12 @@ def backward(
     windows, shared = _shape(qkv, window, heads, shift, precision)
     tokens = window**2
     table = table.float().t().contiguous()
-    cut = _cut(blocks[0] or QUERIES, tokens)
+    cut = _cut(blocks[0] or (QUERIES_NARROW.get(precision) if shared["P"] == 16 else None) or QUERIES, tokens)
     programs = heads * (tokens // cut["BM"])  # of a group
     groups = max(1, min(windows, PROGRAMS // programs))
     partial = softmax.new_empty(groups, heads, tokens, tokens)
     delta, grad_qkv = torch.empty_like(softmax[0]), torch.empty_like(qkv)
-    grad_table = softmax.new_empty(table.shape[1], heads)
+    sums = softmax.new_empty(groups, table.shape[1], heads)
     with _on_device(qkv):
         _attention_queries[(groups * programs,)](
             *(grad_out, qkv, table, out, softmax, delta, grad_qkv, partial),
@@ -366,10 +367,11 @@ def backward(
             **shared,
             **cut,
         )
+        _attention_offsets[(groups * (2 * window - 1) * heads,)](partial, sums, HEADS=heads, W=window)
         keys = blocks[1] or (KEYS if shared["P"] == 16 else KEYS_WIDE)
         cut = _cut(keys, tokens)
         _attention_keys[(windows * heads * (tokens // cut["BM"]),)](
             *(grad_out, qkv, table, softmax, delta, grad_qkv), STAGES=keys.stages, **shared, **cut
         )
-        _attention_offsets[((2 * window - 1) * heads,)](partial, grad_table, groups, HEADS=heads, W=window)
+        grad_table = sum_rows(sums).view(table.shape[1], heads)
     return grad_qkv, grad_table
