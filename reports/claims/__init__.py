@@ -23,7 +23,6 @@ from reports.tables.analyses import interventions
 from reports.tables.blocks.block import Cell
 from reports.tables.blocks.wording import measured_source, number, published_source
 from results import measured, published
-from results.analyses import Record
 from results.evidence import Evidence
 from results.store.columns import rows_of
 
@@ -79,7 +78,7 @@ def judge(evidence: Evidence, claims: Sequence[Claim]) -> list[Judged]:
 
 def _judge(claim: Claim, frames: Frames, evidence: Evidence) -> Judged:
     if "analysis" in claim:
-        return analysed(claim, frames, evidence.analyses)
+        return analysed(claim, frames, evidence)
     if claim["rule"] == MECHANISM:
         return mechanism(claim, frames, evidence)
     return RULES[claim["rule"]](claim, frames)
@@ -220,12 +219,14 @@ def _both(weights: str, trainings: str) -> tuple[str, str]:
     return "; ".join(told), levels.get(decided, OPEN)
 
 
-def analysed(claim: Claim, frames: Frames, records: Sequence[Record]) -> Judged:
+def analysed(claim: Claim, frames: Frames, evidence: Evidence) -> Judged:
     """What an analysis of trained weights says of a claim."""
     if claim["analysis"] == mechanisms.QUALITY:
         found, verdict = mechanisms.correlated(frames.get(mechanisms.QUALITY))
+    elif claim["analysis"] == mechanisms.LAM:
+        found, verdict = mechanisms.pixels(evidence.analyses, evidence.cells)
     else:
-        found, verdict = mechanisms.ASKED[claim["analysis"]](records)
+        found, verdict = mechanisms.ASKED[claim["analysis"]](evidence.analyses)
     levels = {words.CONFIRMED: HOLDS, words.CONTRADICTED: FAILS, NOT_RUN: ABSENT}
     judged = _judged(claim, frames, [], found, verdict, levels.get(verdict, OPEN), GIVEN)
     return replace(judged, weights=found)

@@ -15,6 +15,8 @@ from reports.tables.blocks.block import Block, Cell
 from reports.tables.blocks.wording import number
 from reports.tables.rows import machine_text, made_by, protocol_text
 from results import records
+from results.analyses import folder
+from results.costs import lines
 from results.evidence import Evidence
 from results.store import Store, StoreError
 
@@ -66,9 +68,15 @@ def _origin(evidence: Evidence, cells: pd.DataFrame, evaluations: pd.DataFrame) 
     both = (evidence.cells, evidence.evaluations)
     committed = [int(frame["committed"].astype(bool).sum()) for frame in both]
     shown = f"{committed[1]} records of scores and {committed[0]} trained cells committed with this project"
-    if not len(cells) and not len(evaluations):
+    counts = {
+        "records of scores": len(evaluations),
+        "cells": len(cells),
+        "analyses": len(folder.folders(evidence.store.root)),
+        "sweeps of costs": len(lines.files(evidence.store.root)),
+    }
+    if not any(counts.values()):
         return f"The store is empty: all that is shown are {shown}. `python runner.py run smoke` fills it."
-    own = f"{len(evaluations)} records of scores and {len(cells)} cells of this store"
+    own = f"{' and '.join(f'{count} {name}' for name, count in counts.items() if count)} of this store"
     return f"Shown are {own}, and beside them {shown}; every number says which of the two it is."
 
 

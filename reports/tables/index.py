@@ -18,6 +18,7 @@ from results.evidence import Evidence
 from results.sets import BUDGETS
 
 # Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
+CLAIMS = "claims"  # no frame: `tables claims` prints what `reports.claims` makes of all of them
 RECORDED = {module.NAME: module for module in (sensitivity, interventions, prompt_quality)}
 
 
@@ -64,8 +65,10 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
         raise TableError(f"no cell of the budget {name!r} is stored yet: runner.py run SUITE --budget {name}")
     elif name in RECORDED:
         raise TableError(f"there is nothing for the table {name!r} yet: {RECORDED[name].NEEDS}")
+    elif name == CLAIMS:
+        raise TableError("the claims are a text of their own, not one of several tables: runner.py tables claims")
     else:
-        known = names(evidence)
+        known = [*names(evidence), CLAIMS]
         near = [each for each in known if each.casefold() == name.casefold()] or get_close_matches(name, known, 3)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
         broken = "".join(f"; left out: {problem}" for problem in published.committed().problems)

@@ -49,6 +49,7 @@ def render_all(frames: Sequence[tuple[pd.DataFrame, str]], form: str, contents: 
 
 def _contents(frames: Sequence[tuple[pd.DataFrame, str]], form: str) -> str:
     lines = [f"{_name(frame)}: {re.split('[:(]', caption)[0].strip()}" for frame, caption in frames]
+    lines.append("claims: every claim of the paper, judged by these tables; `runner.py tables claims` prints it")
     if form == "tex":
         return "".join(f"% {line}\n" for line in lines)
     return "\n".join(["## Tables", "", *(f"- {line}" for line in lines), ""])

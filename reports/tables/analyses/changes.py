@@ -16,13 +16,15 @@ from results.published import weights_name
 from results.sets import place
 
 MORE = 5  # seeds, against which those that were measured are held
-AT_ONCE = {  # the changes that take the parts away of which `recovery` tells, by its labels
-    **{"no prompts": "prompts/zero", "raster order": "order/raster", "no memory": "memory/sorted-1"},
-    **{
-        "prompts follow their pixel": "prompts/semantic",
-        "argmax routing": "routing/argmax",
-        "no scan": "parts/assm-off",
-    },
+# The changes that take the parts away of which `recovery` tells, by its labels. None does what "plain scan" does, which
+# is without prompts and in raster order.
+AT_ONCE = {
+    "no prompts": "prompts/zero",
+    "raster order": "order/raster",
+    "no memory": "memory/sorted-1",
+    "prompts follow their pixel": "prompts/semantic",
+    "argmax routing": "routing/argmax",
+    "no scan": "parts/assm-off",
 }
 MARKS = {verdicts.COSTS: "**{}**", verdicts.GAINS: "**{}**", verdicts.NO_EFFECT: "{} ="}
 

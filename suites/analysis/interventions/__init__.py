@@ -9,6 +9,7 @@ into them, so that taking back is exact. What has no parameter (classes and orde
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,7 @@ def applied(intervention: Intervention, network: nn.Module, seed: int | None = N
         changes.take_back()
 
 
+LAYER = "layer-"  # begins the names of what is changed in one layer alone
 BASE = Intervention(UNCHANGED, UNCHANGED, "the network as it is")
 
 
@@ -108,9 +110,18 @@ def chosen(network: nn.Module, only: str | None = None, own: Sequence[Interventi
     globs = [each.strip() for each in only.split(",")] if only else ["*"]
     for pattern in globs:
         if not any(fnmatchcase(one.name, pattern) for one in known):
-            names = ", ".join(dict.fromkeys(one.name.partition("/")[0] + "/*" for one in known))
-            raise SpecError(f"no intervention {pattern!r} for this network: it has {names}")
+            near = get_close_matches(pattern, [one.name for one in known], 3)
+            meant = f"did you mean {' or '.join(near)}? It has" if near else "it has"
+            raise SpecError(f"no intervention {pattern!r} for this network: {meant} {', '.join(_kinds(known))}")
     return [BASE, *(one for one in known if any(fnmatchcase(one.name, pattern) for pattern in globs))]
+
+
+def _kinds(known: Sequence[Intervention]) -> list[str]:
+    """Globs that name all of them; those of layers are one."""
+    kinds = list(dict.fromkeys(one.name.partition("/")[0] for one in known))
+    layers = [kind for kind in kinds if kind.startswith(LAYER)]
+    globs = [f"{kind}/*" for kind in kinds if kind not in layers]
+    return [*globs, f"{layers[0]}/* to {layers[-1]}/*"] if layers else globs
 
 
 def analyses(network: nn.Module, only: str | None = None, file: Path | None = None) -> list[Analysis]:

@@ -180,7 +180,7 @@ def ntire(device: torch.device) -> Iterator[Point]:
         own = {"launch": "eager", "task": "sr-x4"} | ({} if subject in peers.PEERS else {"backend": backend})
         yield from sized(subject, (NTIRE,), ("fp32",), **own)
         yield from sized(subject, (largest,), ("fp32",), pictures=pictures, **own)
-    yield from missing("sr-x4")
+    yield from missing("sr-x4", NTIRE)
 
 
 def inputs_of(pictures: str, scale: int) -> list[tuple[int, int]]:
@@ -189,10 +189,10 @@ def inputs_of(pictures: str, scale: int) -> list[tuple[int, int]]:
     return sorted(sizes, key=math.prod)
 
 
-def missing(task: str = "sr-x2") -> Iterator[Point]:
+def missing(task: str = "sr-x2", size: tuple[int, int] = FULL_HD) -> Iterator[Point]:
     """A row for each method of the published tables that cannot be built here; it says why."""
     for method in peers.MISSING:
-        yield Point(method, *FULL_HD, "fp32", "none", task=task)
+        yield Point(method, *size, "fp32", "none", task=task)
 
 
 def processes(chosen: Sequence[Point]) -> list[list[Point]]:

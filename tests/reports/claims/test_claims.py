@@ -41,7 +41,7 @@ def test_no_number_stands_in_the_file():
 
 def test_every_claim_has_a_rule_and_tables_that_there_are(clone):
     names = set(index.names(clone)) | set(published.names())
-    analyses = {*mechanisms.ASKED, mechanisms.QUALITY}
+    analyses = {*mechanisms.ASKED, mechanisms.QUALITY, mechanisms.LAM}
     for claim in ALL:
         assert claim.get("rule") in {*claims.RULES, claims.MECHANISM} or claim["analysis"] in analyses, claim["id"]
         assert set(claim["tables"]) <= names and claim["command"], claim["id"]
@@ -210,7 +210,7 @@ def test_what_weights_do_without_is_not_used(store, monkeypatch):
 
 def test_what_an_analysis_finds_decides(made):
     """decay: in the records made here raster order keeps more, at every step; none is of 64 steps."""
-    assert mechanisms.reach([])[1] == mechanisms.pixels([])[1] == "not run"
+    assert mechanisms.reach([])[1] == "not run"
     rows = made.decay()
     near = rows.rows.replace({"steps": {16: 64}})
     found, word = mechanisms.reach([replace(rows, rows=near)])
@@ -229,15 +229,29 @@ def test_what_an_analysis_finds_decides(made):
 
 
 def test_networks_that_were_trained_like_a_mambair_are_held_against_it_window_by_window(made):
+    cells = pd.DataFrame(
+        {
+            "weights": ["aa", "bb", "cc"],
+            "config": [{"budget": {"name": "paper", "iterations": each}} for each in (9, 9, 5)],
+            "train_sets": [["DIV2K"]] * 3,
+            **{"seed": 0, "state": "done"},
+        }
+    )
     official = made.lam({"a": 9.0, "b": 11.0})
-    assert mechanisms.pixels([official])[1] == "open: no trained MambaIR was asked"
+    assert mechanisms.pixels([], cells)[1] == "not run"
+    assert mechanisms.pixels([official], cells)[1] == "open: no trained MambaIR was asked"
     ours = made.lam({"a": 5.0, "b": 8.0}, weights="aa", file="base.safetensors")
     theirs = made.lam({"a": 4.0, "b": 6.0}, weights="bb", file="mambair.safetensors")
     theirs = replace(theirs, key=theirs.key | {"model": "mambair-light"})
-    found, word = mechanisms.pixels([official, ours, theirs])
+    found, word = mechanisms.pixels([official, ours, theirs], cells)
     assert word == "open: MambaIR was asked as trained here alone"
     text = report.text_of(found)
     assert "base x4 less mambair x4 +1.5 [" in text and "official x4 less" not in text
+    shorter, untrained = (replace(ours, key=ours.key | {"weights": name}) for name in ("cc", "dd"))
+    found, word = mechanisms.pixels([shorter, untrained, theirs], cells)
+    assert word == "open: no network that was trained like the MambaIR was asked" and " less " not in report.text_of(
+        found
+    )
 
 
 def test_the_claims_fit_a_terminal_and_say_their_command(clone):

@@ -28,6 +28,9 @@ def filled(store, make) -> Store:
 def test_empty_store_says_what_to_do(store):
     text = markdown(store)
     assert "python runner.py run smoke" in text and "## Cells" not in text
+    (store.root / "analyses" / "0123456789abcdef").mkdir(parents=True)
+    told = report.gather(store).origin
+    assert "The store is empty" not in told and told.startswith("Shown are 1 analyses of this store")
 
 
 def test_everything_is_there(store, make):

@@ -282,8 +282,12 @@ def test_a_file_of_ones_own_adds_interventions(network, tmp_path: Path):
     context = Context(TASK, PROTOCOL, torch.device("cpu"), (0, 1))
     rows = [each.measure(network, pair(), context).rows for each in (base, own)]
     assert list(rows[0]["seed"]) == [0, 1] and not rows[0]["psnr"].equals(rows[1]["psnr"])
-    with pytest.raises(SpecError, match="no intervention 'nothing'"):
+    with pytest.raises(
+        SpecError, match=r"no intervention 'nothing' for this network: it has .*, layer-00/\* to layer-\d"
+    ):
         module.analyses(network, "nothing", file)
+    with pytest.raises(SpecError, match=r"'prompt/zero' .*did you mean prompts/zero\b"):
+        module.analyses(network, "prompt/zero", file)
     file.write_text("INTERVENTIONS = 1")
     with pytest.raises(SpecError, match=r"mine\.py"):
         module.analyses(network, None, file)
