@@ -39,7 +39,8 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
         index.TableError, match=r"unknown table 'table9': did you mean .*\? choose from table3, .*smoke"
     ):
         index.table("table9", Evidence(store))
-    for wrong, near in (("Table3", "table3"), ("tabel3", "table3 or"), ("complexty", "complexity"), ("claimz", "claims")):
+    nearest = {"Table3": "table3", "tabel3": "table3 or", "complexty": "complexity", "claimz": "claims"}
+    for wrong, near in nearest.items():
         with pytest.raises(index.TableError, match=f"unknown table '{wrong}': did you mean {near}"):
             index.table(wrong, Evidence(store))
     with pytest.raises(index.TableError, match=r"no cell of the budget 'reduced' is stored yet: runner\.py run"):
