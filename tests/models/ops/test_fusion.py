@@ -102,3 +102,13 @@ def test_without_kernels_is_a_setting_of_everything_inside(monkeypatch):
     with pytest.raises(KeyError), without_kernels():
         raise KeyError
     assert uses_kernels(x) and kernels_allowed()
+
+
+@pytest.mark.parametrize("dtype, times", [(torch.float32, 2), (torch.bfloat16, 1)])
+def test_the_gated_feed_forward_is_computed_again_in_float32_alone(dtype, times, monkeypatch):
+    monkeypatch.setattr("models.ops.common.dispatch.uses_kernels", lambda x: True)
+    layer, called = layers.GatedFFN(4, 8).to(dtype), []
+    gate = layer.gate
+    monkeypatch.setattr(layer, "gate", lambda uv: called.append(uv.dtype) or gate(uv))
+    layer(Tokens(torch.randn(1, 5, 6, 4, dtype=dtype, requires_grad=True), True)).read().sum().backward()
+    assert called == [dtype] * times
