@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports.charts.chart import PANEL, Axis, Chart, NothingToDraw, beside, panels
@@ -11,6 +12,7 @@ from results.evidence import Evidence
 
 WIDTH, HEIGHT = round(PANEL * 2.6), 380
 TICKS = [10**n for n in range(6)]
+CLOSE = 12  # pixels
 CAPTION = "Roofline: operations per second against operations per byte, under the ceilings measured on the machine"
 
 
@@ -41,11 +43,9 @@ def chart(evidence: Evidence) -> Chart:
     hue = alt.Color("precision:N", title=None)
     layers = alt.layer(
         roofs.mark_line(strokeWidth=1, style="zero").encode(detail="roof:N"),
-        roofs.mark_text(style="note", align="left", dx=18, dy=-6).encode(text="label:N"),
+        roofs.mark_text(style="note", align="right", dy=-7).encode(text="label:N"),
         points.mark_point(filled=True, size=45).encode(color=hue, tooltip=[alt.Tooltip(f"{name}:N") for name in tips]),
-        points.mark_text(style="note", align="left", fontSize=10).encode(
-            x="label_x:Q", y="label_y:Q", text="network:N"
-        ),
+        points.mark_text(style="note", align="left", fontSize=10).encode(x="label_x:Q", y="label_y:Q", text="name:N"),
     ).properties(width=WIDTH, height=HEIGHT)
     drawn = layers.facet(panels(data["panel"]), columns=1, data=data)
     own = data[data["kind"] == "point"]
@@ -77,11 +77,22 @@ def named(part: pd.DataFrame, x: Axis, y: Axis) -> pd.DataFrame:
     """A panel's rows with label_x, label_y: where the names of points stand free."""
     own = part["kind"] == "point"
     given = part[own]
-    texts = given["network"].tolist()
-    places = beside(x.pixels(given["intensity"]), y.pixels(given["rate"]), texts, (WIDTH, HEIGHT))
-    part = part.assign(label_x=part["intensity"], label_y=part["rate"])
+    across, up = x.pixels(given["intensity"]), y.pixels(given["rate"])
+    texts = once(given["network"].tolist(), across, up)
+    places = beside(across, up, texts, (WIDTH, HEIGHT))
+    part = part.assign(label_x=part["intensity"], label_y=part["rate"], name="")
+    part.loc[own, "name"] = texts
     part.loc[own, "label_x"], part.loc[own, "label_y"] = x.values(places[:, 0]), y.values(places[:, 1])
     return part
+
+
+def once(names: list[str], x: np.ndarray, y: np.ndarray) -> list[str]:
+    """The names, but "" where a point of the same name, which has it, is within CLOSE pixels."""
+    kept: list[int] = []
+    for i, name in enumerate(names):
+        if not any(names[k] == name and np.hypot(x[k] - x[i], y[k] - y[i]) < CLOSE for k in kept):
+            kept.append(i)
+    return [name if i in kept else "" for i, name in enumerate(names)]
 
 
 def roof(part: pd.DataFrame, farthest: float) -> pd.DataFrame:
@@ -94,7 +105,7 @@ def roof(part: pd.DataFrame, farthest: float) -> pd.DataFrame:
         levels["tf32x3"] = levels["tf32"] / frames.PRODUCTS["tf32x3"]
     start, end = 4.0, max(farthest, 4 * max(levels.values()) / moved)
     for name, level in levels.items():
-        for intensity, label in ((start, ""), (level / moved, name), (end, "")):
+        for intensity, label in ((start, ""), (level / moved, ""), (end, name)):
             rate = min(moved * intensity, level) / 1e12
             made.append({"roof": name, "intensity": intensity, "rate": rate, "label": label})
     return pd.DataFrame(made).assign(panel=part.iloc[0]["machine"])

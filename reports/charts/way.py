@@ -8,35 +8,52 @@ from reports.statistics.intervals import against_base
 from results.evidence import Evidence
 from results.sets import place
 
+ASKED = {  # what families are called in a panel; others by their own names
+    "components": "What scan, ASE and SGN add",
+    "memory": "Is what a scan remembers used?",
+    "plain-scans": "How many plain scans?",
+    "scans": "How many attentive scans?",
+    "semantics": "Does sorting need learning?",
+    "pilot": "Pilot: ASE and SGN",
+}
+ENOUGH = 3  # seeds whose intervals set the scale
 CAPTION = "Paired difference from the base against iterations, with 95 % intervals"
 LOSS_CAPTION = "Training loss against iterations, cell by cell"
 
 
 def chart(evidence: Evidence) -> Chart:
-    """A line per variant with its interval, a panel per family and set. Raises NothingToDraw."""
+    """A line per variant with its interval, a panel per family and set, all to one scale. Raises NothingToDraw.
+
+    Intervals of two seeds reach beyond the panels where others do not.
+    """
     import altair as alt
 
     data = differences(evidence)
     if data.empty:
         raise NothingToDraw("no two variants are scored at more than one iteration (`Scoring` of a suite asks for it)")
     x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format=",d", tickCount=4), scale=alt.Scale(padding=10))
-    y = alt.Y("value:Q", title="minus base, dB", axis=alt.Axis(format="+.2f", tickCount=5))
+    told = data[data["seeds"] >= ENOUGH] if (data["seeds"] >= ENOUGH).any() else data
+    domain = [min(told["low"].min(), data["value"].min()), max(told["high"].max(), data["value"].max())]
+    scale = alt.Scale(domain=domain, padding=5, nice=False)
+    y = alt.Y("value:Q", title="difference, dB", axis=alt.Axis(format="+.2f", tickCount=5), scale=scale)
     hue = alt.Color("variant:N", title=None, legend=alt.Legend(symbolOpacity=1))
     tips = ["panel", "variant", "iteration", "difference", "interval", "seeds", "draws"]
     base = alt.Chart().encode(x=x, color=hue, tooltip=[alt.Tooltip(f"{name}:N") for name in tips])
     layers = alt.layer(
         alt.Chart().mark_rule(style="zero").encode(y="zero:Q"),
-        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"),
+        base.mark_area(opacity=0.15, clip=True).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_rule(strokeWidth=1.5, clip=True).encode(y="low:Q", y2="high:Q"),
         base.mark_line(strokeWidth=1.8).encode(y=y),
         base.mark_point(filled=True, size=55).encode(y="value:Q"),
     ).properties(width=PANEL, height=170)
-    drawn = layers.facet(panels(data["panel"]), columns=COLUMNS, data=data)
-    drawn = drawn.resolve_scale(x="independent", y="independent")  # two seeds have wide intervals, which hide no other
+    lines = alt.Header(labelExpr="split(datum.value, '; ')")
+    drawn = layers.facet(panels(data["panel"]).header(lines), columns=COLUMNS, data=data)
+    drawn = drawn.resolve_scale(x="independent")
     crossing = int(((data["low"] <= 0) & (data["high"] >= 0)).sum())
     summary = (
-        f"{len(data)} differences of variants from their base, paired by seed; {crossing} of their 95 % "
-        "intervals cover zero. Each point is the mean over the seeds of training that both have."
+        f"{len(data)} differences of variants from what each panel names, paired by seed; {crossing} of their 95 % "
+        "intervals cover zero. Each point is the mean over the seeds of training that both have. The scale is that of "
+        f"intervals of {ENOUGH} or more seeds; others are cut off where they leave it."
     )
     return Chart(drawn, summary, data[tips])
 
@@ -59,7 +76,8 @@ def differences(evidence: Evidence) -> pd.DataFrame:
         values = {label: dict(zip(own["seed"], own["psnr"], strict=True)) for label, own in part.groupby("label")}
         if base.empty:
             continue
-        title = family if family == suite else f"{suite}, {family}"
+        asked = ASKED.get(family, family if family == suite else f"{suite}, {family}")
+        title = f"{asked}; {dataset} {task.removeprefix('sr-')}, {budget}; minus {base.iloc[0]}"
         cells = {label: tuple(sorted(own["hash"])) for label, own in part.groupby("label")}
         for label, found in against_base(values, base.iloc[0]).items():
             interval = found.interval
@@ -67,13 +85,13 @@ def differences(evidence: Evidence) -> pd.DataFrame:
                 continue
             made.append(
                 {
-                    **{"panel": f"{dataset}, {task}: {title}, {budget}", "variant": label},
+                    **{"panel": title, "variant": label},
                     **{"iteration": int(iteration), "difference": f"{interval.mean:+.3f}"},
                     **{"interval": f"[{interval.low:+.3f}, {interval.high:+.3f}]", "seeds": interval.n},
                     **{"draws": int(part["draws"].min()), "value": interval.mean, "zero": 0},
                     **{"low": interval.low, "high": interval.high},
                     "pair": (dataset, int(iteration), cells[base.iloc[0]], cells[label]),
-                    "length": int(part["iterations"].max()),
+                    **{"length": int(part["iterations"].max()), "family": family},
                 }
             )
     if not made:
@@ -81,11 +99,15 @@ def differences(evidence: Evidence) -> pd.DataFrame:
     data = pd.DataFrame(made)
     data = data[data.groupby("panel")["iteration"].transform("nunique") > 1]
     last = data.groupby("panel")["iteration"].transform("max")
-    told = ", " + last.map("{:,}".format) + " of " + data["length"].map("{:,} iterations".format)
+    told = "; " + last.map("{:,}".format) + " of " + data["length"].map("{:,} iterations".format)
     data["panel"] += told.where(last < data["length"], "")  # of trainings that are not finished
     size = data.groupby("panel")["panel"].transform("size")
     chosen = data.assign(size=size).sort_values("size", ascending=False, kind="stable").drop_duplicates("pair").index
-    return data[data.index.isin(chosen)].drop(columns=["pair", "length"]).reset_index(drop=True)
+    data = data[data.index.isin(chosen)]
+    order = data.assign(variants=-data.groupby(["family", "length"])["variant"].transform("nunique"))
+    first = {family: number for number, family in enumerate(dict.fromkeys(data["family"]))}
+    order = order.assign(first=data["family"].map(first)).sort_values(["length", "variants", "first"], kind="stable")
+    return data.loc[order.index].drop(columns=["pair", "length", "family"]).reset_index(drop=True)
 
 
 def losses(evidence: Evidence) -> Chart:

@@ -83,7 +83,7 @@ def draw(records: list[Record], path: Path, interventions: Sequence[Record] = ()
             if panels == 4 and cuts[row].empty:
                 axes[3].text(0.5, 0.5, "not measured", ha="center", transform=axes[3].transAxes)
             if panels == 4:
-                axes[3].set(ylabel="PSNR lost by states that start\nanew every k steps, dB")
+                axes[3].set(ylabel="PSNR lost by new states\nevery k steps, same order, dB")
             for axis in axes:
                 _steps(axis, found["steps"].unique(), "k, steps of the scan" if row == len(records) - 1 else "")
         handles, names = grid[0, 1].get_legend_handles_labels()

@@ -2,7 +2,7 @@
 
 All show the difference in PSNR from the unchanged network with its 95 % interval over the pictures of a set
 (`reports.tables.analyses.interventions`). The band is +-0.01 dB, within which a change is without effect; beyond it the
-scale is logarithmic. A panel per network, a colour per set.
+scale is logarithmic. A panel per network, a colour per set; five pictures are left out where a larger set was asked.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,9 @@ from results.sets import place
 # Okabe and Ito's colours, which the colour-blind can tell apart, and marks for print without colour.
 STYLES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"), "os^Dv", strict=True))
 ALL = "all"
+SMALLEST = "Set5"
+DIFFERENCE = "PSNR less that of the\nunchanged network, dB"
+BAND = f"±{MARGIN:g} dB, linear within, logarithmic beyond"
 
 
 def draw_changes(path: Path, evidence: Evidence) -> None:
@@ -38,7 +41,7 @@ def draw_changes(path: Path, evidence: Evidence) -> None:
         axis.axvspan(-MARGIN, MARGIN, color="0.9", zorder=0)
         axis.set_xscale("symlog", linthresh=MARGIN)
         axis.tick_params(axis="x", labelsize=7)
-        axis.set(xlabel="difference in PSNR, dB", ylim=(-0.8, len(names) - 0.4))
+        axis.set(xlabel=DIFFERENCE.replace("\n", " "), ylim=(-0.8, len(names) - 0.4))
         axis.set_title(network, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
@@ -62,7 +65,7 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
             axis.set(title=f"{part.removeprefix('layers: ')}\n{network}", xlabel="layer, from 0")
             axis.title.set_fontsize(8)
             axis.grid(alpha=0.3)
-        row[0].set_ylabel("difference in PSNR, dB")
+        row[0].set_ylabel(DIFFERENCE)
     _save(figure, path)
 
 
@@ -92,7 +95,7 @@ def draw_memory(path: Path, evidence: Evidence) -> None:
             axis.set_title(f"{network}\n{order} order", fontsize=8)
             axis.grid(alpha=0.3)
     for row in axes:
-        row[0].set_ylabel("difference in PSNR, dB")
+        row[0].set_ylabel(DIFFERENCE)
     _save(figure, path)
 
 
@@ -110,9 +113,16 @@ def _found(evidence: Evidence, chosen: Callable[[pd.DataFrame], pd.Series], only
     if frame.empty:
         needed = f"runner.py analyse interventions ... --only '{only}'"
         raise StoreError(f"no whole set with such changes is stored or committed: {needed}")
+    frame = _without_smallest(frame)
     names = [f"{one['model']}, {one['task']}\n{_weights(one)}" for one in frame.to_dict("records")]
     sets = sorted(frame["dataset"].unique(), key=place)
     return frame.assign(network=names, number=frame["dataset"].map(sets.index))
+
+
+def _without_smallest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without rows of SMALLEST whose change was asked of the same weights on another set."""
+    asked = frame.groupby(["model", "task", "weights", "intervention"])["dataset"].transform("nunique")
+    return frame[(frame["dataset"] != SMALLEST) | (asked == 1)]
 
 
 def _weights(row: dict[str, Any]) -> str:
@@ -132,12 +142,14 @@ def _figure(rows: int, columns: int, width: float, height: float, sharex: bool =
 
 
 def _save(figure: Any, path: Path) -> None:
-    """With every set that an axis has in the legend below."""
+    """With every set that an axis has, and the band, in the legend below."""
+    from matplotlib.patches import Patch
+
     found = [pair for axis in figure.axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
     handles = {label: handle for handle, label in reversed(found)}
     labels = sorted(handles, key=place)
     where = {"loc": "outside lower center", "ncols": 5, "frameon": False, "fontsize": 8}
-    figure.legend([handles[label] for label in labels], labels, **where)
+    figure.legend([*(handles[label] for label in labels), Patch(color="0.9")], [*labels, BAND], **where)
     figure.savefig(path, dpi=150)
 
 

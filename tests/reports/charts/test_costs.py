@@ -187,6 +187,17 @@ def test_charts_show_the_measured_numbers(committed):
         assert module.chart(None).spec()["facet"]
 
 
+def test_each_precision_has_a_front_of_its_own(committed):
+    shown = tradeoff.chart(None).drawn.data
+    fronts = {name: set(own["network"]) for name, own in shown[shown["front"]].groupby("precision")}
+    assert fronts == {"tf32x3": {"MambaIRv2-light", "MambaIRv2-B"}, "fp32": {"SwinIR-light", "SRFormer-light", "HAT"}}
+
+
+def test_points_of_one_network_that_lie_together_have_one_name():
+    x, y = np.array([0.0, 5.0, 5.0, 50.0]), np.array([0.0, 5.0, 5.0, 0.0])
+    assert roofline.once(["a", "a", "b", "a"], x, y) == ["a", "", "b", "a"]
+
+
 def test_labels_move_no_farther_than_they_must_and_cover_nothing():
     assert chart.spread([5, 50, 80], 10, 0, 100).tolist() == [5, 50, 80]
     assert chart.spread([50, 49, 51], 10, 0, 100).tolist() == [50, 40, 60]

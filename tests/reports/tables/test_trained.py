@@ -171,7 +171,7 @@ def test_an_unfinished_cell_says_how_far_it_is_and_its_way_where_it_ends(store, 
     assert unfinished["verdict"] == "unfinished"
     assert unfinished["note"] == "2 of 2 seeds missing (unfinished: 3,500 of 6,000 iterations)"
     drawn = way.differences(Evidence(store))
-    assert set(drawn["panel"]) == {"embedded, sr-x2: ablations, one, reduced, 3,000 of 6,000 iterations"}
+    assert set(drawn["panel"]) == {"ablations, one; embedded x2, reduced; minus all; 3,000 of 6,000 iterations"}
     assert list(drawn["iteration"]) == [1_500, 3_000] and drawn["value"].tolist() == pytest.approx([0.1, 0.1])
 
 

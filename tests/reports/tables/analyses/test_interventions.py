@@ -205,6 +205,18 @@ def test_what_does_not_say_how_it_was_measured_is_not_committed(tmp_path, monkey
     assert not (tmp_path / "measured").exists()
 
 
+def test_figures_leave_five_pictures_out_where_more_were_asked(monkeypatch):
+    frame = pd.DataFrame(
+        [
+            {"model": "m", "task": "sr-x2", "weights": "w", "intervention": change, "dataset": dataset}
+            for change, dataset in (("one", "Set5"), ("one", "Set14"), ("other", "Set5"))
+        ]
+    ).assign(low=-1.0, question="prompts", file="f")
+    monkeypatch.setattr(figures, "compared", lambda evidence: frame)
+    found = figures._found(None, lambda frame: frame["question"] == "prompts")
+    assert found[["intervention", "dataset"]].values.tolist() == [["one", "Set14"], ["other", "Set5"]]
+
+
 def test_figures_show_what_there_is(store, tmp_path):
     ask(store, "layer-03/assm-off", "layers: assm-off", BASE - 1)
     ask(store, "layer-04/assm-off", "layers: assm-off", BASE - 0.1)
