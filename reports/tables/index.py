@@ -17,8 +17,9 @@ from results import published
 from results.evidence import Evidence
 from results.sets import BUDGETS
 
-# Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
 CLAIMS = "claims"  # no frame: `tables claims` prints what `reports.claims` makes of all of them
+
+# Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
 RECORDED = {module.NAME: module for module in (sensitivity, interventions, prompt_quality)}
 
 
