@@ -7,6 +7,8 @@ budget decides; what was trained for less is said, and leaves the claim open.
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from reports.claims.words import CONFIRMED, CONTRADICTED, NOT_RUN, OPEN, listed
@@ -43,7 +45,7 @@ def measured(claim: dict[str, Any], evidence: Evidence) -> list[dict[str, Any]]:
     if "pairs" not in claim:
         return []
     budgets = [name for name in reversed(index.BUDGETS) if name in set(evidence.cells["budget"])]
-    known = steps.steps(published.committed().tables)
+    known = _steps(published.FOLDER)
     for budget in sorted(budgets, key=FROM_WEIGHTS.__contains__):
         for one, other in claim["pairs"]:
             for row in trained.pairs(budget, evidence, known, (one, other), claim.get("families", ("*",))):
@@ -51,6 +53,12 @@ def measured(claim: dict[str, Any], evidence: Evidence) -> list[dict[str, Any]]:
                 if any(fnmatch(row["task"], task) for task in claim.get("tasks", ("*",))):
                     found.setdefault(key, row | {"pair": (one, other)})
     return list(found.values())
+
+
+@lru_cache(maxsize=4)
+def _steps(folder: Path) -> dict[tuple[str, ...], steps.Step]:
+    """The published differences, made once; folder: where they are published."""
+    return steps.steps(published.load(folder).tables)
 
 
 def _parts(rows: Rows) -> Iterator[list[Cell]]:

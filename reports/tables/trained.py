@@ -29,6 +29,7 @@ from results.store.columns import rows_of
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 BASE, WHOLE = "base", "whole network"
 UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
+METRICS = ("psnr", "ssim")
 NOISY = 1.5  # times the family's standard error: then the note gives the variant's own interval
 OUTSIDE = "no family of this store names it"
 Steps = Mapping[tuple[str, ...], Step]
@@ -57,10 +58,12 @@ def pairs(
         first = group.cells[group.cells["state"] == "done"].drop_duplicates("member").set_index("member")
         named = {key: _arguments(first.loc[key]) for key in group.members if key in first.index}
         chosen = {group.members[key]: name for key, name in named.items() if fnmatch(name, pair[0])}
+        done = {key: group.members[key] for key in named}
         for base in [key for key, name in named.items() if chosen and fnmatch(name, pair[1])]:
             told = {"other": named[base], "against": _named(named[base], group.members[base])}
             for dataset in _sets(group):
-                for row in _dataset(replace(group, base=base), setting, dataset, evidence, published):
+                where = setting, dataset, evidence, published
+                for row in _dataset(replace(group, base=base, members=done), *where, ("psnr",)):
                     label = row["method"]
                     if row["metric"] == "psnr" and label in chosen and row.get("difference") is not None:
                         own = {"one": chosen[label], "method": _named(chosen[label], label)}
@@ -181,15 +184,14 @@ def _text(value: Any) -> str:
 
 
 def _dataset(
-    group: Group, setting: str, dataset: str, evidence: Evidence, published: Steps
+    group: Group, setting: str, dataset: str, evidence: Evidence, published: Steps, metrics: Sequence[str] = METRICS
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one group on one dataset: parameters, PSNR and SSIM of every member."""
+    """The rows of one group on one dataset: parameters and `metrics` of every member."""
     means = evidence.means
     joined = group.cells.merge(means[means["dataset"] == dataset], on="hash", how="left")
     parts = {key: joined[joined["member"] == key] for key in group.members}
     scores = {
-        metric: {key: values for key, part in parts.items() if (values := _by_seed(part, metric))}
-        for metric in ("psnr", "ssim")
+        metric: {key: values for key, part in parts.items() if (values := _by_seed(part, metric))} for metric in metrics
     }
     verdicts_of = {metric: _against(group, dataset, metric, scores[metric], parts, published) for metric in scores}
     for key, part in parts.items():
@@ -198,11 +200,11 @@ def _dataset(
             first = group.cells.iloc[0]
             common |= {"task": first["task"], "budget": first["budget"], "dataset": dataset, "model": ""}
             common |= {"overrides": "", "protocol": "", "note": "not one of its cells is stored"}
-            yield from (common | {"metric": metric, "verdict": "not run"} for metric in ("params", "psnr", "ssim"))
+            yield from (common | {"metric": metric, "verdict": "not run"} for metric in ("params", *metrics))
             continue
         common |= _common(part, dataset, group.outside and part["variant"].iloc[0] != BASE)
         yield common | {"metric": "params"} | _parameters(part, evidence)
-        for metric in ("psnr", "ssim"):
+        for metric in metrics:
             row = common | {"metric": metric}
             if key not in scores[metric]:
                 yield row | {"verdict": _absence(part)}
