@@ -16,6 +16,7 @@ from results.export import score_files
 
 COLUMNS = ("hash", "iteration", "dataset", "psnr", "draws")
 LOSSES = ("hash", "step", "loss")
+SCORED = ("weights", "gumbel", "dataset", "psnr")  # what a file of scores has beside the hash
 
 
 def load(evidence: Evidence, committed: Path | None = None) -> pd.DataFrame:
@@ -74,9 +75,10 @@ def _committed(evidence: Evidence, folder: Path | None) -> Iterator[pd.DataFrame
     for path in sorted((measured.FOLDER if folder is None else folder).glob("*/*.csv.xz")):
         if path.name.endswith(".scores.csv.xz"):
             continue
-        rows = pd.read_csv(path, keep_default_na=False, na_values={"psnr": [""]})
-        if not {"hash", "weights", "gumbel", "dataset", "psnr"} <= set(rows.columns):
+        if not {"hash", *SCORED} <= set(pd.read_csv(path, nrows=0).columns):
             continue  # other measurements, such as those of cells that are not finished
+        wanted = {"usecols": ["hash", *SCORED], "dtype": {"hash": str, "weights": str, "dataset": str}}
+        rows = pd.read_csv(path, keep_default_na=False, na_values={"psnr": [""]}, **wanted)
         rows = rows[rows["hash"].isin(lengths)]
         iterations = [_iteration(str(kind), lengths[name]) for kind, name in rows[["weights", "hash"]].to_numpy()]
         yield rows.assign(iteration=iterations).dropna(subset=["iteration"])[
