@@ -65,7 +65,11 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
         if not macs:
             continue
         seconds, operations = row["ms"] / 1e3, frames.OPERATIONS * macs
-        told = {"panel": row["machine"], "network": frames.name(row["subject"]), "precision": row["precision"]}
+        told = {
+            "panel": row["machine"],
+            "network": f"{frames.name(row['subject'])}{frames.mark(row)}",
+            "precision": row["precision"],
+        }
         told |= {"how": f"{row['precision']} {row['launch']}, {row['ms']:,.4g} ms"}
         told |= {"intensity": operations / row["bytes"], "rate": operations / seconds / 1e12, "of": row["source"]}
         told |= {"reached": f"{operations / seconds / 1e12:.3g} TFLOP/s, {row['bytes'] / seconds / 1e12:.3g} TB/s"}

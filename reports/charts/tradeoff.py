@@ -57,7 +57,8 @@ def chart(evidence: Evidence) -> Chart:
     text = (
         f"{len(data)} networks in float32's accuracy: in tf32x3 where that was measured, else in fp32, as the official "
         "code is; each precision has a front of its own. Scores are the authors' own, of their weights; times do not "
-        "depend on weights, and networks were built without any. Open points: memory is not known."
+        "depend on weights, and networks were built without any. Open points: memory is not known. ~: the machine, or "
+        "the host that a GPU waits for, was not quiet."
     )
     return Chart(drawn, text, data[["panel", *tips]])
 
@@ -82,7 +83,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
         if score is None or score["value"] in ("", "-"):
             continue
         gib = None if row["mib"] is None or pd.isna(row["mib"]) else row["mib"] / 1024
-        told = {"panel": row["machine"], "network": frames.name(row["subject"]), "time": row["ms"]}
+        told = {"panel": row["machine"], "network": frames.name(row["subject"]) + frames.mark(row), "time": row["ms"]}
         told |= {"precision": row["precision"], "how": f"{row['precision']} {row['launch']}"}
         told |= {"ms": f"{row['ms']:,.4g}", "gib": gib}
         told |= {"memory": f"{gib:.2f} GiB" if gib else "not known", "psnr": published.number(score["value"])}

@@ -26,6 +26,7 @@ STACK = ("torch", "triton")
 MODELS = re.compile(r"--models ('[^']*'|\S+)")  # of a command
 LISTED = 100  # characters of it that are shown
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
+LOAD = 0.3  # of others' processes per core, beyond which a host is busy
 SPREAD = 0.1  # (p90 - p10) / median, beyond which a time is not one of a quiet machine
 KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width", "pictures")
 ONE = {"pictures": ""}  # of a point that is no set of pictures
@@ -41,13 +42,15 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
     found = profiled() if sweeps is None else {}
     for sweep in committed.load() if sweeps is None else sweeps:
         machine, rates = machine_name(sweep["machine"]), (sweep["rates"] or [{}])[-1]
+        host = busy_host(sweep)
         for row in (ONE | row for row in sweep["rows"] if row["status"] == "ok"):
             busy = bool(row["noise"]) and row.get("cpu_ms") is not None
             told = {name: row[name] for name in KEEP}
             told |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine}
             told |= {"clock": "processor" if busy else "wall", "ms": row["cpu_ms"] if busy else row["median_ms"]}
             told |= {name: None if busy else row[name] for name in ("p10_ms", "p90_ms")}
-            told |= {"mib": row["peak_mib"], "noise": row["noise"], "rates": rates}
+            noise = [*row["noise"], *(host if row["launch"] == "eager" else ())]
+            told |= {"mib": row["peak_mib"], "noise": noise, "rates": rates}
             told |= {"of_pictures": row.get("of_pictures", 1)}
             told |= {"bytes": None if row["backend"] == "mamba_ssm" else row.get("bytes")}  # not those of its operators
             key = machine, *(told[name] for name in KEEP)
@@ -57,6 +60,14 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
     for name in MAY_LACK:
         frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
     return frame
+
+
+def busy_host(sweep: Row) -> list[str]:
+    """Why times of a GPU that wait for the host's launches are not those of a quiet machine: its load as runs began."""
+    loads = [(run["load"][0], run["cores"]) for run in sweep["runs"] if "load" in run]
+    if sweep["machine"]["device_type"] == "cpu" or not loads or min(load / cores for load, cores in loads) <= LOAD:
+        return []
+    return ["load of {:.1f} on {} cores as it began".format(*min(loads))]
 
 
 def profiled() -> dict[tuple, Row]:
@@ -111,6 +122,11 @@ def name(subject: str) -> str:
     first, _, rest = subject.partition(" ")
     code = ", official code" if first.startswith(CODE) else ""
     return f"{METHODS.get(first, first)}{code} {rest}".strip()
+
+
+def mark(row: Row) -> str:
+    """After a figure that is not of a quiet machine, or of the processor's own time on a busy one."""
+    return "~" if row["noise"] and row["clock"] == "wall" else ""
 
 
 def whose(subject: str) -> str:

@@ -88,7 +88,9 @@ def table() -> list[Block]:
 
 
 def directions() -> list[Block]:
-    """What a scan direction, the sort and the prompts cost in the light network, size by size."""
+    """What a scan direction, the sort and the prompts cost in the light network, size by size.
+
+    All of a row are of one sweep: another one has other kernels."""
     frame = costs.fastest(costs.timed())
     frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
     frame = frame[frame["backend"] != "mamba_ssm"]
@@ -101,6 +103,11 @@ def directions() -> list[Block]:
             if not found["1"] or not found["4"]:
                 continue
             found["MambaIR-light (4)"] = by_subject.get("mambair-light")
+            found = {
+                label: row if row and row["source"] == found["1"]["source"] else None for label, row in found.items()
+            }
+            if not found["4"]:
+                continue
             size = f"{found['1']['height']}x{found['1']['width']}"
             texts = {label: _time(row) if row else "" for label, row in found.items()}
             ratio = found["4"]["ms"] / found["1"]["ms"]

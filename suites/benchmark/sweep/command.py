@@ -95,14 +95,15 @@ def run(
 
 
 def named(points: Sequence[Point], only: str) -> list[Point]:
-    """Those of some subjects, or whose names match a pattern with * (`mambairv2-light *training*`), as the command
+    """Those of some subjects or names, or that match a pattern with * (`mambairv2-light *training*`), as the command
     asks for them: by commas, the most important first.
 
     Raises SpecError for a subject or pattern that none of `points` has.
     """
     found: dict[Point, None] = {}
     for name in (" ".join(part.split()) for part in only.split(",")):
-        chosen = [point for point in points if point.subject == name or ("*" in name and fnmatchcase(point.name, name))]
+        exact = [point for point in points if name in (point.subject, point.name)]
+        chosen = exact or [point for point in points if "*" in name and fnmatchcase(point.name, name)]
         if not chosen:
             subjects = ", ".join(dict.fromkeys(point.subject for point in points))
             what = f"no point is called {name}" if "*" in name else f"unknown {name}"

@@ -152,7 +152,7 @@ def test_points_are_named_by_network_or_pattern_the_first_named_first():
     training = Point("mambair", 64, 64, "fp32", "cpu", mode="training")
     points = [point("a"), point("a", 128), point("b"), training, point("mambair", 128)]
     assert command.named(points, "b, *128x128*,a") == [points[2], points[1], points[4], points[0]]
-    assert command.named(points, "mambair *training*") == [training]
+    assert command.named(points, "mambair *training*") == [training] == command.named(points, training.name)
     with pytest.raises(SpecError, match=r"unknown c: .* a, b, mambair"):
         command.named(points, "a,c")
     with pytest.raises(SpecError, match=r"no point is called \*256\*"):
