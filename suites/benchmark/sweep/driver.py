@@ -84,6 +84,9 @@ class Sweep:
     def time_left(self) -> float:
         return self.seconds - (time.monotonic() - self.started)
 
+    def over(self) -> bool:
+        return self.stop.is_set() or self.time_left() <= 0
+
     def compile(self, todo: Sequence[Point]) -> None:
         chosen = compiling.ways(todo) if self.device.type == "cuda" else []
         before = compiling.compiled_before() if chosen else []
@@ -128,7 +131,9 @@ class Sweep:
                 if not waiting:
                     waiting = [Process(self.device, slot) for _ in range(min(number, 1 + len(self.groups)))]
                     for process in waiting:
-                        process.wait(lambda: self.stop.is_set() or self.time_left() <= 0)
+                        process.wait(self.over)
+                    if self.over():  # they were ended while they imported
+                        break
                 with waiting.pop(0) as process:
                     if slot == 0 and not self.writer.costs.rates:
                         self.rates(process)
@@ -146,8 +151,7 @@ class Sweep:
     def next_group(self) -> list[Point]:
         """The next points of one network; none when all are done, the time is over or the command was stopped."""
         with self.lock:
-            over = self.stop.is_set() or self.time_left() <= 0
-            return [] if over or not self.groups else self.groups.pop(0)
+            return [] if self.over() or not self.groups else self.groups.pop(0)
 
     def rates(self, process: Process) -> None:
         """Files the ceilings of the machine, measured before the first network."""

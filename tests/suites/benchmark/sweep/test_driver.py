@@ -74,6 +74,12 @@ def test_it_ends_with_its_seconds_and_leaves_the_rest_for_the_same_command(tmp_p
     assert rows["b", 64]["status"] == "ok"
 
 
+def test_time_that_ends_while_a_process_imports_is_no_error(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(process, "COMMAND", [sys.executable, "-c", "import time; time.sleep(60)"])
+    rows, _ = swept(tmp_path, [point("a")], seconds=0.2)
+    assert not rows and not log.exists()
+
+
 def test_seconds_that_are_too_few_for_one_point_are_told_with_how_many_it_needs(tmp_path, log, monkeypatch):
     monkeypatch.setattr(command, "of_preset", lambda *_: [point("slow"), point("slow", 128)])
     monkeypatch.setattr(command.environment, "describe", lambda *_: {**MACHINE, "versions": {}})
