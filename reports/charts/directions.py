@@ -48,7 +48,7 @@ def chart(evidence: Evidence) -> Chart:
     drawn = layers.facet(panels(data["panel"]), columns=2, data=data).resolve_scale(y="independent", x="independent")
     least, most = (data.loc[index] for index in (data["ratio"].idxmin(), data["ratio"].idxmax()))
     text = (
-        "Time of one image over that of the light network with one scan on the same machine. Open points: the machine "
+        "Time of one image over that of the light network with one scan in the same sweep. Open points: the machine "
         f"was not quiet. From {least['times']} times ({least['network']}, {least['size']}, {least['panel']}) to "
         f"{most['times']} ({most['network']}, {most['size']}, {most['panel']})."
     )
@@ -67,12 +67,13 @@ def labelled(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per machine, change and size that the light network was timed at too."""
+    """A row per machine, change and size that the light network was timed at too, in the same sweep: another commit
+    has other kernels."""
     bases = frame[frame["subject"].isin((LIGHT, f"{frames.CODE}{LIGHT}"))].to_dict("records")
-    one = {(row["machine"], row["backend"] == "official", row["pixels"]): row for row in bases}
+    one = {(row["source"], row["backend"] == "official", row["pixels"]): row for row in bases}
     made = []
     for row in frame[frame["subject"].isin(SHOWN)].sort_values("pixels").to_dict("records"):
-        if (base := one.get((row["machine"], row["backend"] == "official", row["pixels"]))) is None:
+        if (base := one.get((row["source"], row["backend"] == "official", row["pixels"]))) is None:
             continue
         clock = ", processor's time" if row["clock"] == "processor" else ""
         clock = ", official code" if row["subject"] == OFFICIAL else clock

@@ -27,6 +27,7 @@ MODELS = re.compile(r"--models ('[^']*'|\S+)")  # of a command
 LISTED = 100  # characters of it that are shown
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
 LOAD = 0.3  # of others' processes per core, beyond which a host is busy
+SLOW = ("reference", "chunked")  # scans in plain PyTorch, which nobody need wait for
 SPREAD = 0.1  # (p90 - p10) / median, beyond which a time is not one of a quiet machine
 KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width", "pictures")
 ONE = {"pictures": ""}  # of a point that is no set of pictures
@@ -37,14 +38,15 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
     p90_ms, mib, noise, clock, bytes, params, source, and the machine's rates. Of the committed sweeps, and of profiles
     where no sweep has the point.
 
-    clock: "wall", or "processor" where the machine was busy and the processor's own time is known: then `ms` is that.
+    clock: "wall", or "processor" where one thread worked on a busy machine and its own time is known: `ms` is that.
+    Of several threads it is their sum, which is no time of a call.
     """
     found = profiled() if sweeps is None else {}
     for sweep in committed.load() if sweeps is None else sweeps:
         machine, rates = machine_name(sweep["machine"]), (sweep["rates"] or [{}])[-1]
         host = busy_host(sweep)
         for row in (ONE | row for row in sweep["rows"] if row["status"] == "ok"):
-            busy = bool(row["noise"]) and row.get("cpu_ms") is not None
+            busy = bool(row["noise"]) and sweep["machine"].get("threads") == 1 and row.get("cpu_ms") is not None
             told = {name: row[name] for name in KEEP}
             told |= {"pixels": row["height"] * row["width"] * row["batch"], "machine": machine}
             told |= {"clock": "processor" if busy else "wall", "ms": row["cpu_ms"] if busy else row["median_ms"]}
@@ -71,14 +73,15 @@ def busy_host(sweep: Row) -> list[str]:
 
 
 def profiled() -> dict[tuple, Row]:
-    """The same of `profile --preset goals`, by machine and KEEP; rates are those of goals.json."""
+    """The same of `profile --preset goals`, by machine and KEEP, without SLOW; rates are those of goals.json."""
     found: dict[tuple, Row] = {}
     machines, counts = measured.goals()["machines"], counted()
     for profile in measured.profiles():
         environment = profile["environment"]
         machine, rates = machine_name(environment), machines.get(environment["device"], {}).get("rates", {})
         told = {"machine": environment, "file": profile["file"], "runs": [environment]}
-        for row in (ONE | row for row in profile["rows"] if row["status"] == "ok" and not row.get("source")):
+        timed_rows = (row for row in profile["rows"] if row["status"] == "ok" and not row.get("source"))
+        for row in (ONE | row for row in timed_rows if row["backend"] not in SLOW):
             subject = " ".join([row["model"], *(f"{name}={value}" for name, value in row["overrides"].items())])
             spread = (row["p90_ms"] - row["p10_ms"]) / row["median_ms"]
             own = {"subject": subject, **{name: row[name] for name in KEEP if name != "subject"}}

@@ -164,6 +164,9 @@ def test_a_busy_processor_is_judged_by_its_own_time():
     first, second = frames.timed([{"file": "x", **sweep}]).to_dict("records")
     assert (first["clock"], first["ms"], second["clock"]) == ("processor", 2.0, "wall")
     assert "1 thread" in first["machine"]
+    sweep["machine"]["threads"] = 2  # their sum is no time of a call
+    first, _ = frames.timed([{"file": "x", **sweep}]).to_dict("records")
+    assert (first["clock"], first["ms"]) == ("wall", sweep["rows"][0]["median_ms"])
 
 
 def test_charts_show_the_measured_numbers(committed):
@@ -275,3 +278,11 @@ def test_tables_have_published_values_beside_and_mark_what_is_noisy(committed):
     assert "(noisy)" in made["directions"] and "CARN" in made["untimed"]
     growth = next(line for line in made["growth"].splitlines() if "HAT" in line).split("|")
     assert float(growth[4]) == pytest.approx(0.974, abs=0.005) and growth[-3].strip() == "128x128"
+
+
+def test_a_direction_of_another_sweep_is_held_against_nothing():
+    frame = frames.exact(resolution.inference(frames.timed([{"file": "x", **costs.sweep()}])))
+    of_one = directions.rows(frame)
+    elsewhere = frame.assign(source=frame["source"].where(frame["subject"] != "mambairv2-light scans=4", "other"))
+    networks = set(of_one["network"])
+    assert "4 scans" in networks and set(directions.rows(elsewhere)["network"]) == networks - {"4 scans"}
