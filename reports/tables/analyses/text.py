@@ -4,11 +4,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from tabulate import tabulate
+from tabulate import DataRow, TableFormat, tabulate
 
 from reports.tables.rows import units
 
 WIDTH = 100
+NARROW = TableFormat(None, None, None, None, DataRow("", " ", ""), DataRow("", " ", ""), 0, None)  # a space between
 CONSTANT = ("network", "model", "set", "images", "layers")  # columns that go into the title wherever they can
 
 
@@ -34,8 +35,9 @@ def grid(title: str, frame: pd.DataFrame, means: Sequence[str], digits: Mapping[
             shown[name] = column
     names = [name for name in shown if name in frame and frame[name].map(type).eq(str).all()]
     sides = ["left" if name in names else "right" for name in shown]
-    options = {"headers": list(shown), "tablefmt": "plain", "disable_numparse": True, "colalign": sides}
-    table = tabulate(list(zip(*shown.values(), strict=True)), **options)
+    table = [list(shown), *zip(*shown.values(), strict=True)]  # names as a row: headers are padded by two columns
+    wide, narrow = (tabulate(table, tablefmt=form, disable_numparse=True, colalign=sides) for form in ("plain", NARROW))
+    table = wide if max(map(len, wide.splitlines())) <= WIDTH else narrow
     said.append("means, 95 % intervals over images")
     about = [line for text in (title, "; ".join(said)) for line in textwrap.wrap(text, WIDTH)]
     return ["", *about, *table.splitlines()]
