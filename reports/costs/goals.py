@@ -11,7 +11,6 @@ HEADER = ("what", "how", "goal", "reached", "p10, p90", "95 %", "times the goal"
 HEADER = (*HEADER, "measured")
 NETWORK = ("mode", "batch", "height", "width", "precision", "launch")
 SCAN = ("operator", "mode", "batch", "channels", "states", "length", "precision", "launch")
-TOO_WIDE = 0.1  # (p90 - p10) / median of a time that is shown as noisy
 Row = dict[str, Any]
 
 
@@ -30,7 +29,7 @@ def table() -> list[Block]:
                 continue
             sources.append(row["source"])
             deciles = span(row["p10_ms"], row["p90_ms"])
-            noisy = "~" if (row["p90_ms"] - row["p10_ms"]) / row["ms"] > TOO_WIDE else ""
+            noisy = "~" if (row["p90_ms"] - row["p10_ms"]) / row["ms"] > frames.SPREAD else ""
             value, floor = row["ms"], floor_of(wanted | {"bytes": row.get("bytes")}, rates)
             cells += [f"{figure(value)}{noisy}", deciles, ""]
             if "over" in goal:

@@ -33,10 +33,8 @@ from suites.training import step
 
 # Of pictures that are restored, in tiles if a side has 200 or more; kernels differ by little else than the power of two
 # that holds the chunks of a scan: every one has a picture here.
-SIZES = (
-    *((16, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 96), (96, 160), (128, 192)),
-    *((161, 240), (199, 199), (240, 240)),
-)
+SMALL = ((16, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 96), (96, 160), (128, 192))
+SIZES = (*SMALL, (161, 240), (199, 199), (240, 240))
 ALIGNED = 16  # what Triton tells apart in addresses and numbers: whether they are whole multiples of this
 
 

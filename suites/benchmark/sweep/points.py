@@ -27,10 +27,8 @@ GRAPHED = 720 * 1280  # pixels up to which a call is one CUDA graph; beyond it n
 FILLS = 64  # images of 64x64 that fill a GPU
 STEP = ((64, 64), 32)  # of training, as the paper trains x2
 NTIRE = (256, 256)  # input whose multiply-adds the challenge counts, at x4
-WHOLE = {
-    "cuda": "Urban100",
-    "cpu": "Set5",
-}  # sets whose pictures it restores whole; the challenge's own is DIV2K's and LSDIR's
+# Sets whose pictures the challenge's protocol restores whole; its own set is DIV2K's and LSDIR's.
+WHOLE = {"cuda": "Urban100", "cpu": "Set5"}
 LIGHT, BASE, OLD = "mambairv2-light", "mambairv2-base", "mambair-light"
 DIRECTIONS = (f"{LIGHT} scans=4", f"{LIGHT} scans=2", f"{LIGHT} scans=0")
 PARTS = (f"{LIGHT} sgn=off", f"{LIGHT} ase=off")
