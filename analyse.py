@@ -119,9 +119,11 @@ def ask(
     was typed wrong before PyTorch is loaded, which takes seconds.
     """
     from suites import degradation_file
+    from suites.data import find_all
     from suites.network_file import given
     from suites.spec import Protocol, SpecError
 
+    cli.check_model(model.partition(" ")[0], network)
     numbers = seed_numbers(seeds)
     if jobs < 1:
         raise SpecError(f"--jobs {jobs}: at least one process is needed")
@@ -131,6 +133,11 @@ def ask(
     protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
     cli.check_writable(json)
     own = given(network, arguments)
+    if weights is not None:
+        weights.stat()  # raises OSError for a missing file
+    names = [name.strip() for name in sets.split(",") if name.strip()]
+    find_all(names, data)
+    chosen_device = cli.device(device)
 
     from functools import partial
     from importlib import import_module
@@ -140,10 +147,10 @@ def ask(
     from suites.progress import ScoreBar
 
     make = partial(import_module(f"suites.analysis.{analysis}").analyses, **options)
-    subject = Subject(model, parsed, weights, own, backend, cli.device(device))
+    subject = Subject(model, parsed, weights, own, backend, chosen_device)
     chosen = {"seeds": numbers, "images": images, "data": data, "jobs": jobs}
     with ScoreBar(err, "measurements") as bar:
-        return run(make, subject, sets.split(","), protocol, store=cli.store(results), progress=bar, **chosen)
+        return run(make, subject, names, protocol, store=cli.store(results), progress=bar, **chosen)
 
 
 def seed_numbers(text: str) -> list[int]:

@@ -139,19 +139,26 @@ def profile(
     json: cli.Json = None, results: cli.Results = cli.STORE,
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
-    from reports.pages import profile as page
-    from reports.tables import terminal
     from suites import network_file
-    from suites.benchmark import presets, profiling, progress
-    if preset in presets.SWEEPS:
+    from suites.benchmark import PRESETS, SWEEPS
+    from suites.spec import check_choice
+    if preset is not None:
+        check_choice("preset", preset, (*PRESETS, *SWEEPS))
+    for name in models.split(",") if models and preset is None else ():
+        cli.check_model(name.split()[0] if name.split() else None, None)
+    device = cli.device(device)
+    if preset in SWEEPS:
         from suites.benchmark.sweep import command as sweeping
         how = {"only": models, "gpus": gpus, "seconds": seconds, "limit": limit, "say": err.print}
-        swept = sweeping.run(preset, results, cli.device(device), **how)
+        swept = sweeping.run(preset, results, device, **how)
         show(swept.lines())
         return int(not swept.ok)
     lists = {"sizes": sizes, "modes": mode, "batches": batch, "precisions": precision, "backends": backends}
     lists |= {"launches": launch, "routing": routing, "own": network_file.only_class(network, arguments)}
-    plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=cli.device(device))
+    from reports.pages import profile as page
+    from reports.tables import terminal
+    from suites.benchmark import presets, profiling, progress
+    plans = presets.choose(preset, models, task, **lists, rounds=rounds, device=device)
     with progress.ProfileBar(err) as bar:
         result = profiling.run(plans, bar, lambda found: cli.save(json, found))
     show([terminal.fit(page.markdown(result), terminal.columns())])

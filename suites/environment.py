@@ -82,12 +82,12 @@ def choose_device(device: str | None) -> str:
     """`device`, or the GPU if there is one. Raises SpecError for a device that PyTorch does not have here."""
     if device == "cpu":
         return device
+    match = re.fullmatch(r"cuda(?::(\d+))?", device or "cuda")
+    if match is None:  # told before PyTorch is loaded, which takes seconds
+        raise SpecError(f"unknown device {device!r}: choose cpu, cuda or cuda:N")
     import torch
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", chosen)
-    if match is None:
-        raise SpecError(f"unknown device {chosen!r}: choose cpu, cuda or cuda:N")
     if chosen != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
         raise SpecError(f"no device {chosen} here: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
     return chosen

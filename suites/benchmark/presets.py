@@ -9,14 +9,13 @@ each in the precisions that have a goal, launched eagerly and as a graph. On a C
 import torch
 
 from suites import degradation_file
+from suites.benchmark import PRESETS, SWEEPS
 from suites.benchmark.comparison import Candidate, Plan, Point
 from suites.benchmark.kernels import ScanCandidate, ScanCase, ScanPlan
 from suites.benchmark.plans import plan
 from suites.network_file import NetworkFile
 from suites.spec import SpecError, Task
 
-PRESETS = ("goals", "scans")
-SWEEPS = ("resolution", "ntire")  # of suites.benchmark.sweep
 SR2 = Task("sr", 2)
 IMAGE = (360, 640)
 EXACT = ("tf32x3", "bf16", "fp32")

@@ -55,13 +55,19 @@ def test_help_is_as_wide_as_the_terminal(tmp_path: Path) -> None:
     assert "..." not in _processor_seconds("--help")[1].split("Commands:")[1]  # no sentence is cut short
 
 
-def test_help_and_list_do_not_wait_for_torch() -> None:
+def test_help_list_and_mistakes_do_not_wait_for_torch() -> None:
     for arguments in (["--help"], ["run", "-h"], ["--version"], ["list"]):
         _, out, loaded = _processor_seconds(*arguments)
         assert out and not loaded & {"torch", "pandas", "scipy"}
         assert arguments == ["list"] or "numpy" not in loaded
-    _, _, loaded = _processor_seconds("evaluate", "mambairv3", "--task", "sr-x2", "--sets", "Set5")
-    assert "torch" not in loaded
+    for arguments in (
+        ["evaluate", "mambairv3", "--task", "sr-x2", "--sets", "Set5"],
+        ["profile", "--preset", "goal"],
+        ["profile", "--models", "mambairv2-light scans=2", "--device", "gpu"],
+        ["analyse", "lam", "mambairv2-light", "--task", "sr-x2", "--untrained", "--sets", "embedded,Set6"],
+    ):
+        _, out, loaded = _processor_seconds(*arguments)
+        assert not out and "torch" not in loaded, arguments
 
 
 def test_shell_completion_knows_commands_options_and_suites() -> None:

@@ -15,7 +15,7 @@ import torch
 from models.ops import scan
 from results import records
 from results.published import parse_overrides
-from suites.benchmark.presets import SWEEPS
+from suites.benchmark import SWEEPS
 from suites.benchmark.sweep import peers
 from suites.data import manifest
 from suites.spec import Task, check_choice
