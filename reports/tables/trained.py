@@ -52,22 +52,42 @@ def pairs(
     names always are. A row has besides its own arguments (`one`), and those (`other`) and the name (`against`) of the
     network that it is less.
     """
-    for group, setting in _groups(budget, evidence):
+    known = frozenset(published.items())
+    for number, (group, _) in enumerate(_groups(budget, evidence)):
         if group.family and not any(fnmatch(group.family, f"*{name}*") for name in families):
             continue
-        first = group.cells[group.cells["state"] == "done"].drop_duplicates("member").set_index("member")
-        named = {key: _arguments(first.loc[key]) for key in group.members if key in first.index}
+        named = _finished(budget, evidence, number)
         chosen = {group.members[key]: name for key, name in named.items() if fnmatch(name, pair[0])}
-        done = {key: group.members[key] for key in named}
         for base in [key for key, name in named.items() if chosen and fnmatch(name, pair[1])]:
             told = {"other": named[base], "against": _named(named[base], group.members[base])}
-            for dataset in _sets(group):
-                where = setting, dataset, evidence, published
-                for row in _dataset(replace(group, base=base, members=done), *where, ("psnr",)):
-                    label = row["method"]
-                    if row["metric"] == "psnr" and label in chosen and row.get("difference") is not None:
-                        own = {"one": chosen[label], "method": _named(chosen[label], label)}
-                        yield dict.fromkeys(COLUMNS) | row | own | told
+            for row in _against_one(budget, evidence, number, base, known):
+                if (label := row["method"]) in chosen:
+                    own = {"one": chosen[label], "method": _named(chosen[label], label)}
+                    yield dict.fromkeys(COLUMNS) | row | own | told
+
+
+@lru_cache(maxsize=64)
+def _finished(budget: str, evidence: Evidence, number: int) -> dict[str, str]:
+    """Of the group `number` the members that have a finished cell, by their arguments."""
+    group, _ = _groups(budget, evidence)[number]
+    first = group.cells[group.cells["state"] == "done"].drop_duplicates("member").set_index("member")
+    return {key: _arguments(first.loc[key]) for key in group.members if key in first.index}
+
+
+@lru_cache(maxsize=256)
+def _against_one(
+    budget: str, evidence: Evidence, number: int, base: str, published: frozenset[tuple[tuple[str, ...], Step]]
+) -> list[dict[str, Any]]:
+    """Rows of PSNR of all finished members of the group `number` that have a difference from `base`, made once: several
+    claims compare with the same network."""
+    group, setting = _groups(budget, evidence)[number]
+    group = replace(group, base=base, members={key: group.members[key] for key in _finished(budget, evidence, number)})
+    rows = (
+        row
+        for dataset in _sets(group)
+        for row in _dataset(group, setting, dataset, evidence, dict(published), ("psnr",))
+    )
+    return [row for row in rows if row["metric"] == "psnr" and row.get("difference") is not None]
 
 
 def _named(arguments: str, label: str) -> str:
