@@ -25,10 +25,12 @@ from reports.costs import tables as efficiency
 from reports.figures import index
 from reports.pages import analysed, machines, performance, pilot, report
 from reports.statistics import coverage
+from reports.tables import sensitivity
 from reports.tables.analyses import changes
 from reports.tables.render import text_grid
 from results import measured, records
 from results.agreement import pairs
+from results.costs import whole
 from results.evidence import Evidence
 from results.store import Store
 
@@ -97,10 +99,10 @@ def filled(text: str, made: Tables) -> str:
 def write() -> list[str]:
     """Puts the tables of now into the documents, and draws anew the figures whose records changed.
 
-    Before that, what two machines scored is written into `limits.FILE`, which tables go by. Returns a line per file
-    that could have changed.
+    Before that, what two machines scored is written into `limits.FILE`, which tables go by, and what whole pictures
+    score into `whole.TILING`, which `restore` tells. Returns a line per file that could have changed.
     """
-    lines = [pairs.write()]
+    lines = [pairs.write(), write_tiling()]
     for name, made in tables().items():
         path = FOLDER / name
         old = path.read_text()
@@ -109,6 +111,13 @@ def write() -> list[str]:
             records.write_bytes(path, new.encode())
         lines.append(f"{path}: {'written' if new != old else 'as before'}")
     return lines + [f"{draw(name)}: written" for name in FIGURES if records_of(figure(name)) != digest(name)]
+
+
+def write_tiling() -> str:
+    """Puts what whole pictures score beside tiles into `whole.TILING`. Returns a line."""
+    old = whole.TILING.read_bytes() if whole.TILING.exists() else b""
+    records.write_json(whole.TILING, {"command": pairs.COMMAND, "rows": sensitivity.whole_pictures(_committed())})
+    return f"{whole.TILING}: {'as before' if whole.TILING.read_bytes() == old else 'written'}"
 
 
 # --- figures --------------------------------------------------------------------------------------------------------

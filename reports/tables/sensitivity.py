@@ -28,6 +28,7 @@ CAPTION = (
 )
 NEEDS = "no weights are scored by a protocol other than the official one (runner.py sweep)"
 OFFICIAL = "Gumbel, tiles (official)"
+WHOLE = "Gumbel, whole image"
 IDENTICAL = "identical"  # as whole images and tiles are where no picture is larger than a tile
 _ROUTING = {"gumbel": "Gumbel", "argmax": "argmax"}
 _LEFT_OUT = "seed"
@@ -48,6 +49,17 @@ def rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
         if set(own["setting"]) > {OFFICIAL}:
             for dataset in sorted(own["dataset"].unique(), key=_natural):
                 yield from _dataset(own[own["dataset"] == dataset], images, f"weights {weights[:8]}", task, dataset)
+
+
+def whole_pictures(evidence: Evidence) -> list[dict[str, Any]]:
+    """What whole pictures score beside tiles, classes drawn in both: the rows of `results.costs.whole.TILING`."""
+    return [
+        {name: row[name] for name in ("model", "task", "dataset")}
+        | {"weights": row["setting"].removeprefix("weights "), "pictures": row["df"] + 1}
+        | {name: round(row[of], 6) for name, of in (("psnr", "difference"), ("low", "low"), ("high", "high"))}
+        for row in rows(evidence)
+        if row["method"] == WHOLE and row["metric"] == "psnr" and row["verdict"] != IDENTICAL and row.get("df")
+    ]
 
 
 def known(evidence: Evidence) -> bool:

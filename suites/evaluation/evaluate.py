@@ -147,10 +147,11 @@ def samples(
                 output = rearrange(output, "1 c h w -> h w c").float().contiguous().cpu().numpy()
         except tiling.TilingError as error:
             raise EvaluationError(f"{stem}: {error}") from None
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            asked = "; ".join(" ".join(str(error).split()).split(". ")[1:3])  # how much, and how much there is
             raise EvaluationError(
                 f"{stem}: {lq.shape[0]}x{lq.shape[1]} pixels do not fit into the memory of {device} with tiling "
-                f"{protocol.tiling}: use smaller tiles"
+                f"{protocol.tiling}{asked and f' ({asked})'}: use official tiles, or smaller ones"
             ) from None
         if not np.isfinite(output).all():
             raise EvaluationError(f"{stem}: the network gave values that are not finite (in {protocol.precision})")

@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 import models
 from suites.evaluation import restoration
+from suites.evaluation.restoration.outlook import Outlook
 from suites.spec import Protocol, Task
 from tests.runner.helpers import Command, files, photo, refused
 
@@ -59,6 +60,20 @@ def test_restore_says_before_computing_that_it_cannot_write(
     refused(command("restore", picture, tmp_path / "file" / "folder", *tiny), "is a file, not a folder")
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     refused(command("restore", picture, tmp_path / "new" / "out.png", *tiny), "you may not write there")
+
+
+def test_restore_says_how_it_takes_pictures_and_begins_none_that_does_not_fit(
+    command: Command, tmp_path: Path, tiny_weights: Path, monkeypatch
+) -> None:
+    small, large = photo(tmp_path / "own" / "a.png", side=20), photo(tmp_path / "own" / "b.png", side=24)
+    asked = ["restore", small.parent, tmp_path / "out", "--model", "mambairv2-tiny", "--weights", tiny_weights]
+    monkeypatch.setattr(
+        Outlook, "lacks", lambda self, size: "24x24 needs more: use tiles" if size == (24, 24) else None
+    )
+    status, out, _ = command(*asked, "--tiles", "16")
+    assert status == 1 and f"failed: {large}: 24x24 needs more: use tiles" in out
+    assert out.startswith("20x20: 4 tiles (--tiles 16) that overlap by 10 %; precision fp32, scan ")
+    assert list(files(tmp_path / "out")) == ["a.png"]
 
 
 def test_a_full_disk_is_a_sentence(command: Command, tmp_path: Path, tiny_weights: Path, monkeypatch) -> None:

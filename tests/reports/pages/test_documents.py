@@ -10,6 +10,7 @@ from reports.figures.index import FigureError
 from reports.pages import documents
 from results import measured
 from results.agreement import limits
+from results.costs import whole
 
 MADE = documents.tables()
 
@@ -36,13 +37,14 @@ def test_the_command_fills_them_and_leaves_the_text(tmp_path, monkeypatch, capsy
     for name, text in old.items():
         emptied = documents.BLOCK.sub(r"\1old\n\3", text) if name != "pilot.md" else text
         (tmp_path / name).write_text(emptied)
-    content = limits.FILE.read_bytes()
+    content, tiling = limits.FILE.read_bytes(), whole.TILING.read_bytes()
     monkeypatch.setattr(limits, "FILE", tmp_path / "agreement.json")
+    monkeypatch.setattr(whole, "TILING", tmp_path / "tiling.json")
     runner.tables(documents=True)
-    assert limits.FILE.read_bytes() == content
+    assert limits.FILE.read_bytes() == content and whole.TILING.read_bytes() == tiling
     assert {name: (tmp_path / name).read_text() for name in MADE} == old
-    first, *lines = capsys.readouterr().out.splitlines()
-    assert first.endswith("agreement.json: written")
+    first, second, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("agreement.json: written") and second.endswith("tiling.json: written")
     drawn = [f"{tmp_path}/figures/{name}.png: written" for name in documents.FIGURES if name != "erf"]
     assert lines[len(MADE) :] == drawn  # all that are not there
     lines = lines[: len(MADE)]

@@ -304,9 +304,13 @@ def test_values_that_are_not_finite_stop_the_evaluation(make_set):
 def test_running_out_of_memory_says_what_to_do():
     class Huge(Enlarge):
         def forward(self, x, labels=None):
-            raise torch.OutOfMemoryError("tried to allocate 1 TiB")
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 1.00 TiB. GPU 0 has a total capacity of 139.80 GiB of which "
+                "9.00 GiB is free. Including non-PyTorch memory, this process has 5.00 GiB memory in use."
+            )
 
-    with pytest.raises(EvaluationError, match=r"24x20 pixels do not fit .* tiling none: use smaller tiles"):
+    words = r"24x20 pixels do not fit .* none \(Tried to allocate 1.00 TiB; GPU 0 .* 9.00 GiB is free\): use official"
+    with pytest.raises(EvaluationError, match=words):
         restore(Huge(), unit(picture(24, 20)), Protocol.official(SR, tiling="none"), "a")
 
 
