@@ -1,10 +1,12 @@
 """What a scan direction costs: the light network with other numbers of scans, without the sort or without prompts, and
 the four-scan network before it, all over the light network as published, size by size."""
 
+from typing import Any
+
 import pandas as pd
 
 from reports.charts.chart import PANEL, Axis, Chart, NothingToDraw, panels, spread
-from reports.charts.resolution import MEASURES, TICKS, inference
+from reports.charts.resolution import MEASURES, OPEN, TICKS, inference, rank
 from reports.costs import frames
 from results.evidence import Evidence
 
@@ -20,14 +22,14 @@ def chart(evidence: Evidence) -> Chart:
     """A line per change over the pixels, a panel per machine. Raises NothingToDraw."""
     import altair as alt
 
-    data = rows(frames.exact(inference(frames.timed())))
+    data = rows(inference(frames.timed(every=True)))
     if data.empty:
         raise NothingToDraw(f"no committed sweep has the light network with other numbers of scans: {MEASURES}")
     data = pd.concat([labelled(part) for _, part in data.groupby("panel", sort=False)], ignore_index=True)
     tips = [alt.Tooltip(f"{name}:N") for name in ("network", "size", "ms", "times", "noise", "of")]
     base = alt.Chart().encode(
         x=alt.X(
-            **{"shorthand": "pixels:Q", "title": "pixels of the input"},
+            **{"shorthand": "pixels:Q", "title": f"pixels of the input{OPEN if data['noise'].any() else ''}"},
             scale=alt.Scale(type="log", padding=20, nice=False),
             axis=alt.Axis(values=TICKS, format="~s"),
         ),
@@ -69,11 +71,23 @@ def labelled(part: pd.DataFrame) -> pd.DataFrame:
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
     """A row per machine, change and size that the light network was timed at too, in the same sweep: another commit
     has other kernels."""
-    bases = frame[frame["subject"].isin((LIGHT, f"{frames.CODE}{LIGHT}"))].to_dict("records")
-    one = {(row["source"], row["backend"] == "official", row["pixels"]): row for row in bases}
     made = []
-    for row in frame[frame["subject"].isin(SHOWN)].sort_values("pixels").to_dict("records"):
-        if (base := one.get((row["source"], row["backend"] == "official", row["pixels"]))) is None:
+    for _, sweep in frame.groupby("source", sort=False):
+        made += _of(frames.exact(sweep))
+    if not made:
+        return pd.DataFrame()
+    found = pd.DataFrame(made).rename(columns={"of": "source"})
+    found = frames.of_one_sweep(found, ("panel", "network")).rename(columns={"source": "of"})
+    return found.sort_values(["rank", "pixels"], kind="stable").drop(columns="rank")
+
+
+def _of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Those of one sweep."""
+    bases = frame[frame["subject"].isin((LIGHT, f"{frames.CODE}{LIGHT}"))].to_dict("records")
+    one = {(row["backend"] == "official", row["pixels"]): row for row in bases}
+    made = []
+    for row in frame[frame["subject"].isin(SHOWN)].to_dict("records"):
+        if (base := one.get((row["backend"] == "official", row["pixels"]))) is None:
             continue
         clock = ", processor's time" if row["clock"] == "processor" else ""
         clock = ", official code" if row["subject"] == OFFICIAL else clock
@@ -81,5 +95,5 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
         told |= {"size": f"{row['height']}x{row['width']}", "pixels": row["pixels"], "ratio": row["ms"] / base["ms"]}
         told |= {"ms": f"{row['ms']:,.4g} and {base['ms']:,.4g}", "times": f"{row['ms'] / base['ms']:.2f}"}
         noise = dict.fromkeys((*row["noise"], *base["noise"]))
-        made.append(told | {"noise": ", ".join(noise), "of": row["source"]})
-    return pd.DataFrame(made)
+        made.append(told | {"noise": ", ".join(noise), "of": row["source"], "rank": (rank(row), bool(clock))})
+    return made

@@ -10,9 +10,9 @@ from reports.charts.resolution import MEASURES, inference
 from reports.costs import frames
 from results.evidence import Evidence
 
-WIDTH, HEIGHT = round(PANEL * 2.6), 380
+WIDTH, HEIGHT = round(PANEL * 3.2), 460
 TICKS = [10**n for n in range(6)]
-CLOSE = 12  # pixels
+PIECE = 6  # pixels
 CAPTION = "Roofline: operations per second against operations per byte, under the ceilings measured on the machine"
 
 
@@ -44,15 +44,16 @@ def chart(evidence: Evidence) -> Chart:
     layers = alt.layer(
         roofs.mark_line(strokeWidth=1, style="zero").encode(detail="roof:N"),
         roofs.mark_text(style="note", align="right", dy=-7).encode(text="label:N"),
+        points.mark_line(style="zero", strokeOpacity=0.35).encode(detail="line:N", order="intensity:Q"),
         points.mark_point(filled=True, size=45).encode(color=hue, tooltip=[alt.Tooltip(f"{name}:N") for name in tips]),
         points.mark_text(style="note", align="left", fontSize=10).encode(x="label_x:Q", y="label_y:Q", text="name:N"),
     ).properties(width=WIDTH, height=HEIGHT)
     drawn = layers.facet(panels(data["panel"]), columns=1, data=data)
     own = data[data["kind"] == "point"]
     text = (
-        f"{len(own)} calls at 360x640. The slanted line is the rate of a copy, the level ones matrix products in each "
-        "precision (tf32x3: a third of TF32), all measured on the same machine. A point far below both lines waits for "
-        "something else: launches, shuffles, exponentials, latency."
+        f"{len(own)} calls at 360x640; a line joins those of a network in several precisions. The slanted line is the "
+        "rate of a copy, the level ones matrix products in each precision (tf32x3: a third of TF32), all measured there. "
+        "A point far below both lines waits for something else: launches, shuffles, exponentials, latency."
     )
     return Chart(drawn, text, own[["panel", *tips]])
 
@@ -67,6 +68,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
         seconds, operations = row["ms"] / 1e3, frames.OPERATIONS * macs
         told = {
             "panel": row["machine"],
+            "line": frames.name(row["subject"]),
             "network": f"{frames.name(row['subject'])}{frames.mark(row)}",
             "precision": row["precision"],
         }
@@ -78,25 +80,27 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def named(part: pd.DataFrame, x: Axis, y: Axis) -> pd.DataFrame:
-    """A panel's rows with label_x, label_y: where the names of points stand free."""
-    own = part["kind"] == "point"
-    given = part[own]
+    """A panel's rows with label_x, label_y: where the names of networks stand free, at their fastest points."""
+    own, given = part["kind"] == "point", part[part["kind"] == "point"]
     across, up = x.pixels(given["intensity"]), y.pixels(given["rate"])
-    texts = once(given["network"].tolist(), across, up)
-    places = beside(across, up, texts, (WIDTH, HEIGHT))
+    first = given.groupby("line")["rate"].transform("max") == given["rate"]
+    texts = given["network"].where(first, "").tolist()
+    places = beside(across, up, texts, (WIDTH, HEIGHT), lines=crossed(part[~own], x, y))
     part = part.assign(label_x=part["intensity"], label_y=part["rate"], name="")
     part.loc[own, "name"] = texts
     part.loc[own, "label_x"], part.loc[own, "label_y"] = x.values(places[:, 0]), y.values(places[:, 1])
     return part
 
 
-def once(names: list[str], x: np.ndarray, y: np.ndarray) -> list[str]:
-    """The names, but "" where a point of the same name, which has it, is within CLOSE pixels."""
-    kept: list[int] = []
-    for i, name in enumerate(names):
-        if not any(names[k] == name and np.hypot(x[k] - x[i], y[k] - y[i]) < CLOSE for k in kept):
-            kept.append(i)
-    return [name if i in kept else "" for i, name in enumerate(names)]
+def crossed(roofs: pd.DataFrame, x: Axis, y: Axis) -> list[tuple[float, float, float, float]]:
+    """The ceilings as (left, low, right, high) in pixels; the slanted one in short level pieces."""
+    lines = []
+    for _, own in roofs.groupby("roof"):
+        (start, knee, end), (low, high, _) = x.pixels(own["intensity"]), y.pixels(own["rate"])
+        lines.append((knee, high, end, high))
+        steps = np.linspace(0, 1, max(2, round((knee - start) / PIECE)))
+        lines += [(start + (knee - start) * at, low + (high - low) * at) * 2 for at in steps]
+    return lines
 
 
 def roof(part: pd.DataFrame, farthest: float) -> pd.DataFrame:

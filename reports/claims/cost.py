@@ -23,7 +23,7 @@ class Growth:
 
 def growths(subject: str, precision: str) -> list[Growth]:
     """One for each GPU on which it was swept at SIZES sizes or more."""
-    frame = frames.fastest(frames.timed())
+    frame = frames.fastest(frames.of_one_sweep(frames.timed(every=True)))
     frame = frame[(frame["subject"] == subject) & (frame["precision"] == precision) & (frame["pixels"] >= LARGE)]
     frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
     frame = frame[(frame["backend"] == "triton") & (frame["clock"] == "wall")]

@@ -24,19 +24,21 @@ PRODUCTS = {"tf32x3": 3}  # of TF32 for one
 MAY_LACK = ("p10_ms", "p90_ms", "mib", "bytes", "params")  # columns that are None where it is not known
 STACK = ("torch", "triton")
 MODELS = re.compile(r"--models ('[^']*'|\S+)")  # of a command
+COMMIT = re.compile(r"commit (\w{7,8})")
 LISTED = 100  # characters of it that are shown
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
 LOAD = 0.3  # of others' processes per core, beyond which a host is busy
 SLOW = ("reference", "chunked")  # scans in plain PyTorch, which nobody need wait for
 SPREAD = 0.1  # (p90 - p10) / median, beyond which a time is not one of a quiet machine
 KEEP = ("subject", "task", "mode", "batch", "precision", "backend", "launch", "height", "width", "pictures")
+SERIES = ("machine", "subject", "task", "mode", "batch", "precision", "backend", "pictures")  # differ in size alone
 ONE = {"pictures": ""}  # of a point that is no set of pictures
 
 
-def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
+def timed(sweeps: Sequence[Row] | None = None, every: bool = False) -> pd.DataFrame:
     """A row per point that has a time, the latest of each machine: KEEP, pixels (of a call), machine, ms, p10_ms,
     p90_ms, mib, noise, clock, bytes, params, source, and the machine's rates. Of the committed sweeps, and of profiles
-    where no sweep has the point.
+    where no sweep has the point. every: those of earlier sweeps too, whose kernels are others: for `of_one_sweep`.
 
     clock: "wall", or "processor" where one thread worked on a busy machine and its own time is known: `ms` is that.
     Of several threads it is their sum, which is no time of a call.
@@ -55,8 +57,8 @@ def timed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
             told |= {"mib": row["peak_mib"], "noise": noise, "rates": rates}
             told |= {"of_pictures": row.get("of_pictures", 1)}
             told |= {"bytes": None if row["backend"] == "mamba_ssm" else row.get("bytes")}  # not those of its operators
-            key = machine, *(told[name] for name in KEEP)
-            found[key] = told | {"source": source(sweep), "params": row["params"]}
+            told |= {"source": source(sweep), "params": row["params"]}
+            found[machine, *(told[name] for name in KEEP), told["source"] if every else ""] = told
     columns = [*KEEP, "of_pictures", "pixels", "machine", "clock", "ms", "noise", "source", "rates", *MAY_LACK]
     frame = pd.DataFrame(list(found.values()), columns=columns)
     for name in MAY_LACK:
@@ -91,7 +93,7 @@ def profiled() -> dict[tuple, Row]:
             own |= {"noise": [f"readings spread by {spread:.0%}"] if spread > SPREAD else [], "bytes": None}
             params = next((one["params"] for (name, *_), one in counts.items() if name == subject), None)
             own |= {"rates": rates, "params": params, "source": source(told)}
-            found[(machine, *(own[name] for name in KEEP))] = own
+            found[machine, *(own[name] for name in KEEP), ""] = own
     return found
 
 
@@ -120,6 +122,11 @@ def source(sweep: Row) -> str:
     return f"{told}, {machine_name(machine)}, {versions}, {run['started'][:10]}"
 
 
+def commit(text: str) -> str:
+    """Of what `source` says."""
+    return COMMIT.search(text)[1]
+
+
 def name(subject: str) -> str:
     """As the tables call it: "MambaIRv2-light scans=2"."""
     first, _, rest = subject.partition(" ")
@@ -134,6 +141,17 @@ def mark(row: Row) -> str:
 
 def whose(subject: str) -> str:
     return "this architecture" if subject.removeprefix(CODE).startswith("mambairv2") else "others"
+
+
+def of_one_sweep(frame: pd.DataFrame, alike: Sequence[str] = SERIES, across: str = "pixels") -> pd.DataFrame:
+    """Of what is `alike` the rows of one sweep, which can be compared: that with most values of `across`, the latest of
+    several."""
+    if frame.empty:
+        return frame
+    alike = list(alike)
+    many = frame.groupby([*alike, "source"], sort=False)[across].transform("nunique")
+    frame = frame[many == many.groupby([frame[name] for name in alike]).transform("max")]
+    return frame[frame["source"] == frame.groupby(alike)["source"].transform("last")].reset_index(drop=True)
 
 
 def fastest(frame: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,7 @@ NOTES = (
 
 def cards() -> list[Block]:
     """A row per network and precision whose memory is known, a block per machine."""
-    frame = frames.timed()
+    frame = frames.of_one_sweep(frames.timed(every=True))
     frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
     frame = frame[frame["mib"].notna() & frame["subject"].isin(frames.METHODS) & (frame["backend"] != "mamba_ssm")]
     blocks = []

@@ -8,18 +8,19 @@ from reports.tables.blocks.block import Block, Cell
 
 HEADER = ("network", "input", "mamba_ssm's scan, fp32 eager", "MiB", "ours, fp32 eager", "tf32x3 eager", "tf32x3 graph")
 HEADER = (*HEADER, "MiB of ours", "eager in fp32, times as fast")
+SAME = ["subject", "pixels", "source"]
 OURS = (("fp32", "eager"), ("tf32x3", "eager"), ("tf32x3", "graph"))
 
 
 def table() -> list[Block]:
     """A row per network and size that was timed with mamba_ssm's scan, a block per machine."""
-    frame = frames.timed()
+    frame = frames.timed(every=True)
     frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
     blocks = []
     for machine, part in frame.groupby("machine", sort=False):
         rows, theirs = [], part[part["backend"] == "mamba_ssm"]
         for row in theirs.sort_values(["subject", "pixels"], ascending=[False, True]).to_dict("records"):
-            same = (part["subject"] == row["subject"]) & (part["pixels"] == row["pixels"])
+            same = (part[SAME] == pd.Series(row)[SAME]).all(axis=1)
             found = [_one(part[same & (part["backend"] == "triton")], *how) for how in OURS]
             mib = next((ours["mib"] for ours in found if ours), None)
             texts = [frames.name(row["subject"]), f"{row['height']}x{row['width']}", _ms(row), figure(row["mib"])]

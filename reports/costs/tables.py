@@ -20,20 +20,22 @@ GROWTH = ("network", "precision", "sizes", "time ~ pixels^", "95 %", "from 256x2
 GROWTH = (*GROWTH, "proportional from", "to")
 LARGE = 256 * 256  # pixels from which the second exponent is taken
 TABLE = ("network", "params", "published", "GMAC", "as the paper", "published", "precision", "ms", "p10, p90", "MiB")
-TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "TB/s", "PSNR Urban100", "measured")
+TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "TB/s", "PSNR Urban100", "commit")
 DIRECTIONS = ("size", "precision", "0 scans", "1", "2", "4", "4 over 1", "SGN off", "ASE off", "MambaIR-light (4)")
 ELSEWHERE = ("network", "precision", "ms", "ns/pixel", "GB", "params")
 UNTIMED = ("network", "why", "points")
 MEASURED = "results/measured/"
 COUNTED = f"{MEASURED}counted: runner.py complexity --swept, or --all"
 LIGHT = "mambairv2-light"
-WAYS = {"0 scans": "scans=0", "1": "", "2": "scans=2", "4": "scans=4", "SGN off": "sgn=off", "ASE off": "ase=off"}
+WAYS = ("0 scans", "1", "2", "4", "SGN off", "ASE off", "MambaIR-light (4)")
+COMPARED = (f"{LIGHT} scans=0", LIGHT, *(f"{LIGHT} {part}" for part in ("scans=2", "scans=4", "sgn=off", "ase=off")))
+COMPARED = (*COMPARED, "mambair-light")
 PASSES = {"fp32": "fp32", "tf32x3": "tf32", "tf32": "tf32", "bf16": "bf16"}  # the rate that bounds a precision
 
 
 def growth() -> list[Block]:
-    """Exponents of time and memory against pixels, and where a pixel costs least."""
-    frame = costs.fastest(costs.timed())
+    """Exponents of time and memory against pixels, and where a pixel costs least; all sizes of one sweep."""
+    frame = costs.fastest(costs.of_one_sweep(costs.timed(every=True)))
     frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
     blocks = []
     for machine, part in frame.groupby("machine", sort=False):
@@ -80,7 +82,7 @@ def table() -> list[Block]:
             texts += ["" if pd.isna(row["bytes"]) else figure(row["bytes"] / row["ms"] / 1e9, 3)]
             cells = [Cell(costs.name(subject)), counted[0], _printed(method, "params"), counted[1], counted[2]]
             cells += [_printed(method, "macs"), *(Cell(text, source=row["source"]) for text in texts)]
-            rows.append([*cells, _printed(method, "psnr", "Urban100"), Cell(row["source"][-len("2026-01-01") :])])
+            rows.append([*cells, _printed(method, "psnr", "Urban100"), Cell(costs.commit(row["source"]))])
         if len({row[-1].text for row in rows}) == 1:  # said below
             rows = [[*row[:-1], Cell()] for row in rows]
         blocks += _block(f"{machine}{_clock(part)}:", TABLE, rows, left=1)
@@ -91,22 +93,17 @@ def directions() -> list[Block]:
     """What a scan direction, the sort and the prompts cost in the light network, size by size.
 
     All of a row are of one sweep: another one has other kernels."""
-    frame = costs.fastest(costs.timed())
+    frame = costs.timed(every=True)
     frame = frame[(frame["mode"] == "inference") & (frame["batch"] == 1) & (frame["task"] == "sr-x2")]
     frame = frame[frame["backend"] != "mamba_ssm"]
     blocks = []
     for machine, part in frame.groupby("machine", sort=False):
         rows = []
         for (_, precision), own in part.groupby(["pixels", "precision"]):
+            own = costs.fastest(costs.of_one_sweep(own[own["subject"].isin(COMPARED)], ("pixels",), "subject"))
             by_subject = {row["subject"]: row for row in own.to_dict("records")}
-            found = {label: by_subject.get(f"{LIGHT} {change}".strip()) for label, change in WAYS.items()}
+            found = {label: by_subject.get(subject) for label, subject in zip(WAYS, COMPARED, strict=True)}
             if not found["1"] or not found["4"]:
-                continue
-            found["MambaIR-light (4)"] = by_subject.get("mambair-light")
-            found = {
-                label: row if row and row["source"] == found["1"]["source"] else None for label, row in found.items()
-            }
-            if not found["4"]:
                 continue
             size = f"{found['1']['height']}x{found['1']['width']}"
             texts = {label: _time(row) if row else "" for label, row in found.items()}

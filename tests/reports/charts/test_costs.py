@@ -198,9 +198,34 @@ def test_each_precision_has_a_front_of_its_own(committed):
     assert fronts == {"tf32x3": {"MambaIRv2-light~", "MambaIRv2-B"}, "fp32": {"SwinIR-light", "SRFormer-light", "HAT"}}
 
 
-def test_points_of_one_network_that_lie_together_have_one_name():
-    x, y = np.array([0.0, 5.0, 5.0, 50.0]), np.array([0.0, 5.0, 5.0, 0.0])
-    assert roofline.once(["a", "a", "b", "a"], x, y) == ["a", "", "b", "a"]
+def test_a_network_of_several_precisions_has_one_name_at_its_fastest_point(committed):
+    drawn = roofline.chart(None).drawn.data
+    own = drawn[(drawn["kind"] == "point") & (drawn["line"] == "MambaIRv2-light")].set_index("precision")
+    assert own["name"].to_dict() == {"tf32x3": "", "bf16": "MambaIRv2-light", "fp32": ""}
+
+
+def test_sizes_are_compared_within_one_sweep(committed):
+    def light():
+        frame = frames.of_one_sweep(frames.timed(every=True))
+        own = frame[(frame["subject"] == "mambairv2-light") & (frame["precision"] == "tf32x3")]
+        return own.set_index("pixels")["ms"]
+
+    before, growth = light(), [row for block in efficiency.growth() for row in block.rows]
+    made = costs.sweep()
+    made["machine"] = costs.MACHINE | {"commit": "fedcba9876543210"}
+    subjects = ("mambairv2-light", "mambairv2-light scans=4", "mambairv2-light ase=off")
+    rows = [costs.row("mambairv2-light", (h, w), "tf32x3", median_ms=h * w / 1e5) for h, w in costs.SIZES[1:4]]
+    made["runs"] = [made["runs"][0] | {"started": "2026-01-02T00:00:00+00:00"}]
+    made["rows"] = [row | {"subject": subject} for subject in subjects for row in rows]
+    records.write_json(measured.FOLDER / "here" / "resolution-more.costs.json", {"exported": {}, "sweeps": [made]})
+    assert light().to_dict() == before.to_dict()  # six sizes before three
+    assert frames.timed()["source"].str.contains("commit fedcba9876").sum() == 9
+    after = [row for block in efficiency.growth() for row in block.rows]
+    assert [row for row in after if "ase=off" not in row[0].text] == growth
+    ratios = directions.chart(None).data.set_index(["network", "size"])["times"]
+    assert ratios["no prompts", "128x128"] == "1.00"  # over the light network of its own sweep
+    four = (costs.FIXED_MS + 190 * 128**2 / 1e6) / (costs.FIXED_MS + 150 * 128**2 / 1e6)
+    assert float(ratios["4 scans", "128x128"]) == pytest.approx(four, abs=0.005)
 
 
 def test_labels_move_no_farther_than_they_must_and_cover_nothing():
