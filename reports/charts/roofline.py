@@ -52,8 +52,8 @@ def chart(evidence: Evidence) -> Chart:
     own = data[data["kind"] == "point"]
     text = (
         f"{len(own)} calls at 360x640; a line joins those of a network in several precisions. The slanted line is the "
-        "rate of a copy, the level ones matrix products in each precision (tf32x3: a third of TF32), all measured there. "
-        "A point far below both lines waits for something else: launches, shuffles, exponentials, latency."
+        "rate of a copy, the level ones matrix products in each precision (tf32x3: a third of TF32), all measured "
+        "there. A point far below both lines waits for something else: launches, shuffles, exponentials, latency."
     )
     return Chart(drawn, text, own[["panel", *tips]])
 
