@@ -15,6 +15,7 @@ ASKED = {  # what families are called in a panel; others by their own names
     "scans": "How many attentive scans?",
     "semantics": "Does sorting need learning?",
     "pilot": "Pilot: ASE and SGN",
+    "recovery": "Trained on from the official weights",
 }
 ENOUGH = 3  # seeds whose intervals set the scale
 CAPTION = "Paired difference from the base against iterations, with 95 % intervals"
@@ -106,7 +107,8 @@ def differences(evidence: Evidence) -> pd.DataFrame:
     data = data[data.index.isin(chosen)]
     order = data.assign(variants=-data.groupby(["family", "length"])["variant"].transform("nunique"))
     first = {family: number for number, family in enumerate(dict.fromkeys(data["family"]))}
-    order = order.assign(first=data["family"].map(first)).sort_values(["length", "variants", "first"], kind="stable")
+    order = order.assign(first=data["family"].map(first), longest=-data["length"])
+    order = order.sort_values(["longest", "variants", "first"], kind="stable")
     return data.loc[order.index].drop(columns=["pair", "length", "family"]).reset_index(drop=True)
 
 

@@ -177,7 +177,7 @@ def _keep(drawn: Path, name: str, records_hash: str | None = None) -> Path:
     if records_hash:
         info.add_text(DRAWN_FROM, records_hash)
     with Image.open(drawn) as image:
-        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
         few.save(made, "png", optimize=True, pnginfo=info)
     records.write_bytes(figure(name), made.getvalue())
     return figure(name)
