@@ -1,7 +1,7 @@
 """What networks cost, as frames: the committed sweeps joined with what was counted and what was published."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,6 +25,7 @@ MAY_LACK = ("p10_ms", "p90_ms", "mib", "bytes", "params")  # columns that are No
 STACK = ("torch", "triton")
 MODELS = re.compile(r"--models ('[^']*'|\S+)")  # of a command
 COMMIT = re.compile(r"commit (\w{7,8})")
+MEASURED, DAY = re.compile(r"results/measured/([\w./-]+)"), "2026-01-01"
 LISTED = 100  # characters of it that are shown
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
 LOAD = 0.3  # of others' processes per core, beyond which a host is busy
@@ -125,6 +126,12 @@ def source(sweep: Row) -> str:
 def commit(text: str) -> str:
     """Of what `source` says."""
     return COMMIT.search(text)[1]
+
+
+def files(sources: Iterable[str]) -> str:
+    """A line that names the files of `source`s, with their commits and days; commands and versions are in the files."""
+    told = dict.fromkeys(f"`{MEASURED.search(text)[1]}` ({commit(text)}, {text[-len(DAY) :]})" for text in sources)
+    return f"- of results/measured: {', '.join(told)}"
 
 
 def name(subject: str) -> str:

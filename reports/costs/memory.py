@@ -9,6 +9,7 @@ from reports.tables.blocks.block import Block, Cell, filled
 from results import measured
 
 CARDS = (8, 16, 24)  # GiB
+TOLD = 720 * 1280  # pixels: of a network that was measured up to fewer and fits the smallest card, nothing is told
 LEFT_MIB = 1024  # of a card that is not counted on: the driver's own, and what the allocator cannot use
 CARD = (
     "network",
@@ -40,13 +41,14 @@ def cards() -> list[Block]:
                 .groupby("pixels", as_index=False)
                 .agg({"mib": "min", "height": "first", "width": "first", "source": "last"})
             )
-            if len(own) > 2:
+            tells = own["pixels"].max() >= TOLD or own["mib"].max() > 1024 * CARDS[0] - LEFT_MIB
+            if len(own) > 2 and tells:
                 texts = [frames.name(subject), precision, figure(_each(own), 3)]
                 texts += [text for card in CARDS for text in _held(own, 1024 * card - LEFT_MIB)]
                 rows.append([Cell(text, source=own["source"].iloc[-1]) for text in texts])
         if rows:
-            sources = dict.fromkeys(f"- `{row[0].source}`" for row in rows)
-            blocks.append(Block(f"{machine}:", *filled(CARD, rows), [NOTES, *sources], (0, 1)))
+            notes = [NOTES, frames.files(row[0].source for row in rows)]
+            blocks.append(Block(f"{machine}:", *filled(CARD, rows), notes, (0, 1)))
     return blocks
 
 
@@ -94,6 +96,6 @@ def large() -> list[Block]:
             by_machine.setdefault(machine, []).append([Cell(text, source=source) for text in texts])
     blocks = []
     for machine, rows in by_machine.items():
-        notes = list(dict.fromkeys(f"- `{row[0].source}`" for row in rows))
+        notes = [frames.files(row[0].source for row in rows)]
         blocks.append(Block(f"{machine}:", *filled(LARGE, rows), notes, (0, 1, 2, 3)))
     return blocks

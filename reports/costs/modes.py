@@ -85,7 +85,7 @@ def _ms(row: dict[str, Any]) -> str:
 def _block(heading: str, header: tuple[str, ...], rows: list[list[Cell]], left: int) -> list[Block]:
     if not rows:
         return []
-    notes = [f"- `{source}`" for source in dict.fromkeys(row[0].source for row in rows)]
+    notes = [frames.files(row[0].source for row in rows)]
     if any(cell.text.endswith("~") for row in rows for cell in row):
         notes.insert(0, "~: the machine was not quiet; the file says in what way.")
     return [Block(heading, *filled(header, rows), notes, tuple(range(left)))]

@@ -29,8 +29,7 @@ def table() -> list[Block]:
             texts += [f"{row['ms'] / found[0]['ms']:.2f}{noisy}" if found[0] else ""]
             rows.append([Cell(text, source=row["source"]) for text in texts])
         if rows:
-            notes = [f"- `{source}`" for source in dict.fromkeys(row[0].source for row in rows)]
-            blocks.append(Block(f"{machine}, ms:", HEADER, rows, notes, (0, 1)))
+            blocks.append(Block(f"{machine}, ms:", HEADER, rows, [frames.files(row[0].source for row in rows)], (0, 1)))
     return blocks
 
 

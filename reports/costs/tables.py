@@ -18,6 +18,7 @@ NO_CHALLENGE = "No sweep of it is committed: `runner.py profile --preset ntire` 
 NO_PICTURE = "No record is committed: `runner.py restore --json` makes one."
 GROWTH = ("network", "precision", "sizes", "time ~ pixels^", "95 %", "from 256x256", "95 %", "memory ~ pixels^", "95 %")
 GROWTH = (*GROWTH, "proportional from", "to")
+FEWEST = 4  # sizes of an exponent: the interval of three has one degree of freedom, and says nothing
 LARGE = 256 * 256  # pixels from which the second exponent is taken
 TABLE = ("network", "params", "published", "GMAC", "as the paper", "published", "precision", "ms", "p10, p90", "MiB")
 TABLE = (*TABLE, "ns/pixel", "TFLOP/s", "share of ceiling, %", "TB/s", "PSNR Urban100", "commit")
@@ -42,7 +43,7 @@ def growth() -> list[Block]:
         rows = []
         for (subject, precision, backend), own in part.groupby(["subject", "precision", "backend"], sort=False):
             own = own.sort_values("pixels")
-            if own["pixels"].nunique() < 3 or backend == "mamba_ssm":
+            if own["pixels"].nunique() < FEWEST or backend == "mamba_ssm":
                 continue
             time, large = exponent(own["pixels"], own["ms"]), own[own["pixels"] >= LARGE]
             texts = [str(time.sizes), figure(time.slope, 3), span(time.low, time.high)]
@@ -184,7 +185,7 @@ def _block(heading: str, header: Sequence[str], rows: list[list[Cell]], left: in
         return []
     names, cells = filled(header, rows)
     used = dict.fromkeys(cell.source for row in cells for cell in row if cell.source.startswith(MEASURED))
-    notes = [f"- `{text}`" for text in used if text != COUNTED]
+    notes = [costs.files(text for text in used if text != COUNTED)]
     if any(cell.text.endswith(("~", "(noisy)")) for row in cells for cell in row):
         notes.insert(0, "~: the machine was not quiet; the file says in what way.")
     return [Block(heading, names, cells, notes, tuple(range(left)))]
