@@ -72,6 +72,6 @@ def _stored(records: list[Record], image: str | None) -> tuple[Record, str]:
             if record.arrays(name):
                 return record, name
     raise ValueError(
-        "maps of classes are not committed, and this store has none: "
-        "`runner.py analyse sgn MODEL ...` measures them, --results names the store"
+        "no maps of these classes: they are committed of pictures that may be shown alone, and this store has none "
+        "(`runner.py analyse sgn MODEL ...` measures them, --results names the store)"
     )

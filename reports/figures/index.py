@@ -25,22 +25,25 @@ class FigureError(ValueError):
 @dataclass(frozen=True)
 class Figure:
     """caption: one line. draw: writes the figure of what is stored and committed to a path, in the format that its
-    suffix names. chart: the same by Vega-Lite, which the report prefers. One of both is there."""
+    suffix names. chart: the same by Vega-Lite, which the report prefers. One of both is there. raster: whether it is
+    of pixels or of so many lines that the report does not try it as SVG first."""
 
     caption: str
     draw: Callable[[Path, Evidence], None] | None = None
     chart: Callable[[Evidence], Chart] | None = None
+    raster: bool = False
 
 
-def of(evidence: Evidence, analysis: str) -> list[Record]:
+def of(evidence: Evidence, analysis: str, whole: bool = True) -> list[Record]:
     """What there is of an analysis, of networks without an intervention, by name.
 
-    Of what is committed, sets that are not whole and cells that were trained here are left out: the store's are shown.
+    Of what is committed, cells that were trained here are left out, and if `whole` sets that are not: the store's are
+    shown.
     """
     found = [one for one in evidence.analyses if one.key["analysis"] == analysis]
     found = [one for one in found if one.key["parameters"].get("intervention", "unchanged") == "unchanged"]
     trained = set(evidence.cells["weights"])
-    found = [one for one in found if one.folder or (one.complete and one.key["weights"] not in trained)]
+    found = [one for one in found if one.folder or (whole <= one.complete and one.key["weights"] not in trained)]
     return sorted(found, key=lambda one: (one.key["model"], network_name(one), one.key["dataset"]))
 
 
@@ -76,10 +79,12 @@ FIGURES = {
     "lam": Figure(
         "Local attribution maps of the same windows for several networks, and their diffusion indices",
         lambda path, evidence: attribution.draw(shared(evidence, "lam"), path),
+        raster=True,
     ),
     "erf": Figure(
         "Effective receptive fields, and how much of them lies in squares around the centre",
         lambda path, evidence: field.draw(shared(evidence, "erf"), path),
+        raster=True,
     ),
     "decay": Figure(
         "How the states of scans decay, and how much of a scan's output is older than k steps",
@@ -88,6 +93,7 @@ FIGURES = {
             path,
             [one for one in evidence.analyses if one.key["analysis"] == "interventions"],
         ),
+        raster=True,
     ),
     "redundancy": Figure(
         "How alike the directions of a scan are, layer by layer",
@@ -97,11 +103,13 @@ FIGURES = {
     "layers": Figure("What trained weights lose by a part of one layer", interventions.draw_layers),
     "sgn-classes": Figure(
         "Which class the pixels of a picture have, likeliest and as drawn, and the sequence that is scanned",
-        lambda path, evidence: classes.draw(of(evidence, "sgn-classes"), path),
+        lambda path, evidence: classes.draw(of(evidence, "sgn-classes", whole=False), path),
+        raster=True,
     ),
     "sgn-order": Figure(
         "How alike and how near pixels are that follow each other in the sequence of a scan, by order",
         lambda path, evidence: sequences.draw(shared(evidence, "sgn-order"), path),
+        raster=True,
     ),
     "prompts": Figure(
         "How large prompts are, how many classes are used, and whether these group anything, layer by layer",

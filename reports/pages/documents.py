@@ -6,7 +6,6 @@ written by hand. A figure says in its metadata which records it was drawn from. 
 """
 
 import hashlib
-import io
 import re
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from reports import claims
 from reports.costs import tables as efficiency
-from reports.figures import index
+from reports.figures import index, style
 from reports.pages import analysed, machines, performance, pilot, report
 from reports.statistics import coverage
 from reports.tables import sensitivity
@@ -53,16 +52,15 @@ FIGURES = {  # of docs/figures: the files under results/measured that each is dr
     "redundancy": ("*.redundancy.csv.xz",),
     "resolution": COSTS,
     "roofline": COSTS,
+    "sgn-classes": ("*.sgn-classes.arrays.xz",),
     "sgn-order": ("*.sgn-order.csv.xz",),
     "tradeoff": COSTS,
     "way": ("ablations*.csv.xz", "pilot*.csv.xz", "families/*/member.json"),
 }
-STORED = "sgn-classes"  # drawn from a store: its maps are too large to be committed
 PAGE = "report"  # the upper end of the report as a browser shows it
 PAGE_SIZE = 1280, 860
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRAWN_FROM = "Records"  # the name in a figure's metadata
-COLOURS = 256  # of a figure: a fifth to a half of the bytes, and no difference to the eye
 
 
 def tables() -> dict[str, Tables]:
@@ -131,7 +129,6 @@ def draw_all() -> Iterator[str]:
     """Draws every figure of docs/figures anew, and says of each what became of it."""
     for name in FIGURES:
         yield f"{draw(name)}: written"
-    yield f"{figure(STORED)}: left: it needs a store with its maps, `runner.py figures {STORED} --results STORE`"
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         yield f"{figure(PAGE)}: left: it needs a browser, one of {', '.join(BROWSERS)}"
@@ -172,14 +169,11 @@ def photograph(browser: str) -> Path:
 
 
 def _keep(drawn: Path, name: str, records_hash: str | None = None) -> Path:
-    """The picture as docs/figures/name.png, in COLOURS."""
-    made, info = io.BytesIO(), PngInfo()
+    """The picture as docs/figures/name.png, in few colours."""
+    info = PngInfo()
     if records_hash:
         info.add_text(DRAWN_FROM, records_hash)
-    with Image.open(drawn) as image:
-        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
-        few.save(made, "png", optimize=True, pnginfo=info)
-    records.write_bytes(figure(name), made.getvalue())
+    records.write_bytes(figure(name), style.few_colours(drawn, info, optimize=True))
     return figure(name)
 
 

@@ -22,6 +22,7 @@ from reports.charts import chart as charts
 from reports.claims import Judged
 from reports.costs import tables as efficiency
 from reports.figures import index as figures
+from reports.figures import style
 from reports.pages import assets, performance, pictures
 from reports.pages.contents import Contents
 from reports.tables import index
@@ -191,7 +192,7 @@ def _figure(name: str, evidence: Evidence, sources: _Sources, specs: dict[str, A
     part = {"kind": "figure", "id": f"figure-{name}", "title": figure.caption, "command": f"{RUN} figures {name}"}
     try:
         if figure.chart is None:
-            picture = _picture(lambda path: figure.draw(path, evidence))
+            picture = _picture(lambda path: figure.draw(path, evidence), figure.raster)
             return part | {"picture": picture, "summary": figure.caption}
         chart = figure.chart(evidence)
     except (ValueError, StoreError, FileNotFoundError) as error:  # there is nothing that can be drawn
@@ -203,19 +204,20 @@ def _figure(name: str, evidence: Evidence, sources: _Sources, specs: dict[str, A
     return part | {"summary": chart.summary, "data": table}
 
 
-def _picture(draw: Callable[[Path], None]) -> str:
+def _picture(draw: Callable[[Path], None], raster: bool) -> str:
     """A figure that draws a file, in a data URI: an image runs no script and loads nothing. SVG, or PNG where that is
-    HEAVY."""
+    HEAVY; PNG at once if `raster`."""
     import matplotlib
 
     with tempfile.TemporaryDirectory() as folder, matplotlib.rc_context({"svg.hashsalt": "report"}):
-        path = Path(folder) / "figure.svg"
-        draw(path)
-        drawn, kind = _DATED.sub("", path.read_text()).encode(), "svg+xml"  # the same store, the same bytes
-        if len(drawn) > HEAVY:
+        path, drawn, kind = Path(folder) / "figure.svg", b"", "svg+xml"
+        if not raster:
+            draw(path)
+            drawn = _DATED.sub("", path.read_text()).encode()  # the same store, the same bytes
+        if raster or len(drawn) > HEAVY:
             path = path.with_suffix(".png")
             draw(path)
-            drawn, kind = path.read_bytes(), "png"
+            drawn, kind = style.few_colours(path), "png"
     return f"data:image/{kind};base64,{base64.b64encode(drawn).decode()}"
 
 

@@ -5,7 +5,8 @@
 <name>.<analysis>.csv.xz    hash, then the columns of the rows; numbers with seven digits
 <name>.<analysis>.arrays.xz    for analyses of ARRAYS: safetensors of "<hash>/<image>/<array>", numbers with three
                              digits (BITS). Of a set of more than MANY images those of the first MANY (lam) or the mean
-                             of all, as of an image MEAN (erf). Arrays of other analyses stay in the store
+                             of all, as of an image MEAN (erf); maps of classes hold the picture and its whole size:
+                             those of pictures of FREE alone. Arrays of other analyses stay in the store
 """
 
 import io
@@ -22,7 +23,8 @@ from results import measured, records
 from results.analyses.folder import FIXED, MEAN, Record, folders, read, typed
 from results.records import StoreError
 
-ARRAYS = ("lam", "erf")  # small ones that no figure can do without
+ARRAYS = ("lam", "erf", "sgn-classes")  # what figures cannot do without
+FREE = ("embedded",)  # scikit-image's own pictures, which may be shown
 BITS = 10  # of a float32's mantissa
 MANY = 20  # images
 PROVENANCE = ("command", "started", "commit", "device")  # what every row must say of itself
@@ -83,6 +85,8 @@ def _export_arrays(found: list[Record], target: Path) -> list[str]:
 def _kept(record: Record) -> dict[str, dict[str, np.ndarray]]:
     """By image, the arrays of a record that are committed."""
     images = sorted(record.rows["image"].unique())
+    if record.key["analysis"] == "sgn-classes" and record.key["dataset"] not in FREE:
+        return {}
     if len(images) <= MANY or record.key["analysis"] != "erf":
         return {image: record.arrays(image) for image in images[:MANY]}
     stored = [own for image in images if (own := record.arrays(image))]

@@ -45,6 +45,28 @@ def test_small_arrays_are_committed_with_three_digits(stored, tmp_path):
     assert size < 0.8 * arrays["map/0"].nbytes
 
 
+def test_maps_of_classes_are_committed_of_pictures_that_may_be_shown(tmp_path):
+    """They hold the picture, and standard test pictures are not ours to give."""
+    maps = {"lq": np.zeros((3, 4, 3), np.uint8), "seed-0": np.arange(24, dtype=np.int16).reshape(2, 3, 4)}
+    for dataset in ("embedded", "Set5"):
+        rows = pd.DataFrame({"image": ["one"], "pixels": ["p"], "seed": [0], "changed": [1.0]})
+        key = folder.key("sgn-classes", {}, **(OWN | {"dataset": dataset}))
+        folder.add(
+            tmp_path / "store",
+            key,
+            rows,
+            MACHINE,
+            arrays={"one": maps},
+            expected=1,
+            question="?",
+            columns={"changed": "1"},
+        )
+    exported(tmp_path / "store", tmp_path)
+    found = {one.key["dataset"]: one.arrays("one") for one in committed.load(tmp_path / "measured")[0]}
+    assert found["Set5"] == {} and found["embedded"].keys() == maps.keys()
+    np.testing.assert_array_equal(found["embedded"]["seed-0"], maps["seed-0"])
+
+
 def test_of_large_sets_fewer_arrays_are_committed(tmp_path, monkeypatch):
     """Three images where two are many: the first two of lam, the mean of all of erf, which fields then read."""
     monkeypatch.setattr(committed, "MANY", 2)

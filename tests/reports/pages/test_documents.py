@@ -60,7 +60,7 @@ def test_a_table_that_nothing_makes_is_an_error():
 
 def test_every_figure_has_its_entry_and_its_place():
     folder = documents.FOLDER / "figures"
-    assert {path.stem for path in folder.iterdir()} == {*documents.FIGURES, documents.STORED, documents.PAGE}
+    assert {path.stem for path in folder.iterdir()} == {*documents.FIGURES, documents.PAGE}
     texts = [path.read_text() for path in (*documents.FOLDER.glob("*.md"), documents.FOLDER.parent / "README.md")]
     assert [path.name for path in folder.iterdir() if not any(f"figures/{path.name})" in text for text in texts)] == []
 
@@ -95,8 +95,8 @@ def test_the_command_draws_all_and_says_what_it_cannot(tmp_path, monkeypatch, ca
     monkeypatch.setattr(documents, "draw", documents.figure)
     monkeypatch.setattr(documents, "BROWSERS", ("no such browser",))
     runner.figures(documents=True)
-    *drawn, stored, page = capsys.readouterr().out.splitlines()
+    *drawn, page = capsys.readouterr().out.splitlines()
     assert drawn == [f"{tmp_path}/figures/{name}.png: written" for name in documents.FIGURES]
-    assert "--results STORE" in stored and "needs a browser" in page
+    assert "needs a browser" in page
     with pytest.raises(FigureError, match="which figure"):
         runner.figures()
