@@ -78,7 +78,8 @@ def differences(evidence: Evidence) -> pd.DataFrame:
         if base.empty:
             continue
         asked = ASKED.get(family, family if family == suite else f"{suite}, {family}")
-        title = f"{asked}; {dataset} {task.removeprefix('sr-')}, {budget}; minus {base.iloc[0]}"
+        where = f"{dataset} {task.removeprefix('sr-')}" + ("" if budget == family else f", {budget}")
+        title = f"{asked}; {where}; minus {base.iloc[0]}"
         cells = {label: tuple(sorted(own["hash"])) for label, own in part.groupby("label")}
         for label, found in against_base(values, base.iloc[0]).items():
             interval = found.interval

@@ -69,15 +69,15 @@ def _origin(evidence: Evidence, cells: pd.DataFrame, evaluations: pd.DataFrame) 
     committed = [int(frame["committed"].astype(bool).sum()) for frame in both]
     shown = f"{committed[1]} records of scores and {committed[0]} trained cells committed with this project"
     counts = {
-        "records of scores": len(evaluations),
-        "cells": len(cells),
-        "analyses": len(folder.folders(evidence.store.root)),
-        "sweeps of costs": len(lines.files(evidence.store.root)),
+        ("record of scores", "records of scores"): len(evaluations),
+        ("cell", "cells"): len(cells),
+        ("analysis", "analyses"): len(folder.folders(evidence.store.root)),
+        ("sweep of costs", "sweeps of costs"): len(lines.files(evidence.store.root)),
     }
     if not any(counts.values()):
         return f"The store is empty: all that is shown are {shown}. `python runner.py run smoke` fills it."
-    own = f"{' and '.join(f'{count} {name}' for name, count in counts.items() if count)} of this store"
-    return f"Shown are {own}, and beside them {shown}; every number says which of the two it is."
+    told = " and ".join(f"{count} {one if count == 1 else more}" for (one, more), count in counts.items() if count)
+    return f"Shown of this store: {told}; beside it {shown}. Every number says which of the two it is."
 
 
 class _Numbered:

@@ -30,7 +30,7 @@ def test_empty_store_says_what_to_do(store):
     assert "python runner.py run smoke" in text and "## Cells" not in text
     (store.root / "analyses" / "0123456789abcdef").mkdir(parents=True)
     told = report.gather(store).origin
-    assert "The store is empty" not in told and told.startswith("Shown are 1 analyses of this store")
+    assert told.startswith("Shown of this store: 1 analysis; beside it 0 records of scores")
 
 
 def test_everything_is_there(store, make):
