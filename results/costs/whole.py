@@ -1,10 +1,11 @@
 """What a picture takes whole, in one call, and what that changes beside the official tiles: of what is committed.
 
-Memory is of sweeps (`<machine>/*.costs.json`) and of restored pictures (`restore-*.json`), times are of profiles, and
-the scores those of `measured/tiling.json`, which `runner.py tables --documents` makes of the committed evaluations.
+Memory and times are of sweeps (`<machine>/*.costs.json`) and of restored pictures (`restore-*.json`), the scores those
+of `measured/tiling.json`, which `runner.py tables --documents` makes of the committed evaluations.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +27,13 @@ class Memory(NamedTuple):
 
 
 class Time(NamedTuple):
-    """Of a picture of height x width: `times` what one call takes, in tiles."""
+    """Seconds of a picture of height x width. tiles: of `restore` in official tiles, joined and rounded on the host.
+    call: of the GPU in one call."""
 
     height: int
     width: int
-    times: float
+    tiles: float
+    call: float
     where: str
 
 
@@ -49,18 +52,13 @@ class Change(NamedTuple):
 def calls(model: str, task: str, precision: str) -> list[Memory]:
     """What tensors take in one call of a network of the catalogue, input and weights included, by pixels."""
     found: dict[int, Memory] = {}
-    asked = {"subject": model, "task": task, "precision": precision, "backend": KERNELS, "mode": "inference"}
-    asked |= {"batch": 1, "status": "ok"}
-    for sweep in committed.load():
-        for row in sweep["rows"]:
-            if any(row[name] != value for name, value in asked.items()) or row.get("pictures"):
-                continue
-            if row["peak_mib"] is None:
-                continue
-            one = Memory(row["height"], row["width"], row["peak_mib"], sweep["machine"]["device"])
-            pixels = one.height * one.width
-            if pixels not in found or one.mib < found[pixels].mib:
-                found[pixels] = one
+    for device, row in _calls(model, task, precision):
+        if row["peak_mib"] is None:
+            continue
+        one = Memory(row["height"], row["width"], row["peak_mib"], device)
+        pixels = one.height * one.width
+        if pixels not in found or one.mib < found[pixels].mib:
+            found[pixels] = one
     return [found[pixels] for pixels in sorted(found)]
 
 
@@ -79,33 +77,42 @@ def needed(found: Sequence[Memory], pixels: int) -> float | None:
 
 def in_tiles(model: str, task: str, precision: str) -> Memory | None:
     """The most that was in use of a GPU, CUDA's own memory included, as pictures were restored in official tiles."""
-    rows = [
-        Memory(row["height"], row["width"], row["device_used_mib"], record["environment"]["device"])
-        for record in measured.profiles(kind="restore")
-        for row in record["rows"]
-        if (row["model"], row["task"], row["precision"], row["tiling"]) == (model, task, precision, "official")
-        and row["backend"] == KERNELS
-    ]
+    restored = _restored(model, task, precision)
+    rows = [Memory(row["height"], row["width"], row["device_used_mib"], device) for device, row in restored]
     return max(rows, key=lambda row: row.mib, default=None)
 
 
 def time(model: str, task: str, precision: str) -> Time | None:
-    """How many times as long tiles take as one call, by the latest profile that has both."""
-    found = None
-    for profile in measured.profiles():
-        own = [
-            row
-            for row in profile["rows"]
-            if (row["model"], row["task"], row["precision"], row["status"]) == (model, task, precision, "ok")
-            and row["mode"] == "inference"
-            and not row["overrides"]
-        ]
-        by_launch = {(row["launch"], row["height"], row["width"]): row["median_ms"] for row in own}
-        for (launch, height, width), ms in by_launch.items():
-            if launch == "tiles" and ("graph", height, width) in by_launch:
-                times = ms / by_launch["graph", height, width]
-                found = Time(height, width, times, profile["environment"]["device"])
-    return found
+    """Of the largest picture that was both restored in tiles and measured in one call, the shortest of each."""
+    calls: dict[tuple, float] = {}
+    for device, row in _calls(model, task, precision):
+        size = device, row["height"], row["width"]
+        calls[size] = min(row["median_ms"] / 1e3, calls.get(size, math.inf))
+    found: list[Time] = []
+    for device, row in _restored(model, task, precision):
+        size = row["height"], row["width"]
+        if (device, *size) in calls:
+            found.append(Time(*size, row["seconds"], calls[device, *size], device))
+    return max(found, key=lambda one: (one.height * one.width, -one.tiles), default=None)
+
+
+def _calls(model: str, task: str, precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(device, row) of every sweep's points of one picture, with the scan's kernels."""
+    asked = {"subject": model, "task": task, "precision": precision, "backend": KERNELS, "mode": "inference"}
+    asked |= {"batch": 1, "status": "ok"}
+    for sweep in committed.load():
+        for row in sweep["rows"]:
+            if all(row[name] == value for name, value in asked.items()) and not row.get("pictures"):
+                yield sweep["machine"]["device"], row
+
+
+def _restored(model: str, task: str, precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(device, row) of every picture that was restored in official tiles with the scan's kernels."""
+    asked = {"model": model, "task": task, "precision": precision, "tiling": "official", "backend": KERNELS}
+    for record in measured.profiles(kind="restore"):
+        for row in record["rows"]:
+            if all(row[name] == value for name, value in asked.items()):
+                yield record["environment"]["device"], row
 
 
 def changes(model: str, task: str) -> list[Change]:

@@ -100,8 +100,8 @@ class Outlook:
         """Of the whole picture in one call and official tiles the one that was not asked for."""
         tiles, told = self.protocol.tiling == "official", []
         if self.model and (time := whole.time(self.model, self.task.name, self.protocol.precision)) is not None:
-            share = 1 / time.times if tiles else time.times
-            told.append(f"{share:.2f} times the time (at {time.height}x{time.width} on {time.where})")
+            seconds = f"tiles took {time.tiles:.3g} s with joining, one call {time.call:.3g} s of the GPU"
+            told.append(f"{seconds} (at {time.height}x{time.width} on {time.where})")
         if tiles and (needed := self._needed(size, "none")) is not None:
             told.append(self._tensors(needed))
         found = whole.changes(self.model or "", self.task.name) if self.protocol.routing == "gumbel" else []
