@@ -26,9 +26,9 @@ def chart(evidence: Evidence) -> Chart:
         y=alt.Y("variant:N", sort=None, title=None), tooltip=[alt.Tooltip(f"{name}:N") for name in tips]
     )
     layers = alt.layer(
-        base.mark_rect(style="margin").encode(
-            x="margin_low:Q", x2="margin_high:Q", y=alt.value(0), y2=alt.value("height")
-        ),
+        alt.Chart()  # once a panel: as many as rows would darken each other
+        .mark_rect(style="margin")
+        .encode(x="min(margin_low):Q", x2="max(margin_high):Q", y=alt.value(0), y2=alt.value("height")),
         base.mark_rule(style="zero").encode(x="zero:Q", y=alt.value(0), y2=alt.value("height")),
         base.mark_rule(style="found").encode(x="mde_low:Q", x2="mde_high:Q"),
         base.mark_rule(style="line").encode(x="low:Q", x2="high:Q"),

@@ -143,12 +143,18 @@
       spec.spec.width = Math.min(spec.spec.width, 200);
     }
     const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: theme, defaultStyle: false };
-    vegaEmbed(node, spec, { ...options, tooltip: { disableDefaultStyle: true } }).then(() => {
+    const drawn = () => vegaEmbed(node, spec, { ...options, tooltip: { disableDefaultStyle: true } }).then(() => {
+      const picture = node.querySelector("svg");
+      if (spec.columns > 1 && picture.clientWidth > node.clientWidth) { // small multiples wrap where the page ends
+        spec.columns -= 1;
+        return drawn();
+      }
       // The picture as a whole has a label, and its numbers a table: single marks would only be noise.
-      for (const part of all("[role], [aria-roledescription], [aria-label]", node.querySelector("svg").parentNode)) {
+      for (const part of all("[role], [aria-roledescription], [aria-label]", picture.parentNode)) {
         for (const name of ["role", "aria-roledescription", "aria-label"]) part.removeAttribute(name);
       }
     });
+    drawn();
   }
 
   for (const root of all("[data-slider]")) {
