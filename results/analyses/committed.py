@@ -138,11 +138,12 @@ def _read(path: Path) -> list[Record]:
             key, columns = entry["key"], entry["columns"]
             if records.key_of(key) != name:
                 raise StoreError(f"{path}: the key of {name} belongs to {records.key_of(key)}")
-            rows = tables[key["analysis"]].get(name)
+            rows, labels = tables[key["analysis"]].get(name, (None, ()))
             if rows is None or (missing := [one for one in (*FIXED, *columns) if one not in rows.columns]):
                 raise StoreError(f"{path}: {name} lacks {'its rows' if rows is None else ', '.join(missing)}")
-            used = {label: environments[label] for label in rows["environment"].unique()}
-            rows = typed(rows[[*FIXED, *columns]])
+            used = {label: environments[label] for label in labels}
+            names = [*FIXED, *columns]
+            rows = rows if list(rows.columns) == names else rows[names]
             archive = arrays_path(path.with_name(stem), key["analysis"])
             where = {"archive": archive if archive.exists() else None}
             result.append(Record(key, int(entry["expected"]), entry["question"], columns, rows, used, **where))
@@ -151,17 +152,26 @@ def _read(path: Path) -> list[Record]:
     return result
 
 
-def _table(path: Path) -> dict[str, pd.DataFrame]:
-    """Rows by hash."""
+def _table(path: Path) -> dict[str, tuple[pd.DataFrame, list[str]]]:
+    """By hash the rows, and the labels of their environments. What can be done to all at once is: of hundreds of
+    records one by one it takes longer than to read them."""
     try:
         text = lzma.decompress(path.read_bytes()).decode()
         names = pd.read_csv(io.StringIO(text), nrows=0).columns
         empty = {name: [""] for name in names if name not in _TEXT}  # an image may be called NA
         options = {"dtype": dict.fromkeys(_TEXT, str), "keep_default_na": False, "na_values": empty}
         frame = pd.read_csv(io.StringIO(text), **options)
-        if set(FIXED) <= set(frame.columns):
-            frame = typed(frame)  # at once: of hundreds of records one by one it takes longer than to read them
-        return dict(list(frame.groupby("hash", sort=False)))
+        if not set(FIXED) <= set(frame.columns):
+            return {name: (rows, []) for name, rows in frame.groupby("hash", sort=False)}
+        codes, hashes = pd.factorize(frame["hash"])
+        frame = typed(frame.drop(columns="hash").iloc[np.argsort(codes, kind="stable")])
+        places = pd.DataFrame({"code": np.sort(codes), "environment": frame["environment"]}).drop_duplicates()
+        labels = places.groupby("code")["environment"].agg(list)
+        ends = np.cumsum(np.bincount(codes, minlength=len(hashes)))
+        found = {}
+        for name, start, end, own in zip(hashes, np.r_[0, ends[:-1]], ends, labels, strict=True):
+            found[name] = frame.iloc[start:end].reset_index(drop=True), own
+        return found
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing") from error
     except (OSError, lzma.LZMAError, UnicodeDecodeError, ValueError, KeyError) as error:

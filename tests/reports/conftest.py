@@ -7,8 +7,16 @@ from types import ModuleType
 
 import pytest
 
+from reports.pages import documents
 from results import measured, published
+from results.evidence import Evidence
 from results.store import Store
+
+
+@pytest.fixture(scope="session")
+def clone() -> Evidence:
+    """What is committed, as a clone without a store has it: read and judged once for all that ask it."""
+    return documents._committed()
 
 
 @pytest.fixture

@@ -1,27 +1,22 @@
 """docs/analyses.md and docs/classes.md say what the committed records say."""
 
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from reports.pages import documents
 from reports.statistics.intervals import mean_interval
-from results.analyses import Record, chosen, committed
+from results.analyses import Record
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEXT, CLASSES = ((DOCS / name).read_text() for name in ("analyses.md", "classes.md"))
-
-
-@cache
-def records() -> list[Record]:
-    return chosen(committed.load()[0])
 
 
 def asked(analysis: str, dataset: str, start: str) -> Record:
     """The record of an analysis of the weights whose SHA-256 begins so."""
     (found,) = (
         one
-        for one in records()
+        for one in documents._committed().analyses
         if (one.key["analysis"], one.key["dataset"]) == (analysis, dataset) and one.key["weights"].startswith(start)
     )
     return found

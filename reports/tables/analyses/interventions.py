@@ -119,7 +119,7 @@ class Part:
 
     @property
     def whole(self) -> bool:
-        return len(self.scores) == self.record.expected and bool(self.scores.notna().all(axis=None))
+        return len(self.scores) == self.record.expected and not np.isnan(self.scores.to_numpy()).any()
 
 
 def _parts(record: Record) -> Iterator[Part]:
@@ -136,7 +136,7 @@ def _parts(record: Record) -> Iterator[Part]:
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
     """PSNR by image and seed, both ascending (`Part.scores`); NaN where there is none."""
     image, images = pd.factorize(rows["image"].to_numpy(), sort=True)
-    seed, seeds = pd.factorize(rows["seed"].fillna(-1).to_numpy(dtype=int), sort=True)
+    seed, seeds = pd.factorize(rows["seed"].to_numpy(dtype=int, na_value=-1), sort=True)
     scores = np.full((len(images), len(seeds)), np.nan)
     scores[image, seed] = rows["psnr"].to_numpy(dtype=float, na_value=np.nan)
     return pd.DataFrame(scores, index=images, columns=seeds)
@@ -181,7 +181,7 @@ def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         row |= {"images": len(own), "expected": part.record.expected}
         row["seeds"] = _seeds(own, None if base is None else base.scores)
         row["machines"] = machine_text([part.machine] if interval is None else [part.machine, base.machine])
-        row["psnr"] = float(own.mean(axis=1).mean()) if part.whole else None
+        row["psnr"] = float(own.to_numpy().mean()) if part.whole else None
         if interval is not None:
             row |= {"difference": interval.mean, "low": interval.low, "high": interval.high, "p": corrected.get(name)}
             row |= {"median": float(found[name].median()), "worse": int((found[name] < 0).sum())}
@@ -224,27 +224,27 @@ def differences(changed: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
 
     Images that lack a seed of another image have no difference (NaN).
     """
-    seeds = [seed for seed in changed.columns if seed in base.columns]
     if list(changed.columns) == [-1]:
         return changed[-1] - base.mean(axis=1, skipna=False)
-    if not seeds:
-        return changed.mean(axis=1) * float("nan")
-    if changed.index.equals(base.index):
-        values = changed[seeds].to_numpy() - base[seeds].to_numpy()
-        return pd.Series(values.mean(axis=1), index=changed.index)
-    return (changed[seeds] - base[seeds]).mean(axis=1, skipna=False)
+    values = _by_seed(changed, base)
+    return pd.Series(values.mean(axis=1) if values.size else np.nan, index=changed.index)
+
+
+def _by_seed(changed: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
+    """The differences [images of `changed`, seeds that both have], dB; NaN where one of both is missing."""
+    if not changed.index.equals(base.index):
+        base = base.reindex(changed.index)
+    if not changed.columns.equals(base.columns):
+        seeds = changed.columns.intersection(base.columns)
+        changed, base = changed[seeds], base[seeds]
+    return changed.to_numpy() - base.to_numpy()
 
 
 def noise(changed: pd.DataFrame, base: pd.DataFrame) -> float | None:
     """dB: how much a picture's difference scatters between seeds, the root of the mean variance over pictures; None
     where fewer than two seeds are paired."""
-    seeds = [seed for seed in changed.columns if seed in base.columns]
-    if len(seeds) < 2:
-        return None
-    if not changed.index.equals(base.index):
-        base = base.reindex(changed.index)
-    by_seed = changed[seeds].to_numpy() - base[seeds].to_numpy()
-    return float(by_seed.var(axis=1, ddof=1).mean() ** 0.5)
+    values = _by_seed(changed, base)
+    return float(values.var(axis=1, ddof=1).mean() ** 0.5) if values.shape[1] > 1 else None
 
 
 def _seeds(changed: pd.DataFrame, base: pd.DataFrame | None) -> list[int]:

@@ -14,7 +14,6 @@ from reports.tables import index
 from reports.tables.rows import COLUMNS
 from results import published
 from results.evidence import Evidence
-from results.store import Store
 
 TOLD = claims.load()
 WORDS = (("costs", "aa"), ("no effect within 0.01 dB", "bb"))
@@ -26,11 +25,6 @@ ALL = [claim for section in claims.SECTIONS for claim in TOLD[section]]
 def judged(evidence: Evidence, name: str) -> claims.Judged:
     (claim,) = [claim for claim in ALL if claim["id"] == name]
     return claims.judge(evidence, [claim])[0]
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Evidence:
-    return Evidence(Store(tmp_path_factory.mktemp("clone") / "none"))
 
 
 def test_no_number_stands_in_the_file():

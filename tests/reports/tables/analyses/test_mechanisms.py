@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import t
 
 from reports.tables.analyses import classes, fields, mechanisms, text
-from results.analyses import committed
 from suites.analysis import erf
 from tests.reports.mechanisms import OFFICIAL
 
@@ -66,8 +65,8 @@ def test_what_is_missing_is_null_in_json_and_blank_in_the_table(made, tmp_path):
     assert mechanisms.lines("erf", []) == []
 
 
-def test_tables_fit_a_terminal_and_know_no_negative_zero():
-    found = [one for one in committed.load()[0] if one.key["weights"] == OFFICIAL]
+def test_tables_fit_a_terminal_and_know_no_negative_zero(clone):
+    found = [one for one in clone.copies if one.key["weights"] == OFFICIAL]
     names = {one.key["analysis"] for one in found} & {*mechanisms.SUMMARIES, *classes.SUMMARIES}
     assert names >= {"lam", "erf", "decay", "redundancy", "sgn-order", "prompts"}
     for name in names:
