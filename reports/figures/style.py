@@ -32,11 +32,13 @@ def blank(width: float, height: float) -> "Figure":
 
 
 def few_colours(drawn: Path, info: "PngInfo | None" = None, optimize: bool = False) -> bytes:
-    """The picture at `drawn` as a PNG of KEPT colours. optimize: a tenth smaller, in twice the time."""
+    """The picture at `drawn` as a PNG of KEPT colours. optimize: nearer and smaller, in five times the time."""
     from PIL import Image
 
     made = io.BytesIO()
     with Image.open(drawn) as image:
-        few = image.convert("RGB").quantize(KEPT, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(
+            KEPT, Image.Quantize.MEDIANCUT, kmeans=int(optimize), dither=Image.Dither.NONE
+        )
         few.save(made, "png", optimize=optimize, pnginfo=info)
     return made.getvalue()
