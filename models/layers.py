@@ -4,6 +4,8 @@ Tokens are [B, H, W, C] throughout; where layers are given `Tokens` (models.ops.
 parameters are the official ones, so that official state dicts load unchanged.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -155,6 +157,7 @@ def selective_scan(
     order: Tensor | None,
     backend: str,
     prompt: Prompt | None = None,
+    ready: Callable[[], None] = lambda: None,
     target: str = "C",
     memory: int | None = None,
 ) -> Tensor:
@@ -169,6 +172,7 @@ def selective_scan(
     directions, d_inner, dt_rank = module.dt_projs_weight.shape
     d_state, added = module.A_logs.shape[1], None
     if prompt is not None and not (target == "C" and kernels_allowed()):
+        ready()
         prompt, added = None, prompts_of_pixels(prompt, order)  # [B, K, L, d]
     u = Tokens(u)
     projected = linear(u, module.x_proj_weight.flatten(0, 1)).read()  # [B, L, K (R + 2N)]
@@ -179,6 +183,7 @@ def selective_scan(
     else:
         delta = delta @ module.dt_projs_weight.transpose(1, 2)  # [B, K, L, E]
     inputs = {"delta": delta, "B": B, "C": C}
+    ready()
     if added is not None and target in inputs:
         inputs[target] = inputs[target] + added
     y = attentive_scan(

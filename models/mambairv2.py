@@ -63,6 +63,7 @@ from models.layers import (
     selective_scan,
 )
 from models.ops.attention import relative_position_index, shift_mask
+from models.ops.common.beside import Beside
 from models.ops.common.dispatch import without_kernels
 from models.ops.common.precision import without_autocast
 from models.ops.fusion import Tokens, scaled
@@ -224,16 +225,20 @@ class AttentiveStateSpace(nn.Module):
     def forward(self, x: Tokens, factor: Tensor | None, context: Context) -> Tokens:
         """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C]."""
         x = Tokens(x.read(), x.waits)  # normalised once: the scan reads it and the router
-        u = self.CPE[0](self.in_proj[0](x).read())  # [B, H, W, E]
+        beside = Beside(x.values)
+        u = self.in_proj[0](x).read()  # [B, H, W, E]
         batch, height, width, _ = u.shape
-        classes, soft = self.route_pixels(x, context)
-        order, at = self.sequence(classes if context.labels is None else context.labels, context, batch)
+        with beside:
+            classes, soft = self.route_pixels(x, context)
+            order, at = self.sequence(classes if context.labels is None else context.labels, context, batch)
+        u = self.CPE[0](u)
         prompt = Prompt(self.table(factor), classes, soft, at) if self.config.ase == "on" else None
         y = selective_scan(
             self.selectiveScan,
             u.reshape(batch, height * width, -1),
             order=order,
             prompt=prompt,
+            ready=beside.join,
             target=self.config.prompt_target,
             backend=context.backend,
             memory=self.config.memory,

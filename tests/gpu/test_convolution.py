@@ -124,3 +124,17 @@ def test_compiled_convolutions_train(precision, monkeypatch):
         assert y.dtype == torch.float32  # as the residual
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.detach().abs().max()))
+
+
+@pytest.mark.parametrize("outputs", [12, 48])
+def test_gradients_of_weights_are_exact_and_the_same_every_time(outputs):
+    """At the size of a training step; products of bfloat16 numbers are exact in float32."""
+    from models.ops.conv3x3 import triton as kernels
+
+    x, dy = (torch.randn(16, 48, 48, channels, device="cuda").bfloat16() for channels in (48, outputs))
+    weight = torch.zeros(outputs, 48, 3, 3, device="cuda", dtype=torch.double, requires_grad=True)
+    y = torch.nn.functional.conv2d(x.double().permute(0, 3, 1, 2), weight, padding=1)
+    (exact,) = torch.autograd.grad(y, weight, dy.double().permute(0, 3, 1, 2))
+    found = [kernels.backward_weight(dy, x, "bf16") for _ in range(20)]
+    assert float((found[0][0] - exact).norm() / exact.norm()) < 2e-6
+    assert all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again, strict=True))

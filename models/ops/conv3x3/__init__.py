@@ -1,7 +1,7 @@
 """3x3 convolutions of tokens from all channels to all, and what is added to their result.
 
-Kernels (triton.py) take them on a GPU in the products of CHOSEN; PyTorch takes all others (reference.py). The kernels
-are one custom operator (operator.py), which torch.compile keeps whole.
+Kernels (triton.py) take them on a GPU in the products of CHOSEN; PyTorch takes all others (reference.py), but not the
+gradients of weights in bfloat16. The kernels are one custom operator (operator.py), which torch.compile keeps whole.
 """
 
 import torch
@@ -26,15 +26,19 @@ def convolution(module: nn.Module, x: Tensor, residual: Tensor | None = None) ->
             *before, module = module
             for step in before:
                 x = convolution(step, x)
-        if in_kernels(module):
+        if in_kernels(module) and products in CHOSEN:
             return convolve3x3(module, x, residual, products)
+        if in_kernels(module):
+            y = operator.WeightsInKernels.apply(x.to(torch.bfloat16), module.weight, module.bias)
+            return y if residual is None else y + residual
     return reference.convolution(module, x, residual)
 
 
 def chosen_products(x: Tensor) -> str | None:
-    """How kernels multiply in convolutions of x here, or None: PyTorch takes them."""
+    """How kernels multiply in convolutions of x here, or at least in the gradients of their weights; None: nowhere."""
     products = kernel_products(x) if uses_kernels(x) else None
-    return products if products in CHOSEN else None
+    learns = products == "bf16" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return products if products in CHOSEN or learns else None
 
 
 def in_kernels(module: nn.Module) -> bool:

@@ -4,6 +4,8 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from models.ops.common.operator import operator
@@ -49,6 +51,32 @@ def _context(ctx, inputs, output) -> None:
 
 
 convolution.register_autograd(_gradients, setup_context=_context)
+
+
+class WeightsInKernels(torch.autograd.Function):
+    """PyTorch's convolution of x [B, H, W, K] in bfloat16; the kernels make the gradients of weight and bias alone.
+
+    cudnn's deterministic one takes several times as long as its convolution, in float32 and from copies.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        rounded = weight.to(x.dtype)
+        ctx.save_for_backward(x, rounded)
+        return F.conv2d(x.permute(0, 3, 1, 2), rounded, bias.to(x.dtype), padding=1).permute(0, 2, 3, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from models.ops.conv3x3 import triton as kernels
+
+        x, weight = ctx.saved_tensors
+        images = dy.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)
+        ones = [1, 1]
+        dx, *_ = torch.ops.aten.convolution_backward(
+            *images, weight, None, ones, ones, ones, False, [0, 0], 1, [True, False, False]
+        )
+        return dx.permute(0, 2, 3, 1), *kernels.backward_weight(dy, x, "bf16")
 
 
 @register_flop_formula(torch.ops.mambair_bench.convolution)

@@ -252,6 +252,8 @@ def forward_blocks(channels: int, outputs: int, products: str) -> Blocks:
 def weight_parts(channels: int, outputs: int, products: str) -> Parts:
     """The cut of the gradient of weights [outputs, channels, 3, 3]."""
     sides = (max(16, min(64, triton.next_power_of_2(side))) for side in (channels, outputs))
+    if products == "bf16":  # nothing loaded ahead: Triton 3.6 would load dy anew while products still read it
+        return Parts(64, *sides, 4, 1)
     return Parts(32, *sides, 4 if products == "ieee" else 8, 2)
 
 

@@ -94,6 +94,23 @@ def test_parts_of_the_pixels_add_up(monkeypatch):
             assert float((a - b).norm() / b.norm()) < 5e-7
 
 
+def test_gradients_of_weights_alone_in_kernels():
+    """In bfloat16, of which products are exact in float32: only what PyTorch makes is rounded."""
+    x, weight, bias, _, dy = problem(CASES[0], False)
+    x, weight, dy = (t.bfloat16() for t in (x, weight, dy))
+    found, exact = [], []
+    for results, dtype, function in (
+        (found, torch.float32, conv3x3.operator.WeightsInKernels.apply),
+        (exact, torch.float64, lambda *inputs: plain(*inputs, None)),
+    ):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        y = function(leaves[0].bfloat16() if results is found else leaves[0], *leaves[1:])
+        results += [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
+    assert [t.dtype for t in found] == [torch.bfloat16, *[torch.float32] * 3]
+    for a, b, limit in zip(found, exact, (5e-3, 5e-3, 5e-7, 5e-7), strict=True):
+        assert float((a - b).norm() / b.norm()) < limit
+
+
 def test_rows_with_gaps_are_read_in_place(in_kernels):
     wide, (_, weight, bias, *_) = problem((2, 4, 6, 64, 8), False)[0], problem((2, 4, 6, 20, 24), False)
     x, residual = wide.float()[..., 20:40], wide.float()[..., 40:]
@@ -147,7 +164,9 @@ def test_products_for_which_kernels_are_chosen(monkeypatch):
     monkeypatch.setattr("models.ops.common.dispatch.has_kernels", lambda x: x.dtype != torch.float64)
     for products in ("tf32x3", "tf32", "bf16", None):
         monkeypatch.setattr(conv3x3, "kernel_products", lambda x, products=products: products)
-        assert conv3x3.chosen_products(torch.zeros(1)) == (products if products in conv3x3.CHOSEN else None)
+        with torch.no_grad():
+            assert conv3x3.chosen_products(torch.zeros(1)) == (products if products in conv3x3.CHOSEN else None)
+        assert conv3x3.chosen_products(torch.zeros(1)) == (None if products == "tf32" else products)
         assert conv3x3.chosen_products(torch.zeros(1, dtype=torch.float64)) is None
 
 
