@@ -244,15 +244,33 @@ def inference(model: nn.Module, device: torch.device, name: str) -> Iterator[Non
     """
     routed, training = models.capabilities_of(model).routed, model.training
     noise = model.noise if routed else None
-    model.to(device).eval()
+    ready = _is_ready(model, device)
+    if not ready:
+        model.to(device).eval()
     try:
         current = torch.cuda.device(device if device.type == "cuda" else -1)  # where kernels run
         with current, torch.no_grad(), precision(name, device):
             yield
     finally:
-        model.train(training)
+        if not ready:
+            model.train(training)
         if routed:
             model.noise = noise
+
+
+def _is_ready(model: nn.Module, device: torch.device) -> bool:
+    """Whether every part of the model is in evaluation mode and on `device`.
+
+    `to`, `eval` and `train` take ten times as long to change nothing: 13 ms of every picture for the 728 modules of a
+    light network, and `parameters` of each module three times as long as its dictionaries.
+    """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    for module in model.modules():
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if module.training or any(x is not None and x.device != device for x in tensors):
+            return False
+    return True
 
 
 def check_size(name: str, output: np.ndarray, lq: np.ndarray, task: Task) -> None:

@@ -410,3 +410,20 @@ def test_pictures_that_do_not_fit_are_refused():
         restore_picture(Enlarge(), np.zeros((8, 8, 5), np.uint8), SR, Protocol.official(SR))
     with pytest.raises(EvaluationError, match="needs 16x16"):
         restore_picture(Enlarge(3), picture(8, 8), SR, Protocol.official(SR))
+
+
+def test_a_network_is_put_into_evaluation_mode_and_back_but_left_alone_where_it_is_ready(monkeypatch):
+    def seen():
+        with evaluation.inference(network, torch.device("cpu"), "fp32"):
+            return network.training, network.inner.training
+
+    network = Enlarge()
+    network.inner = nn.Dropout()
+    assert seen() == (False, False) and network.training and network.inner.training
+    network.eval().inner.train()  # a part that is not as the whole
+    assert seen() == (False, False) and not network.inner.training
+    monkeypatch.setattr(network, "to", None)
+    assert seen() == (False, False)
+    network.gain = nn.Parameter(torch.ones(1, device="meta"))
+    with pytest.raises(TypeError, match="not callable"):  # of `to`, for a part on another device
+        seen()
