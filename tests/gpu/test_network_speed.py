@@ -128,6 +128,7 @@ SWITCHES = [  # every way through the network that an ablation takes
     {"prompt_order": "semantic", "routing": "argmax"},
     {"prompt_sharing": "network"},
     {"inner_rank": None, "num_tokens": 128, "ffn": "conv"},
+    {"embed_dim": 24},  # so many that gradients of convolutions' weights are kernels
 ]
 
 
