@@ -48,10 +48,18 @@ def test_windows_of_two_trainings():
     assert f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" in TEXT
 
 
-@pytest.mark.parametrize("steps", [1, 16])
+@pytest.mark.parametrize("steps", [1, 16, 256])
 def test_classes_without_noise_against_raster_order(steps):
-    for record in (asked("sgn-order", "Set5", start) for start in ("83798e96", "2609912b")):
+    for record in (asked("sgn-order", *of) for of in (("Set14", "83798e96"), ("BSD100", "2609912b"))):
         rows = record.rows[(record.rows["scope"] == "tile") & (record.rows["steps"] == steps)]
         images = rows.groupby(["order", "image"])["similarity"].mean()
         found = mean_interval((images["likeliest"] - images["raster"]).tolist())
         assert f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" in CLASSES
+
+
+def test_orders_beside_the_ideal():
+    rows = asked("sgn-order", "BSD100", "2609912b").rows
+    images = rows[(rows["scope"] == "window") & (rows["steps"] == 1)].groupby(["order", "image"])["similarity"].mean()
+    for order in ("nearest", "raster", "kmeans", "slic", "likeliest", "luma", "network"):
+        found = mean_interval(images[order].tolist())
+        assert f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]" in CLASSES, order

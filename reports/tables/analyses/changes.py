@@ -26,6 +26,14 @@ AT_ONCE = {
     "argmax routing": "routing/argmax",
     "no scan": "parts/assm-off",
 }
+# What is off in every layer where `layer-*/PART` is in one.
+IN_ALL = {
+    "prompts-zero": "prompts/zero",
+    "scan-off": "scan/off",
+    "attention-off": "parts/attention-off",
+    "assm-off": "parts/assm-off",
+}
+DEAREST = 3  # layers that are named
 MARKS = {verdicts.COSTS: "**{}**", verdicts.GAINS: "**{}**", verdicts.NO_EFFECT: "{} ="}
 
 
@@ -109,28 +117,30 @@ def _trained(row: dict) -> str:
 
 
 def layers(frame: pd.DataFrame) -> str:
-    """A row per layer, a column per network and part that is off in it, on the largest set that there is of each."""
-    own = frame[frame["question"].str.startswith("layers") & frame["difference"].notna()]
-    columns: dict[tuple[str, str], pd.DataFrame] = {}
-    for (network, question), part in own.groupby(["network", "question"], sort=False):
-        largest = max(part["dataset"].unique(), key=place)
-        columns[network, question.removeprefix("layers: ")] = part[part["dataset"] == largest]
-    keys = sorted(columns, key=lambda key: (order_of(key[0]), key[1]))
-    if not columns:
-        return "not measured yet"
-    names = sorted({name.partition("/")[0] for part in columns.values() for name in part["intervention"]})
+    """A row per part and network, on the largest set on which the part was off in every layer alone: in how many layers
+    that costs, gains or does nothing, the DEAREST of them, and what it costs in all layers at once."""
     rows = []
-    for name in names:
-        found = [columns[key].set_index("intervention") for key in keys]
-        places = [f"{name}/{part}" for _, part in keys]
-        cells = [_short(one.loc[at]) if at in one.index else "" for one, at in zip(found, places, strict=True)]
-        rows.append([name.removeprefix("layer-").lstrip("0") or "0", *cells])
-    header = [f"{network}, {columns[network, part]['dataset'].iloc[0]}: {part}" for network, part in keys]
-    return text_grid(("layer", *header), rows, 1)
+    for part, everywhere in IN_ALL.items():
+        own, told = frame[(frame["question"] == f"layers: {part}") & frame["low"].notna()], f"`{part}`"
+        for network, asked in sorted(own.groupby("network"), key=lambda pair: order_of(pair[0])):
+            dataset = max(asked["dataset"].unique(), key=place)
+            found = asked[asked["dataset"] == dataset].sort_values(
+                "difference", key=lambda column: column.astype(float)
+            )
+            counts = [(found["verdict"] == word).sum() for word in (verdicts.COSTS, verdicts.GAINS, verdicts.NO_EFFECT)]
+            dearest = "; ".join(f"{_layer(row)}: {cell(row)}" for row in found.head(DEAREST).to_dict("records"))
+            same = (frame["network"] == network) & (frame["dataset"] == dataset)
+            whole = [cell(row) for row in frame[same & (frame["intervention"] == everywhere)].to_dict("records")]
+            rows.append([told, f"{network}, {dataset}", *map(str, (*counts, len(found))), dearest, *(whole or [""])])
+            told = ""
+    header = ("off in one layer", "weights, set", "costs", "gains", "no effect", "of layers")
+    header = (*header, f"the {DEAREST} dearest layers, from 0", "in all at once")
+    return text_grid(header, rows, 2) if rows else "not measured yet"
 
 
-def _short(row: pd.Series) -> str:
-    return MARKS.get(row["verdict"], "{}").format(number(row["difference"], "psnr", signed=True))
+def _layer(row: dict) -> int:
+    """The number in `layer-07/scan-off`."""
+    return int(row["intervention"].partition("/")[0].removeprefix("layer-"))
 
 
 def seeds(frame: pd.DataFrame) -> str:
@@ -151,7 +161,9 @@ def seeds(frame: pd.DataFrame) -> str:
         wide = narrower[part["verdict"] != verdicts.NO_EFFECT]
         told = [f"{scatter.median():.3f}", f"{noise.median():.3f}", f"{100 * share.median():.1f} %"]
         told.append(f"{100 * wide.max():.1f} %" if len(wide) else "")
-        rows.append([network, dataset, str(len(part)), str(int(count.max())), *told])
+        fewest, most = int(count.min()), int(count.max())
+        asked = str(most) if fewest == most else f"{fewest} to {most}"
+        rows.append([network, dataset, str(len(part)), asked, *told])
     header = ("weights", "set", "changes", "seeds", "between pictures, dB", "between seeds, dB", "part of the variance")
     return text_grid((*header, f"{MORE} seeds narrow an interval by at most"), rows, 2)
 

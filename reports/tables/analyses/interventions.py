@@ -3,10 +3,10 @@
 The weights are fixed, so the unit is the picture: its difference is taken at the seeds of the routing noise that both
 have, and averaged over them; a change after which nothing is drawn is compared with the mean over the seeds of the
 unchanged network. Both sides are of one machine, since another's float32 differs in the last digits: where records of a
-store and committed ones know both, those are taken that share one, and the same commit where they can. The interval is
-of the mean over the pictures of a set, by Hall's transformation, because losses have a long tail: a few pictures lose
-much, most little. Holm's correction runs over what answers one question on one set. A set that is not whole has no mean
-and no interval.
+store and committed ones know both, those are taken that share one, with most seeds, and the same commit where they can.
+The interval is of the mean over the pictures of a set, by Hall's transformation, because losses have a long tail: a few
+pictures lose much, most little. Holm's correction runs over what answers one question on one set. A set that is not
+whole has no mean and no interval.
 """
 
 import re
@@ -144,7 +144,7 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _pair(parts: Sequence[Part], bases: Sequence[Part]) -> tuple[Part, Part | None]:
     """Of one intervention the part, and of the unchanged network that of the same machine, that have most in common:
-    images first, then the commit, then seeds."""
+    images first, then seeds, then the commit."""
     pairs = [(part, base) for part in parts for base in bases if part.place == base.place]
     if not pairs:
         return max(parts, key=lambda part: part.scores.size), None
@@ -154,7 +154,8 @@ def _pair(parts: Sequence[Part], bases: Sequence[Part]) -> tuple[Part, Part | No
     def common(pair: tuple[Part, Part]) -> tuple[Any, ...]:
         part, base = pair
         found = differences(part.scores, base.scores)
-        return found.notna().sum(), part.machine["commit"] == base.machine["commit"], base.scores.size
+        seeds = len(_seeds(part.scores, base.scores)) or base.scores.shape[1]  # without noise all of the base's count
+        return found.notna().sum(), seeds, part.machine["commit"] == base.machine["commit"]
 
     return max(pairs, key=common)
 

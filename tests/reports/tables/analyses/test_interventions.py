@@ -99,6 +99,17 @@ def test_of_two_bases_of_one_machine_that_of_the_same_commit_is_taken(store, tmp
     assert found["order/columns"] == pytest.approx(-8) and found["prompts/zero"] == pytest.approx(-0.5)
 
 
+def test_more_seeds_of_one_machine_come_before_another_machine_of_one_commit(store, tmp_path):
+    """As where a base was asked for more seeds later: its old ones are there still."""
+    other, elsewhere = Store(tmp_path / "other"), {"seeds": (0,), "device": "another GPU", "commit": "b" * 40}
+    ask(other, "unchanged", "unchanged", BASE[:, :1], **elsewhere)
+    ask(other, "prompts/zero", "prompts", BASE[:, :1] + 3, **elsewhere)
+    ask(store, "unchanged", "unchanged", BASE[:, :1], seeds=(2,), commit="c" * 40)
+    both = [record for root in (other.root, store.root) for record in every(root)[0]]
+    found = compare(both).set_index("intervention").loc["prompts/zero"]
+    assert found["difference"] == pytest.approx(-0.5) and found["seeds"] == [0, 1]
+
+
 def test_a_seed_that_one_lacks_is_no_pair():
     base = pd.DataFrame({0: [1.0, 2.0], 1: [5.0, 7.0]}, index=["a", "b"])
     assert list(differences(pd.DataFrame({1: [6.0, 7.0], 2: [0.0, 0.0]}, index=["a", "b"]), base)) == [1.0, 0.0]
@@ -148,7 +159,7 @@ def test_documents_show_every_change_by_set_and_what_seeds_are_worth(seeded):
     assert "0.000 = [-0.002, +0.002] 40 % |" in prompts and "+0.010 [" in prompts
     assert "| 3 of 5 images |" in changes.changes(frame, "order")
     layers = " ".join(changes.layers(frame).split())
-    assert "| official x2, Set5: scan-off |" in layers and layers.endswith("| 1 | **-0.500** |")
+    assert "| `scan-off` | official x2, Set5 | 1 | 0 | 0 | 1 | 1: **-0.500** [" in layers
     few = frame[frame["intervention"].isin(["layer-01/scan-off", "prompts/mean"])]
     share = (0.02 / 2) / 0.025  # of the seeds in the variance of a picture's difference
     narrower = 100 * (1 - np.sqrt(1 - share * (1 - 2 / 5)))
