@@ -107,8 +107,8 @@ class Outlook:
         found = whole.changes(self.model or "", self.task.name) if self.protocol.routing == "gumbel" else []
         if found:
             each = (f"{one.dataset} {one.psnr:+z.3f} ±{(one.high - one.low) / 2:.3f}" for one in found)
-            told.append(f"PSNR, whole less tiles: {', '.join(each)} dB (95 %, weights {found[0].weights})")
-        name = "whole, with --tiles none" if tiles else "official tiles, without --tiles"
+            told.append(f"PSNR of whole pictures less tiles: {', '.join(each)} dB (95 %, weights {found[0].weights})")
+        name = "or whole, with --tiles none" if tiles else "or in official tiles, without --tiles"
         return f"{name}: {'; '.join(told) or UNKNOWN}; see docs/efficiency.md"
 
     def _instead(self) -> str:
