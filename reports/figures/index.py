@@ -99,8 +99,10 @@ FIGURES = {
         "How alike the directions of a scan are, layer by layer",
         lambda path, evidence: redundancy.draw(shared(evidence, "redundancy"), path),
     ),
-    "interventions": Figure("What trained weights lose by one change, with 95 % intervals", interventions.draw_changes),
-    "layers": Figure("What trained weights lose by a part of one layer", interventions.draw_layers),
+    "interventions": Figure(
+        "What trained weights lose by one change, with 95 % intervals", interventions.draw_changes, raster=True
+    ),
+    "layers": Figure("What trained weights lose by a part of one layer", interventions.draw_layers, raster=True),
     "sgn-classes": Figure(
         "Which class the pixels of a picture have, likeliest and as drawn, and the sequence that is scanned",
         lambda path, evidence: classes.draw(of(evidence, "sgn-classes", whole=False), path),

@@ -185,8 +185,9 @@ def _of_set(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         row["psnr"] = float(own.to_numpy().mean()) if part.whole else None
         if interval is not None:
             row |= {"difference": interval.mean, "low": interval.low, "high": interval.high, "p": corrected.get(name)}
-            row |= {"median": float(found[name].median()), "worse": int((found[name] < 0).sum())}
-            row |= {"scatter": float(found[name].std()), "noise": noise(own, base.scores)}
+            values = found[name].to_numpy()
+            row |= {"median": float(np.median(values)), "worse": int((values < 0).sum())}
+            row |= {"scatter": float(values.std(ddof=1)) if len(values) > 1 else None, "noise": noise(own, base.scores)}
             row["verdict"] = verdicts.of_change(interval, corrected.get(name))
         elif not part.whole:
             row["verdict"] = f"{len(own)} of {part.record.expected} images"
@@ -201,7 +202,7 @@ def _differences(part: Part, base: Part | None) -> pd.Series | None:
     """By image; None unless every image of the set has one."""
     if base is None or len(part.scores) != part.record.expected:
         return None
-    found = differences(part.scores, base.scores.reindex(part.scores.index))
+    found = differences(part.scores, base.scores)
     return found if found.notna().all() else None
 
 
@@ -226,7 +227,8 @@ def differences(changed: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
     Images that lack a seed of another image have no difference (NaN).
     """
     if list(changed.columns) == [-1]:
-        return changed[-1] - base.mean(axis=1, skipna=False)
+        base = base if changed.index.equals(base.index) else base.reindex(changed.index)
+        return pd.Series(changed[-1].to_numpy() - base.to_numpy().mean(axis=1), index=changed.index)
     values = _by_seed(changed, base)
     return pd.Series(values.mean(axis=1) if values.size else np.nan, index=changed.index)
 
@@ -235,10 +237,8 @@ def _by_seed(changed: pd.DataFrame, base: pd.DataFrame) -> np.ndarray:
     """The differences [images of `changed`, seeds that both have], dB; NaN where one of both is missing."""
     if not changed.index.equals(base.index):
         base = base.reindex(changed.index)
-    if not changed.columns.equals(base.columns):
-        seeds = changed.columns.intersection(base.columns)
-        changed, base = changed[seeds], base[seeds]
-    return changed.to_numpy() - base.to_numpy()
+    places = base.columns.get_indexer(changed.columns)
+    return changed.to_numpy()[:, places >= 0] - base.to_numpy()[:, places[places >= 0]]
 
 
 def noise(changed: pd.DataFrame, base: pd.DataFrame) -> float | None:
