@@ -114,10 +114,15 @@ def machine_name(machine: Row) -> str:
     return f"{machine['device']}{on_cpu}"
 
 
+def shortened(command: str) -> str:
+    """A command without a long list of points."""
+    return MODELS.sub(lambda found: found[0] if len(found[0]) <= LISTED else "--models '...'", command)
+
+
 def source(sweep: Row) -> str:
     """Where, by which command, of which commit and when. A long list of points is left to the file."""
     run, machine = sweep["runs"][-1], sweep["machine"]
-    command = MODELS.sub(lambda found: found[0] if len(found[0]) <= LISTED else "--models '...'", run["command"])
+    command = shortened(run["command"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if name in STACK)
     told = f"results/measured/{sweep['file']}: {command}, commit {machine['commit'][:10]}"
     return f"{told}, {machine_name(machine)}, {versions}, {run['started'][:10]}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.costs import goals
+from reports.costs import frames, goals
 from reports.costs.floors import network_floor_ms, scan_floor_ms
 from reports.figures import curve
 from reports.pages.profile import STATUS, figure, span
@@ -15,6 +15,7 @@ from reports.tables.blocks.block import Block, Cell
 from reports.tables.render import grid
 from reports.tables.rows import machine_text, made_by, protocol_text
 from results import measured, records
+from results.costs import committed
 
 NOTHING = "No such measurement is committed."
 TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
@@ -43,6 +44,16 @@ def matching(goal: Row, found: Sequence[Row]) -> list[tuple[Row, Row]]:
             if all(row[name] == goal[name] for name in fields) and not row.get("overrides"):
                 latest[row["precision"], row["backend"], row["launch"]] = profile, row
     return list(latest.values())
+
+
+def swept() -> list[Row]:
+    """Committed sweeps of this project's networks as profiles are; their command and date are those of the last run."""
+    found = []
+    for sweep in committed.load():
+        rows = [row for row in sweep["rows"] if row["status"] == "ok" and "model" in row and not row.get("pictures")]
+        environment = sweep["machine"] | sweep["runs"][-1]
+        found.append({"file": sweep["file"], "rows": rows, "operators": [], "environment": environment})
+    return found
 
 
 def how(row: Row) -> str:
@@ -88,7 +99,7 @@ def _times(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
     for goal in measured.goals()["goals"]:
         official = figures["official"][goal["what"]]
         for profile, row in matching(goal, found):
-            used[profile["file"]] = profile
+            used[profile["file"], profile["environment"]["commit"]] = profile
             aims = target(goal, row)
             theirs = {"bf16": None, "tf32": official.get("tf32")}.get(row["precision"], official["ms"])
             compiled = official.get("compiled") if row["precision"] in ("fp32", "tf32x3") else None
@@ -121,7 +132,7 @@ def _memory(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
         for profile, row in matching(goal, found):
             if row["peak_mib"] is None:
                 continue
-            used[profile["file"]] = profile
+            used[profile["file"], profile["environment"]["commit"]] = profile
             peak, pool = row["peak_mib"] / 1024, row["pool_mib"]
             cells = [Cell(goal["what"]), Cell(how(row)), Cell(figure(official), source=figures["source"])]
             texts = [figure(peak), figure(pool and pool / 1024), met(peak, tuple(goal["gib"]))]
@@ -165,7 +176,7 @@ def cpu(found: Sequence[Row]) -> list[Block]:
     for goal in measured.goals()["cpu_goals"]:
         here = [profile for profile in found if profile["environment"]["device_type"] == "cpu"]
         for profile, row in matching(goal, here):
-            used[profile["file"]] = profile
+            used[profile["file"], profile["environment"]["commit"]] = profile
             texts = [goal["what"], row["backend"]]
             if row["status"] != "ok":
                 table.append([Cell(text) for text in (*texts, STATUS[row["status"]], *[""] * (len(CPU) - 3))])
@@ -247,8 +258,9 @@ def provenance(profile: Row) -> str:
     versions = environment["versions"]
     stack = ", ".join(f"{name} {versions[name]}" for name in ("torch", "triton") if versions.get(name))
     threads = f", {environment['threads']} threads" if environment["device_type"] == "cpu" else ""
+    command = frames.shortened(environment["command"])
     return (
-        f"- `results/measured/{profile['file']}`: `{environment['command']}`, commit {environment['commit'][:10]}, "
+        f"- `results/measured/{profile['file']}`: `{command}`, commit {environment['commit'][:10]}, "
         f"{environment['device']}{threads}, {stack}, {environment['started'][:10]}"
     )
 
@@ -266,10 +278,11 @@ CAPTIONS = {
 def blocks() -> dict[str, Callable[[], list[Block]]]:
     """What makes each table that CAPTIONS names."""
     found = measured.profiles()
+    all_found = sorted([*found, *swept()], key=lambda one: one["environment"]["started"])
     return {
-        "times": lambda: times(found),
+        "times": lambda: times(all_found),
         "later": goals.table,
-        "memory": lambda: memory(found),
+        "memory": lambda: memory(all_found),
         "kernels": lambda: kernels(measured.profiles(kind="breakdown")),
         "cpu": lambda: cpu(found),
         "precision": lambda: precision(measured.load()),

@@ -192,3 +192,19 @@ def test_a_later_breakdown_replaces_an_earlier_one():
     rows = [network_row(kernels=[{"kernel": name, "launches": 1.0, "ms": 1.0}]) for name in ("early", "late")]
     table = shown(performance.kernels([profile([row]) for row in rows]))
     assert "late" in table and "early" not in table
+
+
+def test_a_point_of_a_sweep_is_the_latest_of_a_network(monkeypatch):
+    machine = {name: ENVIRONMENT[name] for name in ("commit", "device", "device_type", "threads", "versions")}
+    runs = [{"command": "runner.py profile --preset resolution", "started": "2026-11-30T00:00:00+00:00"}]
+    rows = [network_row(median_ms=41.0), network_row(median_ms=1.0, status="timeout"), {"status": "ok", "subject": "x"}]
+    monkeypatch.setattr(
+        performance.committed,
+        "load",
+        lambda: [{"file": "h200/a.costs.json", "machine": machine, "runs": runs, "rows": rows}],
+    )
+    (found,) = performance.swept()
+    assert [row["median_ms"] for row in found["rows"]] == [41.0]
+    table = shown(performance.times([profile([network_row()]), found]))
+    assert cells(table, "bf16 graph")[-5:] == ["41.00", "49.0, 51.0", "1.10", "37", "goal"]
+    assert "h200/a.costs.json`: `runner.py profile --preset resolution`" in table
