@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports.figures import style
 from reports.statistics.intervals import skewed_interval
+from reports.tables.analyses.interventions import differences, scores_of
 from reports.tables.analyses.mechanisms import network_name
 from results.analyses import Record
 
@@ -26,17 +27,19 @@ def costs(record: Record, interventions: Sequence[Record]) -> pd.DataFrame:
     """order, steps, cost, low, high: mean PSNR lost, dB, by states cut every so many steps, and its 95 % interval
     as tables of interventions have it.
 
-    Over the images of interventions in the same network on the same set, paired, means over seeds first. Raster order
-    is compared with raster order.
+    Over the images of interventions in the same network on the same set, paired by image and seed of the routing noise,
+    means over seeds first. Raster order is compared with raster order.
     """
     same = ("model", "overrides", "weights", "task", "dataset")
     own = [one for one in interventions if all(one.key[name] == record.key[name] for name in same)]
-    psnr = {one.key["parameters"]["intervention"]: one.rows.groupby("image")["psnr"].mean() for one in own}
+    wanted = {name for pair in CUTS.values() for name in pair}
+    named = {one.key["parameters"]["intervention"]: one for one in own}
+    psnr = {name: scores_of(one.rows) for name, one in named.items() if name.startswith(tuple(wanted))}
     rows = []
     for order, (prefix, base) in CUTS.items():
         for name in psnr:
             if name.startswith(prefix) and base in psnr:
-                found = skewed_interval((psnr[base] - psnr[name]).dropna().to_list())
+                found = skewed_interval((-differences(psnr[name], psnr[base])).dropna().to_list())
                 steps = int(name.removeprefix(prefix))
                 rows.append({"order": order, "steps": steps, "cost": found.mean, "low": found.low, "high": found.high})
     return pd.DataFrame(rows, columns=["order", "steps", "cost", "low", "high"]).sort_values(["order", "steps"])

@@ -130,10 +130,10 @@ def _parts(record: Record) -> Iterator[Part]:
         rows = record.rows
         if len(labels) < len(places):
             rows = rows[rows["environment"].isin(labels).to_numpy()]
-        yield Part(record, machines[labels[-1]], _table(rows))
+        yield Part(record, machines[labels[-1]], scores_of(rows))
 
 
-def _table(rows: pd.DataFrame) -> pd.DataFrame:
+def scores_of(rows: pd.DataFrame) -> pd.DataFrame:
     """PSNR by image and seed, both ascending (`Part.scores`); NaN where there is none."""
     image, images = pd.factorize(rows["image"].to_numpy(), sort=True)
     seed, seeds = pd.factorize(rows["seed"].to_numpy(dtype=int, na_value=-1), sort=True)

@@ -1,10 +1,14 @@
 """Figures of analyses: what they draw, and that they draw it."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports.figures import attribution, decay, field, redundancy
 from reports.tables.analyses import fields
+from results.analyses.folder import typed
 
 
 @pytest.mark.parametrize("module", [decay, redundancy], ids=lambda module: module.__name__.split(".")[-1])
@@ -34,6 +38,9 @@ def test_cut_states_cost_what_the_same_images_lose(made, tmp_path):
     half = 12.706204736 * 0.25  # t of one degree of freedom, times the standard error
     assert costs.iloc[1][["low", "high"]].to_list() == pytest.approx([0.75 - half, 0.75 + half])
     assert list(costs["steps"]) == [1, 4]
+    more = found[0].rows.assign(seed=1, psnr=99.0)  # of the base alone: no difference is paired with it
+    found[0] = replace(found[0], rows=typed(pd.concat([found[0].rows, more])))
+    pd.testing.assert_frame_equal(decay.costs(made.decay(), found), costs)
     decay.draw([made.decay()], tmp_path / "one.png", found)
     assert (tmp_path / "one.png").stat().st_size > 10_000
 
