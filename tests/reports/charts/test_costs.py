@@ -299,8 +299,9 @@ def test_tables_have_published_values_beside_and_mark_what_is_noisy(committed):
     light = next(line for line in lines if "tf32x3" in line)
     assert "774K" in light and "286.3G" in light and "33.26" in light
     moved = [cell.strip() for cell in made["networks"].splitlines()[2].split("|")].index("TB/s")
-    theirs = next(line for line in lines if "mamba_ssm" in line)
-    assert light.split("|")[moved].strip() and not theirs.split("|")[moved].strip()  # within its scan none are seen
+    assert light.split("|")[moved].strip() and not any(
+        "mamba_ssm" in line for line in lines
+    )  # it is in a table of its own
     assert "(noisy)" in made["directions"] and "CARN" in made["untimed"]
     growth = next(line for line in made["growth"].splitlines() if "HAT" in line).split("|")
     assert float(growth[4]) == pytest.approx(0.974, abs=0.005) and growth[-3].strip() == "128x128"
