@@ -18,8 +18,13 @@ from suites.evaluation.evaluate import restore
 from suites.spec import Cell
 
 FOLDER = measured.FOLDER / "h200" / "weights"
-ABOUT = json.loads((FOLDER / "weights.json").read_text())["files"]
-CELLS = json.loads((measured.FOLDER / "h200" / "ablations.scores.json").read_text())["cells"]
+SHORT, LONG = (json.loads((FOLDER / name).read_text())["files"] for name in ("weights.json", "long.json"))
+ABOUT = SHORT | LONG
+CELLS = {
+    key: cell
+    for name in ("ablations", "ablations-long")
+    for key, cell in json.loads((measured.FOLDER / "h200" / f"{name}.scores.json").read_text())["cells"].items()
+}
 
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
@@ -30,7 +35,8 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
 def test_weights_are_of_their_cell_and_restore_better_than_bicubic(name):
     about, entry = ABOUT[name], CELLS[ABOUT[name]["cell"]]
     cell = Cell.from_config(entry["config"])
-    assert name == f"{cell.variant.name}-seed-{cell.seed}.safetensors"
+    assert name == f"{'long-' * (name in LONG)}{cell.variant.name}-seed-{cell.seed}.safetensors"
+    assert entry["config"]["budget"]["iterations"] == (60_000 if name in LONG else 6_000)
     assert models.weights_hash(FOLDER / name) == about["weights"]
     assert about["weights_float32"] == entry["status"]["weights"]
     network = ways.scored_network(cell, "auto").eval()
@@ -45,6 +51,6 @@ def test_weights_are_of_their_cell_and_restore_better_than_bicubic(name):
 
 def test_rounding_to_float16_moves_no_set_by_more_than_two_thousandths():
     rows = pd.read_csv(FOLDER / "scores.csv.xz")
-    assert set(rows["hash"]) == {about["cell"] for about in ABOUT.values()} and len(rows) == 131 * len(ABOUT)
+    assert set(rows["hash"]) == {about["cell"] for about in SHORT.values()} and len(rows) == 131 * len(SHORT)
     means = (rows["psnr"] - rows["psnr_float32"]).groupby([rows["variant"], rows["dataset"]]).mean()
     assert means.abs().max() < 0.002 and (rows["psnr"] != rows["psnr_float32"]).mean() > 0.9
