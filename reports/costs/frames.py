@@ -58,10 +58,11 @@ def timed(sweeps: Sequence[Row] | None = None, every: bool = False) -> pd.DataFr
             told |= {"mib": row["peak_mib"], "noise": noise, "rates": rates}
             told |= {"of_pictures": row.get("of_pictures", 1)}
             told |= {"bytes": None if row["backend"] == "mamba_ssm" else row.get("bytes")}  # not those of its operators
-            told |= {"source": source(sweep), "params": row["params"]}
+            told |= {"source": source(sweep), "params": row["params"], "on_cpu": _on_cpu(sweep["machine"])}
             found[machine, *(told[name] for name in KEEP), told["source"] if every else ""] = told
     columns = [*KEEP, "of_pictures", "pixels", "machine", "clock", "ms", "noise", "source", "rates", *MAY_LACK]
-    frame = pd.DataFrame(list(found.values()), columns=columns)
+    gpus_first = sorted(found.values(), key=lambda row: row["on_cpu"])
+    frame = pd.DataFrame(gpus_first, columns=columns)
     for name in MAY_LACK:
         frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
     return frame
@@ -93,7 +94,7 @@ def profiled() -> dict[tuple, Row]:
             own |= {"of_pictures": 1}
             own |= {"noise": [f"readings spread by {spread:.0%}"] if spread > SPREAD else [], "bytes": None}
             params = next((one["params"] for (name, *_), one in counts.items() if name == subject), None)
-            own |= {"rates": rates, "params": params, "source": source(told)}
+            own |= {"rates": rates, "params": params, "source": source(told), "on_cpu": _on_cpu(environment)}
             found[machine, *(own[name] for name in KEEP), ""] = own
     return found
 
@@ -110,8 +111,11 @@ def untimed(sweeps: Sequence[Row] | None = None) -> pd.DataFrame:
 
 def machine_name(machine: Row) -> str:
     threads = machine["threads"]
-    on_cpu = f", {threads} thread{'s' if threads > 1 else ''}" if machine["device_type"] == "cpu" else ""
-    return f"{machine['device']}{on_cpu}"
+    return f"{machine['device']}{f', {threads} thread' + 's' * (threads > 1) if _on_cpu(machine) else ''}"
+
+
+def _on_cpu(machine: Row) -> bool:
+    return machine["device_type"] == "cpu"
 
 
 def shortened(command: str) -> str:
