@@ -190,6 +190,8 @@ class Sweep:
             row |= {"gpu": self.sampler.of(physical(self.device, slot), since, time.time()), "slot": slot}
             if self.device.type == "cpu":
                 row |= {"load": os.getloadavg()[0], "threads": torch.get_num_threads()}
+            elif point.launch == "eager":  # it waits for the host
+                row |= {"load": os.getloadavg()[0]}
             self.file(point, row, time.time() - since)
         return []
 

@@ -79,7 +79,8 @@ def before(used: Sequence[str]) -> dict[str, Any]:
 def noise(row: dict[str, Any], start: dict[str, Any]) -> list[str]:
     """Why the time of a row is not one of a quiet machine, in words; empty where nothing speaks against it.
 
-    start: what `before` found. The row has its readings' quantiles, and where known `gpu` and `load`.
+    start: what `before` found. The row has its readings' quantiles, and where known `gpu` and `load`, of a GPU's row
+    where it was launched kernel by kernel.
     """
     told = []
     if row.get("median_ms"):

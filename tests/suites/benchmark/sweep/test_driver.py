@@ -210,3 +210,5 @@ def test_work_on_another_gpu_is_no_noise():
     start = {"cores": 8, "gpus": gpus, "used": ["1"]}
     assert quiet.noise({"median_ms": None}, start) == []
     assert quiet.noise({"median_ms": None}, start | {"used": ["0", "1"]}) == ["9000 MiB of GPU 0 were in use before"]
+    assert quiet.noise({"load": 3.0}, start) == []  # two besides ours for eight cores
+    assert quiet.noise({"load": 4.0}, start) == ["load of 4.0 on 8 cores"]
