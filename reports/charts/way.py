@@ -17,7 +17,8 @@ ASKED = {  # what families are called in a panel; others by their own names
     "pilot": "Pilot: ASE and SGN",
     "recovery": "Trained on from the official weights",
 }
-ENOUGH = 3  # seeds whose intervals set the scale
+ENOUGH = 3  # seeds whose intervals are drawn
+LOOKS = 3  # at the networks of a panel, for a way to be seen
 CAPTION = "Paired difference from the base against iterations, with 95 % intervals"
 LOSS_CAPTION = "Training loss against iterations, cell by cell"
 
@@ -25,16 +26,23 @@ LOSS_CAPTION = "Training loss against iterations, cell by cell"
 def chart(evidence: Evidence) -> Chart:
     """A line per variant with its interval, a panel per family and set, all to one scale. Raises NothingToDraw.
 
-    Intervals of two seeds reach beyond the panels where others do not.
+    Of two seeds each one's difference is drawn in place of an interval, which with one degree of freedom (t = 12.7)
+    would leave every panel.
     """
     import altair as alt
 
     data = differences(evidence)
     if data.empty:
-        raise NothingToDraw("no two variants are scored at more than one iteration (`Scoring` of a suite asks for it)")
+        raise NothingToDraw(
+            f"no two variants are scored {LOOKS} times while they train (`Scoring` of a suite asks for it)"
+        )
     x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format=",d", tickCount=4), scale=alt.Scale(padding=10))
-    told = data[data["seeds"] >= ENOUGH] if (data["seeds"] >= ENOUGH).any() else data
-    domain = [min(told["low"].min(), data["value"].min()), max(told["high"].max(), data["value"].max())]
+    crossing = int(((data["low"] <= 0) & (data["high"] >= 0)).sum())
+    few = data["seeds"] < ENOUGH
+    data[["low", "high"]] = data[["low", "high"]].mask(few)
+    data[["lowest", "highest"]] = data[["lowest", "highest"]].where(few)
+    drawn = data[["low", "high", "lowest", "highest", "value"]]
+    domain = [drawn.min().min(), drawn.max().max()]
     scale = alt.Scale(domain=domain, padding=5, nice=False)
     y = alt.Y("value:Q", title="difference, dB", axis=alt.Axis(format="+.2f", tickCount=5), scale=scale)
     hue = alt.Color("variant:N", title=None, legend=alt.Legend(symbolOpacity=1))
@@ -46,15 +54,18 @@ def chart(evidence: Evidence) -> Chart:
         base.mark_rule(strokeWidth=1.5, clip=True).encode(y="low:Q", y2="high:Q"),
         base.mark_line(strokeWidth=1.8).encode(y=y),
         base.mark_point(filled=True, size=55).encode(y="value:Q"),
+        *(
+            base.mark_tick(orient="horizontal", thickness=1.5, width=9).encode(y=f"{end}:Q")
+            for end in ("lowest", "highest")
+        ),
     ).properties(width=PANEL, height=170)
     lines = alt.Header(labelExpr="split(datum.value, '; ')")
     drawn = layers.facet(panels(data["panel"]).header(lines), columns=COLUMNS, data=data)
     drawn = drawn.resolve_scale(x="independent")
-    crossing = int(((data["low"] <= 0) & (data["high"] >= 0)).sum())
     summary = (
         f"{len(data)} differences of variants from what each panel names, paired by seed; {crossing} of their 95 % "
-        "intervals cover zero. Each point is the mean over the seeds of training that both have. The scale is that of "
-        f"intervals of {ENOUGH} or more seeds; others are cut off where they leave it."
+        "intervals cover zero. Each point is the mean over the seeds of training that both have. Where "
+        f"fewer than {ENOUGH} have, dashes are the seeds themselves, and the numbers of the chart have the interval."
     )
     return Chart(drawn, summary, data[tips])
 
@@ -62,7 +73,7 @@ def chart(evidence: Evidence) -> Chart:
 def differences(evidence: Evidence) -> pd.DataFrame:
     """A row per family, dataset, variant and iteration with a scatter: two or more seeds.
 
-    Only where there are several iterations. What two families compare alike is shown in the one that compares more.
+    Only where there are LOOKS iterations. What two families compare alike is shown in the one that compares more.
     """
     scores = trajectory.load(evidence)
     named = evidence.families.dropna(subset=["hash"])
@@ -85,13 +96,16 @@ def differences(evidence: Evidence) -> pd.DataFrame:
             interval = found.interval
             if interval.low is None:
                 continue
+            paired = [
+                values[label][seed] - psnr for seed, psnr in values[base.iloc[0]].items() if seed in values[label]
+            ]
             made.append(
                 {
                     **{"panel": title, "variant": label},
                     **{"iteration": int(iteration), "difference": f"{interval.mean:+.3f}"},
                     **{"interval": f"[{interval.low:+.3f}, {interval.high:+.3f}]", "seeds": interval.n},
                     **{"draws": int(part["draws"].min()), "value": interval.mean, "zero": 0},
-                    **{"low": interval.low, "high": interval.high},
+                    **{"low": interval.low, "high": interval.high, "lowest": min(paired), "highest": max(paired)},
                     "pair": (dataset, int(iteration), cells[base.iloc[0]], cells[label]),
                     **{"length": int(part["iterations"].max()), "family": family},
                 }
@@ -99,7 +113,9 @@ def differences(evidence: Evidence) -> pd.DataFrame:
     if not made:
         return pd.DataFrame()
     data = pd.DataFrame(made)
-    data = data[data.groupby("panel")["iteration"].transform("nunique") > 1]
+    data = data[data.groupby("panel")["iteration"].transform("nunique") >= LOOKS]
+    if data.empty:
+        return data
     last = data.groupby("panel")["iteration"].transform("max")
     told = "; " + last.map("{:,}".format) + " of " + data["length"].map("{:,} iterations".format)
     data["panel"] += told.where(last < data["length"], "")  # of trainings that are not finished

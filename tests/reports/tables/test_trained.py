@@ -163,8 +163,8 @@ def test_an_unfinished_cell_says_how_far_it_is_and_its_way_where_it_ends(store, 
             one = replace(one, seed=seed)
             folder = store.open_cell(one.config())
             store.write_status(folder, "planned", step=3_500, reason="stopped at step 3500; it will continue")
-            for iteration in (1_500, 3_000):
-                rows = make.scores("embedded", 4, 30 + number / 10 + seed * iteration / 1e6)
+            for iteration in (500, 1_500, 3_000):
+                rows = make.scores("embedded", 4, 30 + number * (1 + seed) / 10 + seed * iteration / 1e6)
                 records.write_frame(folder / f"scores-{iteration}.parquet", rows)
     store.add_family("ablations", "one", cells[0].config(), [("all", cells[0].config()), ("none", cells[1].config())])
     unfinished = row(frame(store), "none", dataset="embedded")
@@ -172,7 +172,10 @@ def test_an_unfinished_cell_says_how_far_it_is_and_its_way_where_it_ends(store, 
     assert unfinished["note"] == "2 of 2 seeds missing (unfinished: 3,500 of 6,000 iterations)"
     drawn = way.differences(Evidence(store))
     assert set(drawn["panel"]) == {"ablations, one; embedded x2, reduced; minus all; 3,000 of 6,000 iterations"}
-    assert list(drawn["iteration"]) == [1_500, 3_000] and drawn["value"].tolist() == pytest.approx([0.1, 0.1])
+    assert list(drawn["iteration"]) == [500, 1_500, 3_000] and drawn["value"].tolist() == pytest.approx([0.15] * 3)
+    assert drawn["lowest"].tolist() == pytest.approx([0.1] * 3) and drawn["highest"].tolist() == pytest.approx(
+        [0.2] * 3
+    )
 
 
 def test_a_cell_may_be_in_several_families(store, make):
