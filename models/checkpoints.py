@@ -4,7 +4,9 @@ import hashlib
 import io
 import pickle
 import re
+import textwrap
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,8 +56,12 @@ def _what(content: bytes, error: Exception) -> str:
         text = ""
     if text and text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
         return f"a text file, not a file of weights; it begins with {text.splitlines()[0][:SHOWN_TEXT]!r}"
+    if not content:
+        return "an empty file"
+    if content[8:9] == b"{" or (content[:2] == b"PK" and not zipfile.is_zipfile(io.BytesIO(content))):
+        return f"it is cut short or damaged: {len(content):,} bytes; get it again"
     why = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
-    return f"not a file of weights, or damaged{why}" if content else "an empty file"
+    return f"not a file of weights, or damaged{why}"
 
 
 def _unpickle(content: bytes) -> object:
@@ -88,15 +94,16 @@ def _is_state(value: object) -> bool:
     return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
-def load_weights(model: nn.Module, weights: Path | str | Mapping[str, Tensor]) -> None:
+def load_weights(model: nn.Module, weights: Path | str | Mapping[str, Tensor], source: str = "the state dict") -> None:
     """Loads a file or a state dict into `model`: every tensor, no other, each of its own shape; or nothing at all.
 
     `relative_position_index_SA` may be missing (it is computed), but must be right where it is there. Floating types
     are converted to the model's. Raises as `read_state`, and ModelError for the weights of another network: it names
-    what is missing, unexpected or of another shape, and what the weights look like.
+    what is missing, unexpected or of another shape, and what the weights look like. source: what a state dict is called
+    in it.
     """
     given = isinstance(weights, Mapping)
-    source = "the state dict" if given else str(weights)
+    source = source if given else str(weights)
     state = _tensors(weights, source) if given else read_state(weights)
     own = model.state_dict()
     missing = [name for name in own if name not in state and name != DERIVED]
@@ -127,7 +134,7 @@ def _some(names: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    return textwrap.shorten(str(error).strip().split("\n")[0], 200, placeholder=" ...")
 
 
 def describe(state: Mapping[str, Tensor]) -> str:
@@ -143,18 +150,21 @@ def describe(state: Mapping[str, Tensor]) -> str:
         family = "MambaIRv2Light" if any(".sg." in name for name in names) else "MambaIRv2"
     depths = [sum(group == i for group, _ in members) for i in range(1 + max(group for group, _ in members))]
     dim, channels = state["conv_first.weight"].shape[:2]
-    parts = [family, f"embed_dim {dim}", f"depths {'+'.join(map(str, depths))}", _head(state, dim, channels)]
-    return ", ".join(parts)
+    scale, channels = scale_of(state) or (1, channels)
+    head = f"x{scale:g}" if scale > 1 else f"same size, {channels} channels"
+    return ", ".join([family, f"embed_dim {dim}", f"depths {'+'.join(map(str, depths))}", head])
 
 
-def _head(state: Mapping[str, Tensor], dim: int, channels: int) -> str:
+def scale_of(state: Mapping[str, Tensor]) -> tuple[float, int] | None:
+    """By how much the network of a state dict enlarges, and its channels; None for no network of this family."""
+    if "conv_first.weight" not in state:
+        return None
+    channels = state["conv_first.weight"].shape[1]
     ups = [state[name].shape for name in state if re.fullmatch(r"upsample\.\d+\.weight", name)]
-    if not ups:
-        return f"same size, {channels} channels"
     scale = 1.0
     for out, inner, *_ in ups:
         scale *= (out / (inner if "conv_last.weight" in state else channels)) ** 0.5
-    return f"x{scale:g}"
+    return scale, channels
 
 
 def weights_hash(weights: nn.Module | Path | str | Mapping[str, Tensor]) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 import models
+from models.checkpoints import describe, read_state, scale_of
 from models.ops.scan import resolve
 from results.agreement.limits import EXACT
 from results.store import Store
@@ -128,10 +129,25 @@ def load_model(
             raise SpecError(f"{name} has no router and no prompts: leave out {options}")
         protocol = replace(protocol, routing=None, prompt_order=None, samples=1)
     if not isinstance(model, peers.Peer):
-        models.load_weights(model, weights)
+        state = read_state(weights)
+        if network is None:
+            _check_task(state, task, weights)
+        models.load_weights(model, state, str(weights))
     for key in settings:
         setattr(model, key, getattr(protocol, key))
     return model.to(device).eval(), protocol
+
+
+def _check_task(state: Mapping[str, Tensor], task: Task, file: Path) -> None:
+    """Raises ModelError for weights of another scale or other channels than a task's, with the tasks that they fit."""
+    found = scale_of(state)
+    if found in (None, (task.scale, task.channels)):
+        return
+    known = map(Task.parse, Task.names())
+    fitting = [f"--task {one.name}" for one in known if (one.scale, one.channels) == found]
+    advice = f"give {' or '.join(fitting)}" if fitting else "no task here fits them"
+    scale = f"x{task.scale}" if task.scale > 1 else f"the same size, {task.channels} channels"
+    raise models.ModelError(f"{file} looks like {describe(state)}, and {task.name} needs {scale}: {advice}")
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:

@@ -182,9 +182,9 @@ def test_truncated_files_are_refused(network, tmp_path, kind, keep):
     path = tmp_path / f"cut.{kind}"
     save_file(network.state_dict(), path) if kind == "safetensors" else torch.save(network.state_dict(), path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
-    message = refusal(network, path)
-    assert path.name in message and ("damaged" if keep else "an empty file") in message
+    size = path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
+    told = f"it is cut short or damaged: {size:,} bytes; get it again" if keep else "an empty file"
+    assert refusal(network, path) == f"{path}: {told}"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import models
 import runner
 from tests.runner.helpers import Command, data_set, files, photo, refused
 
@@ -133,6 +134,13 @@ def test_weights_that_do_not_fit_or_are_no_weights(command: Command, tmp_path: P
     for name in ("code.pth", "plain.pth"):
         refused(command(*score, tmp_path / name), name)
     assert not (tmp_path / "ran").exists()
+
+    torch.save(models.build("mambairv2-tiny", upscale=4).state_dict(), tmp_path / "x4.pth")
+    photo(tmp_path / "photo.png")
+    asked = ["restore", tmp_path / "photo.png", tmp_path / "out.png", "--model", "mambairv2-tiny"]
+    refused(command(*asked, "--weights", tmp_path / "x4.pth"), "x4.pth looks like", ", x4, and sr-x2", "--task sr-x4")
+    asked += ["--task", "jpeg-10", "--weights", tmp_path / "x4.pth"]
+    refused(command(*asked), "jpeg-10 needs the same size, 1 channels: give --task sr-x4")
 
     cut = tmp_path / "cut.pth"
     cut.write_bytes(tiny_weights.read_bytes()[:3000])
