@@ -39,6 +39,11 @@ class Interval:
         """Whether zero is inside, the ends included; None where there is no interval."""
         return None if self.low is None else self.low <= 0 <= self.high
 
+    def __neg__(self) -> "Interval":
+        """Of the values with the other sign."""
+        ends = {"low": None, "high": None} if self.low is None else {"low": -self.high, "high": -self.low}
+        return replace(self, mean=-self.mean, tilt=-self.tilt, **ends)
+
     def p(self, low: float = 0.0, high: float | None = None) -> float | None:
         """Two-sided p value of the hypothesis that the true mean lies in [low, high]; None without an interval."""
         if self.error is None:
@@ -131,6 +136,10 @@ class Difference:
     interval: Interval
     own: Interval
     sd: float | None
+
+    def __neg__(self) -> "Difference":
+        """The base against the variant."""
+        return replace(self, interval=-self.interval, own=-self.own)
 
     def detectable(self, comparisons: int = 1) -> float | None:
         """The difference found with power 0.8 at the level 0.05 / comparisons (Holm's first step); None without

@@ -28,6 +28,7 @@ from results.store.columns import rows_of
 
 OF_THE_VARIANT = ("routing", "prompt_order")  # keys of the protocol
 BASE, WHOLE = "base", "whole network"
+OF_THE_NETWORK = ("model", "overrides", "protocol", "measured", "evidence", "made_by")  # columns, not of a difference
 UNTRAINED = "untrained routing"  # SGN sorts by what only ASE's prompts would train
 METRICS = ("psnr", "ssim")
 NOISY = 1.5  # times the family's standard error: then the note gives the variant's own interval
@@ -45,7 +46,10 @@ def rows(budget: str, evidence: Evidence, published: Steps) -> Iterator[dict[str
 def pairs(
     budget: str, evidence: Evidence, published: Steps, pair: tuple[str, str], families: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of PSNR of one network less another of its group, which takes the place of the group's base.
+    """Rows of PSNR of one network less another of its group.
+
+    Whichever way round a pair is read, it is judged in one table: that of the group where its base is one of the two,
+    with that table's p, else that of the group with the earlier of the two as the base.
 
     pair: patterns of their arguments as `overrides_text` writes them; "" is the network without any, and a sort key
     from elsewhere is `labels=kmeans`. families: parts of the names of those that are asked, and cells that no family
@@ -57,13 +61,16 @@ def pairs(
         if group.family and not any(fnmatch(group.family, f"*{name}*") for name in families):
             continue
         named = _finished(budget, evidence, number)
-        chosen = {group.members[key]: name for key, name in named.items() if fnmatch(name, pair[0])}
-        for base in [key for key, name in named.items() if chosen and fnmatch(name, pair[1])]:
-            told = {"other": named[base], "against": _named(named[base], group.members[base])}
-            for row in _against_one(budget, evidence, number, base, known):
-                if (label := row["method"]) in chosen:
-                    own = {"one": chosen[label], "method": _named(chosen[label], label)}
-                    yield dict.fromkeys(COLUMNS) | row | own | told
+        ones, others = ([key for key, name in named.items() if fnmatch(name, pattern)] for pattern in pair)
+        for other, one in ((other, one) for other in others for one in ones if one != other):
+            base = group.base if group.base in (one, other) else next(key for key in named if key in (one, other))
+            table = _against_one(budget, evidence, number, base, base == one, known)
+            labels = [group.members[key] for key in (one, other)]
+            told = {"one": named[one], "other": named[other], "against": _named(named[other], labels[1])}
+            for ours, theirs in ([rows[label] for label in labels] for rows in table):
+                row = ours if base == other else theirs | {name: ours.get(name) for name in OF_THE_NETWORK}
+                if row.get("difference") is not None:
+                    yield dict.fromkeys(COLUMNS) | row | told | {"method": _named(named[one], labels[0])}
 
 
 @lru_cache(maxsize=64)
@@ -76,18 +83,20 @@ def _finished(budget: str, evidence: Evidence, number: int) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _against_one(
-    budget: str, evidence: Evidence, number: int, base: str, published: frozenset[tuple[tuple[str, ...], Step]]
-) -> list[dict[str, Any]]:
-    """Rows of PSNR of all finished members of the group `number` that have a difference from `base`, made once: several
-    claims compare with the same network."""
+    budget: str,
+    evidence: Evidence,
+    number: int,
+    base: str,
+    turned: bool,
+    published: frozenset[tuple[tuple[str, ...], Step]],
+) -> list[dict[str, dict[str, Any]]]:
+    """Per set the rows of PSNR of all finished members of the group `number` against `base`, by label, made once:
+    several claims compare with the same network. turned: as in `Group`."""
     group, setting = _groups(budget, evidence)[number]
-    group = replace(group, base=base, members={key: group.members[key] for key in _finished(budget, evidence, number)})
-    rows = (
-        row
-        for dataset in _sets(group)
-        for row in _dataset(group, setting, dataset, evidence, dict(published), ("psnr",))
-    )
-    return [row for row in rows if row["metric"] == "psnr" and row.get("difference") is not None]
+    members = {key: group.members[key] for key in _finished(budget, evidence, number)}
+    group = replace(group, base=base, members=members, turned=turned)
+    tables = (_dataset(group, setting, each, evidence, dict(published), ("psnr",)) for each in _sets(group))
+    return [{row["method"]: row for row in rows if row["metric"] == "psnr"} for rows in tables]
 
 
 def _named(arguments: str, label: str) -> str:
@@ -115,7 +124,8 @@ def _sets(group: "Group") -> list[str]:
 class Group:
     """What is compared with one base. cells: of `Evidence.cells`, with `member`, its key here.
 
-    members: what each is called, in order. base: key of the base, None without one.
+    members: what each is called, in order. base: key of the base, None without one. turned: whether differences are
+    the base less the others.
     """
 
     name: str
@@ -124,6 +134,7 @@ class Group:
     members: dict[str, str]
     base: str | None
     outside: bool = False
+    turned: bool = False
 
 
 def _families(budget: str, evidence: Evidence) -> Iterator[Group]:
@@ -292,12 +303,13 @@ def _against(
     """For every member with scores: its difference from the base, its interval, p, MDE and verdict."""
     if group.base not in scores:
         return {key: {"verdict": "no base"} for key in scores}
-    differences = against_base(scores, group.base)
-    steps = {
-        key: step
-        for key in differences
-        if (step := _step(parts[key], parts[group.base], dataset, metric, published)) is not None
-    }
+    differences, steps = against_base(scores, group.base), {}
+    for key, difference in differences.items():
+        pair = (parts[key], parts[group.base])
+        if group.turned:
+            differences[key], pair = -difference, pair[::-1]
+        if (step := _step(*pair, dataset, metric, published)) is not None:
+            steps[key] = step
     p_zero = holm({key: p for key, difference in differences.items() if (p := difference.interval.p()) is not None})
     p_size = holm(
         {

@@ -111,9 +111,10 @@ def recovery(frame: pd.DataFrame, trained: pd.DataFrame) -> str:
 
 def _trained(row: dict) -> str:
     """The difference from the whole network trained on in the same way, and its interval over seeds if there is one."""
-    sure = verdicts.equivalent((row["low"], row["high"])) and row["low"] is not None
-    mark = "{} =" if sure else "**{}**" if row["verdict"] in (verdicts.WORSE, verdicts.BETTER) else "{}"
-    return f"{mark.format(number(row['difference'], 'psnr', signed=True))} {row['interval'] or ''}".strip()
+    told = number(row["difference"], "psnr", signed=True)
+    told = f"**{told}**" if row["verdict"] in (verdicts.WORSE, verdicts.BETTER) else told
+    mark = " =" if verdicts.equivalent((row["low"], row["high"])) else ""
+    return f"{told}{mark} {row['interval'] or ''}".strip()
 
 
 def layers(frame: pd.DataFrame) -> str:

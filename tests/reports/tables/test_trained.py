@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reports.charts import way
-from reports.tables import index, render, steps
+from reports.tables import index, render, steps, trained
 from reports.tables.blocks import blocks
 from results import published, records
 from results.evidence import Evidence
@@ -201,3 +201,24 @@ def test_a_variant_that_scatters_more_than_its_family_is_said(store, make):
     noisy = row(table, "v4", dataset="embedded")
     assert "scatters over 1.5 times as much as its family, by itself [" in noisy["note"]
     assert row(table, "v1", dataset="embedded")["note"] == ""
+
+
+def test_a_pair_has_one_verdict_whichever_way_round_it_is_read(components, store):
+    """In the family's table, and for a claim that puts either of the two first. Holm's p of + ASE is its own (the
+    smaller one, of attention only, is doubled); by + ASE as the base it would be doubled, and nothing told apart."""
+    table = components(-0.011, -0.0063)
+    evidence, shown = Evidence(store), row(table, "ASE")
+
+    def read(*pair):
+        (found,) = trained.pairs("reduced", evidence, {}, pair, ("components",))
+        return found
+
+    there, back = read("sgn=off", ""), read("", "sgn=off")
+    assert shown["p"] < 0.05 < 2 * shown["p"] and there["p"] == back["p"] == shown["p"]
+    assert (there["verdict"], back["verdict"]) == ("worse", "better")
+    assert back["difference"] == -there["difference"] == pytest.approx(0.0063 + 0.00025)
+    assert (back["low"], back["high"]) == (-there["high"], -there["low"]) and back["low"] > 0
+    assert (there["method"], there["against"]) == (back["against"], back["method"]) == ("ASE", "whole network")
+    assert back["measured"] == row(table, "attention + ASE + SGN")["measured"]
+    neither = [read(*pair) for pair in (("sgn=off", "scans=0"), ("scans=0", "sgn=off"))]  # without the base
+    assert len({one["p"] for one in neither}) == len({one["verdict"] for one in neither}) == 1

@@ -172,11 +172,13 @@ def test_what_is_lost_at_once_stands_over_what_is_left_after_training_on(store):
     rows = [
         row | {"method": "no prompts", "difference": -0.001, "low": -0.004, "high": 0.002, "verdict": "inconclusive"},
         row | {"method": "plain scan", "difference": -0.5, "low": -0.6, "high": -0.4, "interval": "[-0.6, -0.4] n=3"},
+        row | {"method": "no memory", "difference": -0.008, "low": -0.01, "high": -0.005},  # certain, and that small
     ]
     made = [" ".join(line.split()) for line in changes.recovery(frame, pd.DataFrame(rows)).splitlines()[2:]]
     assert made[0].startswith("| no prompts, official x2 | at once | **-0.500** [-0.502, -0.498] 100 % |")
     assert made[1].startswith("| | trained on | -0.001 = [-0.004, 0.002] n=3 |")
     assert made[2].startswith("| plain scan, official x2 | trained on | **-0.500** [-0.6, -0.4] n=3 |")
+    assert made[3].startswith("| no memory, official x2 | trained on | **-0.008** = [")
 
 
 def test_json_has_a_row_per_change_and_per_image(store, tmp_path):
