@@ -18,8 +18,21 @@ from results import measured, records
 from results.costs import committed
 
 NOTHING = "No such measurement is committed."
-TIMES = ("what", "how", "official", "compiled", "goal", "stretch", "ms", "p10, p90", "floor", "times floor", "met")
-MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "met")
+TIMES = (
+    "what",
+    "how",
+    "official",
+    "compiled",
+    "goal",
+    "stretch",
+    "ms",
+    "p10, p90",
+    "floor",
+    "times floor",
+    "met",
+    "measured",
+)
+MEMORY = ("what", "how", "official", "goal", "stretch", "GiB", "graph holds", "met", "measured")
 KERNELS = ("kernel", "launches", "ms", "share, %", "together, %")
 NAME = 60  # characters of a kernel's
 SHOWN = 0.8  # of the time in kernels: a table names the longest that make it up
@@ -107,12 +120,12 @@ def _times(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
             cells = [Cell(goal["what"]), Cell(how(row)), Cell(figure(theirs), source=official_source)]
             cells += [Cell(figure(compiled), source=official_source), *(Cell(aim(value)) for value in aims)]
             if row["status"] != "ok":
-                table.append([*cells, Cell(STATUS[row["status"]]), *[Cell()] * 4])
+                table.append([*cells, Cell(STATUS[row["status"]]), *[Cell()] * 4, Cell(measured_by(profile))])
                 continue
             floor = network_floor_ms(row, goal["macs"], rates) if "model" in goal else scan_floor_ms(row, rates)
             ms = row["median_ms"]
             texts = [figure(ms), span(row["p10_ms"], row["p90_ms"]), figure(floor, 3), figure(ms / floor, 2)]
-            table.append([*cells, *made_in(profile, [*texts, met(ms, aims)])])
+            table.append([*cells, *made_in(profile, [*texts, met(ms, aims), measured_by(profile)])])
     return drawn(heading, TIMES, table, used.values(), left=2)
 
 
@@ -135,7 +148,7 @@ def _memory(figures: Row, found: Sequence[Row], heading: str) -> list[Block]:
             used[profile["file"], profile["environment"]["commit"]] = profile
             peak, pool = row["peak_mib"] / 1024, row["pool_mib"]
             cells = [Cell(goal["what"]), Cell(how(row)), Cell(figure(official), source=figures["source"])]
-            texts = [figure(peak), figure(pool and pool / 1024), met(peak, tuple(goal["gib"]))]
+            texts = [figure(peak), figure(pool and pool / 1024), met(peak, tuple(goal["gib"])), measured_by(profile)]
             table.append([*cells, *(Cell(aim(value)) for value in goal["gib"]), *made_in(profile, texts)])
     return drawn(heading, MEMORY, table, used.values(), left=2)
 
@@ -230,6 +243,11 @@ def learning(folder: Path) -> str:
         runs = records.read_json(path)["runs"]
         lines += [provenance({"file": file, "environment": run}) for run in runs]
     return "\n".join(lines)
+
+
+def measured_by(profile: Row) -> str:
+    """The day and the commit of what a row times."""
+    return f"{profile['environment']['started'][:10]}, {profile['environment']['commit'][:8]}"
 
 
 def made_in(profile: Row, texts: Sequence[str]) -> list[Cell]:

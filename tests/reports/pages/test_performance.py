@@ -84,12 +84,12 @@ def test_times_stand_beside_their_goal():
     table = shown(performance.times([profile([network_row(), slow], [scan_row(), peer, failed])]))
     assert cells(table, "fp32 graph", "L230400") == [
         *("scan forward, B1 D48 N8 L230400", "fp32 graph", "1.529", "0.1", "0.08", "0.09000"),
-        *("0.0800, 0.100", "0.0355", "2.5", "goal"),
+        *("0.0800, 0.100", "0.0355", "2.5", "goal", "2026-11-23, 01234567"),
     ]
-    assert cells(table, "mamba_ssm")[-1] == "" and cells(table, "mamba_ssm")[3:5] == ["", ""]
+    assert cells(table, "mamba_ssm")[-2] == "" and cells(table, "mamba_ssm")[3:5] == ["", ""]
     assert "cannot run" in cells(table, "fp32 eager")
-    assert cells(table, "bf16 graph")[-1] == "goal" and cells(table, "bf16 graph")[2] == ""
-    assert cells(table, "tf32x3 graph")[-1] == "no, 1.10 times it"
+    assert cells(table, "bf16 graph")[-2] == "goal" and cells(table, "bf16 graph")[2] == ""
+    assert cells(table, "tf32x3 graph")[-2] == "no, 1.10 times it"
     assert "commit 0123456789, NVIDIA H200" in table
     assert performance.times([profile([network_row()], device="NVIDIA A100")]) == []
 
@@ -113,7 +113,7 @@ def test_every_goal_has_official_figures_on_every_machine():
 def test_the_latest_measurement_counts():
     old, new = profile([network_row()]), profile([network_row(median_ms=30.0)], file="h200/profile-later.json")
     table = shown(performance.times([old, new]))
-    assert cells(table, "bf16")[-1] == "stretch" and "profile-later" in table and "profile-goals" not in table
+    assert cells(table, "bf16")[-2] == "stretch" and "profile-later" in table and "profile-goals" not in table
 
 
 def test_goals_of_the_second_round_have_the_latest_time_and_a_ratio_of_one_profile(monkeypatch):
@@ -136,6 +136,7 @@ def test_goals_of_the_second_round_have_the_latest_time_and_a_ratio_of_one_profi
 def test_memory_has_its_goal():
     assert cells(shown(performance.memory([profile([network_row()])])), "bf16") == [
         *("light x2, training step, batch 32", "bf16 graph", "28.54", "14", "9", "12.00", "13.00", "goal"),
+        "2026-11-23, 01234567",
     ]
 
 
@@ -206,5 +207,5 @@ def test_a_point_of_a_sweep_is_the_latest_of_a_network(monkeypatch):
     (found,) = performance.swept()
     assert [row["median_ms"] for row in found["rows"]] == [41.0]
     table = shown(performance.times([profile([network_row()]), found]))
-    assert cells(table, "bf16 graph")[-5:] == ["41.00", "49.0, 51.0", "1.10", "37", "goal"]
+    assert cells(table, "bf16 graph")[-6:] == ["41.00", "49.0, 51.0", "1.10", "37", "goal", "2026-11-30, 01234567"]
     assert "h200/a.costs.json`: `runner.py profile --preset resolution`" in table
