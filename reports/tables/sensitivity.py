@@ -1,10 +1,11 @@
 """What the protocol is worth: one network with fixed weights, scored under other protocols than the official one.
 
 The weights are fixed, so the unit is the image: the difference of a setting from the official protocol is taken picture
-by picture, and its interval is Student's over the pictures of a set. Where the setting draws routing noise, the pairs
-are of equal Gumbel seeds; where it draws none, the official score of a picture is its mean over the seeds. Where the
-pairs are of some of the official seeds only, the official mean over those has a row of its own. Holm's correction runs
-over the settings of one set. A set that is not whole has no mean and no interval.
+by picture, and its interval over the pictures of a set is that of `interventions` (`skewed_interval`, for losses have a
+long tail). Where the setting draws routing noise, the pairs are of equal Gumbel seeds; where it draws none, the
+official score of a picture is its mean over the seeds. Where the pairs are of some of the official seeds only, the
+official mean over those has a row of its own. Holm's correction runs over the settings of one set. A set that is not
+whole has no mean and no interval.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from reports.statistics import verdicts
-from reports.statistics.intervals import holm, mean_interval
+from reports.statistics.intervals import holm, skewed_interval
 from reports.tables.rows import interval_fields, machine_text, made_by, protocol_text
 from reports.tables.steps import network_key
 from results.evidence import Evidence
@@ -118,7 +119,7 @@ def _dataset(
         base = whole.get(OFFICIAL, {})
         pairs = {name: _pairs(settings[name], seeds, base) for name, seeds in whole.items() if name != OFFICIAL}
         intervals = {
-            name: mean_interval((_mean(whole[name], seeds) - _mean(base, seeds)).tolist())
+            name: skewed_interval((_mean(whole[name], seeds) - _mean(base, seeds)).tolist())
             for name, seeds in pairs.items()
             if seeds
         }
