@@ -133,8 +133,7 @@ def ask(
     protocol = Protocol.official(parsed, tiling=tiles, precision=precision)
     cli.check_writable(json)
     own = given(network, arguments)
-    if weights is not None:
-        weights.stat()  # raises OSError for a missing file
+    cli.check_readable(weights)
     names = [name.strip() for name in sets.split(",") if name.strip()]
     find_all(names, data)
     chosen_device = cli.device(device)

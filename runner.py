@@ -50,6 +50,7 @@ def run(
     class of yours beside them."""
     from suites import degradation_file, recipes
     own, changes = recipes.own.separate(network, changes or [])
+    cli.check_readable(init)
     which = {"only": only, "base": base, "changes": changes, "seeds": seeds, "budget": budget, "file": options}
     start = {"init": init, "new": init_new, "without": init_without, "task": task and degradation_file.task(task)}
     chosen = recipes.choose(suite, **which, **start, network=own, variations=vary or [])
@@ -117,14 +118,18 @@ def complexity(
     swept: cli.CountSwept = False, json: cli.Json = None,
 ) -> None:
     """Parameters, MACs by the paper's convention and by a clean count, scan FLOPs, each by component."""
-    from suites import network_file
+    from suites import degradation_file, network_file
+    from suites.benchmark import parse_size
+    parsed, size = degradation_file.task(task or "sr-x2"), parse_size(output, "the restored image")
+    cli.check_model(model and model.partition(" ")[0], None)
+    cli.check_writable(json)
     from suites.benchmark import cost
     if count_all:
         return cost.count_published(model, show)
     if swept:
         from suites.benchmark.sweep import counting
         return counting.count(model, show)
-    result = cost.of_variant(model, task, output, network_file.only_class(network, arguments))
+    result = cost.of_variant(model, parsed, size, network_file.only_class(network, arguments))
     cli.save(json, result)
     show(cost.lines(result))
 
@@ -140,12 +145,14 @@ def profile(
 ) -> int:
     """Time and memory of every combination of the lists given, taking turns; ratios are to the first."""
     from suites import network_file
-    from suites.benchmark import PRESETS, SWEEPS
+    from suites.benchmark import PRESETS, SWEEPS, parse_size
     from suites.spec import check_choice
     if preset is not None:
         check_choice("preset", preset, (*PRESETS, *SWEEPS))
     for name in models.split(",") if models and preset is None else ():
         cli.check_model(name.split()[0] if name.split() else None, None)
+    for size in sizes.split(",") if sizes and preset is None else ():
+        parse_size(size.strip(), "the network's input")
     device = cli.device(device)
     if preset in SWEEPS:
         from suites.benchmark.sweep import command as sweeping

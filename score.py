@@ -26,17 +26,24 @@ def evaluate(
     """Scores weights, or a baseline (bicubic, identity), by the official protocol or a stated other one."""
     cli.check_model(model, network)
     from suites import degradation_file, network_file
-    from suites.evaluation import scoring
-    from suites.progress import ScoreBar
+    from suites.data import find_all
+    from suites.spec import protocol_for
     parsed = degradation_file.task(task)
     choices = {"tiling": tiles, "samples": samples, "seed": seed, "precision": precision, "routing": routing}
-    protocol = scoring.protocol_for(model, parsed, **choices, prompt_order=prompt_order, lr_route=lr)
+    protocol = protocol_for(model, parsed, **choices, prompt_order=prompt_order, lr_route=lr)
     files = {"weights": weights, "network": network_file.given(network, arguments), "data": data}
     files |= {"images": images, "save": save_images}
+    cli.check_readable(weights)
+    cli.check_writable(json)
+    names = [name.strip() for name in sets.split(",") if name.strip()]
+    if data is not None:  # without it, what is wrong with the weights is told first
+        find_all(names, data)
     where = {"backend": backend, "device": cli.device(device), "store": cli.store(results)}
     how = {**where, "again": again, "as_official": as_official}
+    from suites.evaluation import scoring
+    from suites.progress import ScoreBar
     with ScoreBar(err) as progress:
-        result = scoring.score(model, parsed, sets.split(","), protocol, progress=progress, **files, **how)
+        result = scoring.score(model, parsed, names, protocol, progress=progress, **files, **how)
     show(result.lines())
     show((f"not stored: {reason}" for reason in result.refused), err)
     cli.save(json, result.to_json())
@@ -52,9 +59,11 @@ def compare(
     device: cli.Device = None, json: cli.Json = None, data: cli.Data = cli.DATA, results: cli.Results = cli.STORE,
 ) -> None:
     """Weights A against weights B, paired by image: differences, intervals, verdicts, and a sentence."""
+    from suites import degradation_file, network_file
+    parsed = task and degradation_file.task(task)
+    cli.check_writable(json)
     from reports.tables import compare as comparing
     from results.evidence import Evidence
-    from suites import degradation_file, network_file
     from suites.evaluation import lookup
     from suites.progress import ScoreBar
     from suites.spec import Task
@@ -63,9 +72,9 @@ def compare(
     with ScoreBar(err) as progress:
         how = {"device": device, "data": data, "progress": progress}
         words = [lookup.words(side, store, task, names, **how) for side in sides.values()]
-    found = comparing.compare(Evidence(store), *words, sets=names, task=task and degradation_file.task(task).name)
+    found = comparing.compare(Evidence(store), *words, sets=names, task=parsed and parsed.name)
     if crops:
-        what = found.most(), found.scored_by(), degradation_file.task(task) if task else Task.parse(found.task)
+        what = found.most(), found.scored_by(), parsed or Task.parse(found.task)
         made = lookup.write_crops(crops, sides, *what, device=cli.device(device), data=data)
         show(f"written: {path}" for path in made)
     show(found.lines())
@@ -93,23 +102,29 @@ def restore(
 ) -> int:
     """Restores your own pictures: each is taken as the degraded image itself."""
     cli.check_model(model, network)
-    import models
-    from results.records import now
-    from suites import degradation_file, environment, network_file
+    from suites import degradation_file, network_file
     from suites.data import DataError
-    from suites.evaluation import restoration, scoring
-    from suites.progress import TileBar
+    from suites.evaluation import picture_files
+    from suites.spec import protocol_for
     parsed = degradation_file.task(task)
     choices = {"tiling": tiles, "routing": routing, "samples": samples, "seed": seed, "precision": precision}
-    protocol = scoring.protocol_for(model or "", parsed, **choices)
+    protocol = protocol_for(model or "", parsed, **choices)
+    cli.check_readable(weights)
+    picture_files.plan(source, target, overwrite)
+    if json and json.is_dir():
+        raise DataError(f"{json} is a folder: --json names the file that is written")
+    if json:
+        picture_files.check_writable(json.parent, "--json FILE")
     where = {"device": cli.device(device), "backend": backend, "network": network_file.given(network, arguments)}
+    import models
+    from results.records import now
+    from suites import environment
+    from suites.evaluation import restoration
+    from suites.progress import TileBar
     with TileBar(err) as bar:
         how = {**where, "overwrite": overwrite, "say": out.print, "progress": bar}
         if not json:
             return int(restoration.restore(source, target, model, parsed, weights, protocol, **how) > 0)
-        if json.is_dir():
-            raise DataError(f"{json} is a folder: --json names the file that is written")
-        restoration.check_writable(json.parent, "--json FILE")
         rows, started = [], now()
         try:
             failed = restoration.restore(source, target, model, parsed, weights, protocol, **how, spent=rows.append)

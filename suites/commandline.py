@@ -296,6 +296,12 @@ def check_model(name: str | None, network: Path | None) -> None:
         models.check_name(name)
 
 
+def check_readable(file: Path | None) -> None:
+    """Raises OSError for a file that cannot be opened, before anything waits for torch."""
+    if file is not None:
+        file.open("rb").close()
+
+
 def device(name: str | None) -> str:
     """As `suites.environment.choose_device`."""
     from suites import environment

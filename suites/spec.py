@@ -150,6 +150,16 @@ class Protocol:
         return asdict(self)
 
 
+def protocol_for(name: str, task: Task, **choices: Any) -> Protocol:
+    """The official protocol with the choices that are not None. Raises SpecError for a choice of a baseline's."""
+    given = {key: value for key, value in choices.items() if value is not None}
+    if name not in BASELINES:
+        return Protocol.official(task, **given)
+    if given:
+        raise SpecError(f"{name} is no network and has a protocol of its own: leave out {', '.join(given)}")
+    return Protocol.baseline(task)
+
+
 @dataclass(frozen=True)
 class Variant:
     """A catalogue model with its overrides, or a class in a user's file with what stands for it (`NetworkFile.key`);

@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from models.mambairv2 import AttentiveStateSpace
 from results import measured, published, records
-from suites import degradation_file, environment
-from suites.benchmark.plans import parse_size, parse_variant
+from suites import environment
+from suites.benchmark.plans import parse_variant
 from suites.network_file import NetworkFile
 from suites.spec import SpecError, Task
 
@@ -144,21 +144,21 @@ def counted(
     }
 
 
-def of_variant(variant: str | None, task: str | None, output: str, own: NetworkFile | None = None) -> dict[str, Any]:
-    """`complexity` of what was typed: "mambairv2-light scans=2" or a network `own`, a task (sr-x2 for None),
-    "HEIGHTxWIDTH".
+def of_variant(
+    variant: str | None, task: Task, output: tuple[int, int], own: NetworkFile | None = None
+) -> dict[str, Any]:
+    """`complexity` of what was typed: "mambairv2-light scans=2", or a network `own`.
 
-    Raises SpecError without a network or for two of them, and as `parse_variant`, `Task.parse` and `parse_size`.
+    Raises SpecError without a network or for two of them, and as `parse_variant`.
     """
-    parsed = degradation_file.task(task or "sr-x2")
     if own is not None:
         if variant is not None:
             raise SpecError(f"two networks were named: leave out {variant}, or --network")
-        return complexity(own.name, parsed, parse_size(output, "the restored image"), own)
+        return complexity(own.name, task, output, own)
     if variant is None:
         raise SpecError("no network was named: give one that `list` names, --network FILE.py:Class, or --all")
-    name, overrides = parse_variant(variant, parsed)
-    return complexity(name, parsed, parse_size(output, "the restored image"), **overrides)
+    name, overrides = parse_variant(variant, task)
+    return complexity(name, task, output, **overrides)
 
 
 def lines(counted: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 import models
 from models.ops import scan
 from results.published import parse_overrides
+from suites.benchmark import parse_size
 from suites.benchmark.comparison import Candidate, Plan, Point
 from suites.benchmark.launch_modes import LAUNCH_MODES
 from suites.network_file import NetworkFile
@@ -110,11 +111,3 @@ def parse_variant(text: str, task: Task) -> tuple[str, dict[str, Any]]:
     except TypeError as error:
         raise SpecError(f"{text!r}: {error}") from error
     return name, overrides
-
-
-def parse_size(text: str, what: str) -> tuple[int, int]:
-    """ "720x1280" as (height, width). what: whose size it is, for the SpecError that anything else raises."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise SpecError(f"{text!r} is no size: give HEIGHTxWIDTH of {what}, for example 64x64")
-    return int(height), int(width)

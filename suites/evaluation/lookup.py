@@ -9,7 +9,7 @@ from results.evidence import Evidence
 from results.store import Store
 from suites import degradation_file
 from suites.network_file import NetworkFile
-from suites.spec import BASELINES, PEER, Protocol, SpecError, Task
+from suites.spec import BASELINES, PEER, Protocol, SpecError, Task, protocol_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +72,7 @@ def words(
     parsed = degradation_file.task(task)
     where = {"store": store, "device": choose_device(device), "data": data, "progress": progress}
     where |= {"weights": path, "network": side.network_of(model)}
-    result = scoring.score(model, parsed, sets, scoring.protocol_for(model, parsed), **where)
+    result = scoring.score(model, parsed, sets, protocol_for(model, parsed), **where)
     if result.stopped:
         raise result.stopped
     if result.refused:

@@ -200,16 +200,6 @@ def rescored(name: str, found: Scored) -> list[str]:
     ]
 
 
-def protocol_for(name: str, task: Task, **choices: Any) -> Protocol:
-    """The official protocol with the choices that are not None. Raises SpecError for a choice of a baseline's."""
-    given = {key: value for key, value in choices.items() if value is not None}
-    if name not in BASELINES:
-        return Protocol.official(task, **given)
-    if given:
-        raise SpecError(f"{name} is no network and has a protocol of its own: leave out {', '.join(given)}")
-    return Protocol.baseline(task)
-
-
 def score(
     name: str,
     task: Task,
@@ -242,9 +232,6 @@ def score(
     names = list(dict.fromkeys(each.strip() for each in sets if each.strip()))
     if not names:
         raise SpecError("no dataset was named: --sets Set5,Set14")
-    datasets = find_all(names, data)
-    for dataset in datasets:
-        dataset.stems(images)  # a glob that fits nothing is said before the first image
     key: dict[str, Any] = {"model": name, "weights": "none"}
     own = isinstance(network, NetworkFile)
     if own:
@@ -263,6 +250,9 @@ def score(
         overrides = network.key() if own else {"architecture": model.architecture} if peer else overrides
         key |= {"weights": models.weights_hash(weights if peer else model), "overrides": overrides}
     key |= {"task": task.name, "protocol": protocol.to_dict()}
+    datasets = find_all(names, data)
+    for dataset in datasets:
+        dataset.stems(images)  # a glob that fits nothing is said before the first image
     measured_on = environment.describe(device, used) | {"command": environment.command()}
     result = Scores([], frame_of([]), measured_on)
     stopped, asked = None, []

@@ -19,8 +19,8 @@ from results.costs import lines
 from results.store import Store
 from suites.benchmark.sweep import driver, process
 from suites.benchmark.sweep.points import Point
-from suites.evaluation.scoring import protocol_for, score
-from suites.spec import Budget, Cell, Protocol, Task, Variant
+from suites.evaluation.scoring import score
+from suites.spec import Budget, Cell, Protocol, Task, Variant, protocol_for
 from suites.training import checkpoints, trainer
 from tests.faults.harness import COUNT
 from tests.results.test_store import MACHINE, key, rows

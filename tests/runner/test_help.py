@@ -55,19 +55,43 @@ def test_help_is_as_wide_as_the_terminal(tmp_path: Path) -> None:
     assert "..." not in _processor_seconds("--help")[1].split("Commands:")[1]  # no sentence is cut short
 
 
-def test_help_list_and_mistakes_do_not_wait_for_torch() -> None:
+def test_help_and_list_do_not_wait_for_torch() -> None:
     for arguments in (["--help"], ["run", "-h"], ["--version"], ["list"]):
         _, out, loaded = _processor_seconds(*arguments)
         assert out and not loaded & {"torch", "pandas", "scipy"}
         assert arguments == ["list"] or "numpy" not in loaded
-    for arguments in (
-        ["evaluate", "mambairv3", "--task", "sr-x2", "--sets", "Set5"],
-        ["profile", "--preset", "goal"],
-        ["profile", "--models", "mambairv2-light scans=2", "--device", "gpu"],
-        ["analyse", "lam", "mambairv2-light", "--task", "sr-x2", "--untrained", "--sets", "embedded,Set6"],
-    ):
-        _, out, loaded = _processor_seconds(*arguments)
-        assert not out and "torch" not in loaded, arguments
+
+
+def test_mistakes_are_told_before_torch_is_loaded() -> None:
+    light = "mambairv2-light --task sr-x2"
+    mistakes = (
+        "evaluate mambairv3 --task sr-x2 --sets Set5",
+        "evaluate mambairv2-light --task sr-x5 --sets Set5",
+        f"evaluate {light} --sets Set5 --tiles offical",
+        f"evaluate {light} --sets Set5 --precision fp8",
+        f"evaluate {light} --sets Sett5 --data tests",
+        f"evaluate {light} --sets Set5 --weights nowhere.pth",
+        f"restore nowhere.png out.png --model {light} --weights README.md",
+        f"restore runner.py README.jpg --model {light} --weights README.md",
+        "complexity mambairv2-light --output 720",
+        "compare a b --task sr-x5",
+        "run smoke --init nowhere.pth",
+        "profile --preset goal",
+        "profile --models mambairv2-light --device gpu",
+        "profile --sizes 64",
+        f"analyse lam {light} --untrained --sets embedded,Set6",
+    )
+    program = (
+        "import sys, runner\n"
+        f"for mistake in {mistakes}:\n"
+        "    sys.argv = ['runner.py', *mistake.split()]\n"
+        "    assert runner.main() == 2 and 'torch' not in sys.modules, mistake\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(runner.__file__).parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: ") == len(mistakes)
 
 
 def test_shell_completion_knows_commands_options_and_suites() -> None:

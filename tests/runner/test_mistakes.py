@@ -148,6 +148,11 @@ def test_weights_that_do_not_fit_or_are_no_weights(command: Command, tmp_path: P
     refused(command(*score, tmp_path / "nowhere.pth"), "nowhere.pth")
 
 
+def test_weights_are_told_before_the_folder_of_sets_that_is_missing(command: Command, tiny_weights: Path) -> None:
+    score = ["evaluate", "mambairv2-tiny", "--task", "sr-x4", "--sets", "Set5", "--weights", tiny_weights]
+    refused(command(*score), "x2, and sr-x4 needs x4: give --task sr-x2")
+
+
 def test_results_that_cannot_be_written(command: Command, tmp_path: Path, monkeypatch) -> None:
     data = data_set(tmp_path / "data")
     score = ["evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", data, "--results"]

@@ -16,14 +16,12 @@ from suites.data import DataError
 from suites.data.pictures import load_picture
 from suites.evaluation import tiling
 from suites.evaluation.evaluate import EvaluationError, restore_picture, save_picture
-from suites.evaluation.restoration.files import Plan, cannot_write, check_writable, colour_profile, plan, size_of
+from suites.evaluation.picture_files import Plan, cannot_write, colour_profile, plan, size_of
 from suites.evaluation.restoration.outlook import Outlook
 from suites.evaluation.scoring import load_model
 from suites.evaluation.tile_graphs import TileGraphs
 from suites.network_file import NetworkFile
 from suites.spec import Protocol, SpecError, Task
-
-__all__ = ["Cost", "Plan", "backends", "check_writable", "plan", "restore"]
 
 Progress = Callable[[str, int, int], None]  # (picture, tiles done, tiles in all; a tile counts once per sample)
 

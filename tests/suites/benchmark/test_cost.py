@@ -4,9 +4,8 @@ import pytest
 
 from models import ModelError
 from results import measured, published
-from suites.benchmark import cost
+from suites.benchmark import cost, parse_size
 from suites.benchmark.cost import complexity
-from suites.benchmark.plans import parse_size
 from suites.spec import SpecError, Task
 
 SR = Task.parse("sr-x2")

@@ -12,8 +12,8 @@ from results.store import Store
 from suites.data import DataError, find
 from suites.evaluation import filing
 from suites.evaluation.filing import cell_target, score_set
-from suites.evaluation.scoring import protocol_for, score
-from suites.spec import Protocol, Task
+from suites.evaluation.scoring import score
+from suites.spec import Protocol, Task, protocol_for
 
 TASK = Task("sr", 2)
 OFFICIAL = Protocol.baseline(TASK)
