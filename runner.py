@@ -95,7 +95,7 @@ def tables(
     names: cli.TableNames = None, format_: cli.Format = "md", documents: cli.Documents = False,
     results: cli.Results = cli.STORE,
 ) -> None:
-    """Every table: published, measured, difference, interval, verdict."""
+    """Tables: published, measured, difference, interval, verdict. Without a name, which there are."""
     if documents:
         from reports.pages import documents as pages
         return show(pages.write())
@@ -105,8 +105,12 @@ def tables(
     if names == ["claims"]:
         from reports.pages import report as pages
         return show(pages.claims_text(evidence))
-    frames = [(index.table(name, evidence), index.caption(name)) for name in names or index.names(evidence)]
-    text = render.render_all(frames, format_, contents=not names)
+    if not names:
+        return show(index.listing(evidence))
+    whole = names == [index.ALL]
+    chosen = index.names(evidence) if whole else names
+    frames = [(index.table(name, evidence), index.caption(name)) for name in chosen]
+    text = render.render_all(frames, format_, contents=whole)
     print(terminal.fit(text, terminal.columns()) if format_ == "md" else text)
     show((f"left out: {problem}" for problem in index.problems(evidence)), err)
 

@@ -88,15 +88,15 @@ def suites() -> list[str]:
 Version = Annotated[bool, Option("--version", help="print the version and the commit")]
 Data = Annotated[Path | None, Option(envvar=DATA_VARIABLE, help=DATA_HELP)]
 Results = Annotated[Path, Option("--results", help="the result store", show_default="results/runs")]
-Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N; a GPU when there is one")]
+Device = Annotated[str | None, Option(help="cpu, cuda or cuda:N", show_default="a GPU when there is one")]
 Backend = Annotated[str, Option(help="auto, or a scan backend that `doctor` lists")]
 TASK_HELP = "sr-x2, denoise-15, jpeg-10, ...; custom:FILE.py:function, a degradation of yours (FILE is run)"
 TaskName = Annotated[str, Option("--task", help=TASK_HELP, autocompletion=tasks)]
 Precision = Annotated[str | None, Option(help="fp32, tf32, tf32x3 or bf16")]
 Tiles = Annotated[str | None, Option(help="official, none, or a number in place of 200")]
 Routing = Annotated[str | None, Option(help="gumbel (as the official code) or argmax")]
-Samples = Annotated[int | None, Option(help="samples of the routing noise to average over; 1")]
-NoiseSeed = Annotated[int | None, Option("--seed", help="of the routing noise; 0")]
+Samples = Annotated[int | None, Option(help="samples of the routing noise to average over", show_default="1")]
+NoiseSeed = Annotated[int | None, Option("--seed", help="of the routing noise", show_default="0")]
 OwnNetwork = Annotated[
     Path | None, Option("--network", help="FILE.py:Class, a network of yours (FILE is run); or an official option file")
 ]
@@ -158,9 +158,9 @@ COMPARED_HELP = (
     "weights as tables name them ('mambairv2-light 0123abcd'), or 'MODEL FILE', scored where they are not yet"
 )
 Compared = Annotated[str, Argument(help=COMPARED_HELP)]
-ComparedSets = Annotated[str | None, Option("--sets", help="Set5,Set14,...; all that both were scored on")]
+ComparedSets = Annotated[str | None, Option("--sets", help="Set5,Set14,...", show_default="all that both have")]
 Crops = Annotated[Path | None, Option(help="folder for crops of the images on which A and B differ most")]
-ComparedTask = Annotated[str | None, Option("--task", help="sr-x2, ...; the only one that both were scored on")]
+ComparedTask = Annotated[str | None, Option("--task", help="sr-x2, ...", show_default="the only one that both have")]
 
 # perceptual
 RestoredFolder = Annotated[Path, Argument(metavar="FOLDER", help="of `evaluate --save-images`")]
@@ -173,7 +173,7 @@ Processes = Annotated[int, Option("--jobs", help="points scored at a time; they 
 
 # analyse
 Analysed = Annotated[str, Argument(metavar="MODEL", help="overrides after the name: 'mambairv2-light scans=2'")]
-Asked = Annotated[str | None, Option("--only", help="globs of names by commas; all")]
+Asked = Annotated[str | None, Option("--only", help="globs of names by commas", show_default="all")]
 Changed = Annotated[str | None, Option("--only", help="lam: also under the interventions of these globs")]
 Untrained = Annotated[bool, Option("--untrained", help="initial values of seed 0 in place of --weights")]
 Draws = Annotated[str, Option("--seeds", help="of the routing noise")]
@@ -185,7 +185,7 @@ OwnInterventions = Annotated[
 
 # complexity, profile, breakdown
 Variant = Annotated[str | None, Argument(help="overrides after the name: 'mambairv2-light scans=2'")]
-OptionalTask = Annotated[str | None, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...; sr-x2")]
+OptionalTask = Annotated[str | None, Option("--task", help="sr-x2, denoise-15, jpeg-10, ...", show_default="sr-x2")]
 OutputSize = Annotated[str, Option("--output", help="HEIGHTxWIDTH of the restored image")]
 CountSwept = Annotated[
     bool, Option("--swept", help="count every network again that `profile --preset resolution` measures")
@@ -193,25 +193,28 @@ CountSwept = Annotated[
 CountAll = Annotated[bool, Option("--all", help="count every network and size of the published tables again")]
 VARIANTS_HELP = "A,B; overrides after a name: 'mambairv2-light scans=2'; of a sweep points too: '*training*'"
 Variants = Annotated[str | None, Option("--models", help=VARIANTS_HELP)]
-Sizes = Annotated[str | None, Option(help="HEIGHTxWIDTH of the input, several for a sweep; 64x64")]
-Modes = Annotated[str | None, Option("--mode", help="inference, training or both; inference")]
-Batches = Annotated[str | None, Option("--batch", help="such as 1,8; 1")]
-Precisions = Annotated[str | None, Option("--precision", help="of fp32, tf32, tf32x3, bf16; fp32")]
-Backends = Annotated[str | None, Option(help="scan backends, auto, all that run here, mamba_ssm; auto")]
+Sizes = Annotated[str | None, Option(help="HEIGHTxWIDTH of the input, several for a sweep", show_default="64x64")]
+Modes = Annotated[str | None, Option("--mode", help="inference, training or both", show_default="inference")]
+Batches = Annotated[str | None, Option("--batch", help="such as 1,8", show_default="1")]
+Precisions = Annotated[str | None, Option("--precision", help="of fp32, tf32, tf32x3, bf16", show_default="fp32")]
+Backends = Annotated[str | None, Option(help="scan backends, auto, all that run here, mamba_ssm", show_default="auto")]
 LaunchModes = Annotated[
-    str | None, Option("--launch", help="of eager, compiled, graph (one CUDA graph), tiles (as evaluate); eager")
+    str | None,
+    Option("--launch", help="of eager, compiled, graph (one CUDA graph), tiles (as evaluate)", show_default="eager"),
 ]
 PRESET_HELP = (
     "in place of all lists: goals (docs/performance.md), scans (of these the scans alone), or a sweep that goes on "
     "where it stood: resolution (docs/efficiency.md), ntire (x4: 256x256, and a set's whole pictures)"
 )
 Preset = Annotated[str | None, Option(help=PRESET_HELP)]
-SweptGpus = Annotated[int | None, Option("--gpus", help="of a sweep: GPUs used at a time; 1")]
+SweptGpus = Annotated[int | None, Option("--gpus", help="of a sweep: GPUs used at a time", show_default="1")]
 SweptSeconds = Annotated[float, Option("--seconds", help="of a sweep: stop after so long", show_default="no limit")]
-PointLimit = Annotated[float | None, Option("--limit", help="of a sweep: seconds of one point; 60, on a CPU 600")]
+PointLimit = Annotated[
+    float | None, Option("--limit", help="of a sweep: seconds of one point", show_default="60, CPU 600")
+]
 Rounds = Annotated[int, Option(help="times that every candidate is timed")]
 JsonTarget = Annotated[Path, Argument(metavar="FILE", help="gets a row per network as soon as it is known")]
-OnlyNames = Annotated[str | None, Option("--only", help="MODEL/MODE/PRECISION, several by commas; all with a goal")]
+OnlyNames = Annotated[str | None, Option("--only", help="MODEL/MODE/PRECISION, ...", show_default="all with a goal")]
 Calls = Annotated[int, Option(help="calls that the times are a mean of")]
 
 # export
@@ -221,7 +224,7 @@ MadeBy = Annotated[str | None, Option("--command", help="by which it was measure
 MadeWhen = Annotated[str | None, Option("--finished", help="when it was measured, where the records do not say it")]
 
 # tables, report, data
-TableNames = Annotated[list[str] | None, Argument(help="all when none is given; `list` names them")]
+TableNames = Annotated[list[str] | None, Argument(help="one or more; all: every one; without a name, which there are")]
 Format = Annotated[str, Option("--format", help="md, csv or tex")]
 FIGURE = (
     "scores, forest, way, losses, curve (training), pareto, protocol, resolution, tradeoff, roofline, directions; of "

@@ -39,6 +39,7 @@ NOT_RUN = {
     "import *": "needs an archive of results",
     "export *": "needs a store with results",
     "report*": "tests/reports/pages/test_report.py makes one",
+    "tables": "tests/reports/tables/test_paper.py lists them",
     "tables smoke": "needs trained cells",
     "tables --documents": "writes into docs/, which tests/reports/pages/test_documents.py does elsewhere",
     "complexity * --all*": "takes minutes",

@@ -5,6 +5,7 @@ its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); what is 
 of its own in RECORDED. All are pure functions of what is stored and committed.
 """
 
+import re
 from difflib import get_close_matches
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ from results import published
 from results.evidence import Evidence
 from results.sets import BUDGETS
 
+ALL = "all"  # `tables all` prints every table
 CLAIMS = "claims"  # no frame: `tables claims` prints what `reports.claims` makes of all of them
 
 # Each with NAME, CAPTION, NEEDS (what to run for it), known(evidence) and rows(evidence).
@@ -27,6 +29,14 @@ def names(evidence: Evidence) -> list[str]:
     """The published tables, then those of what `evidence` holds: records of weights, budgets of trained cells."""
     recorded = [name for name, module in RECORDED.items() if module.known(evidence)]
     return [*published.committed().tables, *recorded, *_budgets(evidence)]
+
+
+def listing(evidence: Evidence) -> list[str]:
+    """What `tables` prints without a name: a line per table with what it shows."""
+    told = {name: re.split("[:(]", caption(name))[0].strip() for name in names(evidence)}
+    told |= {CLAIMS: "every claim of the paper, judged by these tables", ALL: "all of these but the claims"}
+    width = max(map(len, told))
+    return [f"{name:{width}}  {text}" for name, text in told.items()]
 
 
 @lru_cache(maxsize=4)
@@ -69,9 +79,9 @@ def table(name: str, evidence: Evidence) -> pd.DataFrame:
     elif name == CLAIMS:
         raise TableError("the claims are a text of their own, not one of several tables: runner.py tables claims")
     else:
-        known = [*names(evidence), CLAIMS]
-        near = [each for each in known if each.casefold() == name.casefold()] or get_close_matches(name, known, 3)
-        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        known = [*names(evidence), CLAIMS, ALL]
+        near = [each for each in known if each.casefold() == name.casefold()] or get_close_matches(name, known, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
         broken = "".join(f"; left out: {problem}" for problem in published.committed().problems)
         raise TableError(f"unknown table {name!r}: {meant}choose from {', '.join(known)}{broken}")
     values = [[{"table": name, **row}.get(column) for column in COLUMNS] for row in rows]

@@ -35,11 +35,14 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
     assert published[:2] == ["table3", "table4"] and index.names(Evidence(store)) == published
     make.train(store, make.cell("base", 0), 30.0)
     assert index.names(Evidence(store)) == [*published, "smoke"]
+    listed = index.listing(Evidence(store))
+    assert [line.split()[0] for line in listed] == [*published, "smoke", "claims", "all"]
+    assert listed[0].endswith("  Lightweight super-resolution")
     with pytest.raises(
         index.TableError, match=r"unknown table 'table9': did you mean .*\? choose from table3, .*smoke"
     ):
         index.table("table9", Evidence(store))
-    nearest = {"Table3": "table3", "tabel3": "table3 or", "complexty": "complexity", "claimz": "claims"}
+    nearest = {"Table3": "table3", "tabel3": r"table3\?", "complexty": "complexity", "claimz": "claims"}
     for wrong, near in nearest.items():
         with pytest.raises(index.TableError, match=f"unknown table '{wrong}': did you mean {near}"):
             index.table(wrong, Evidence(store))
