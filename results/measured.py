@@ -22,6 +22,7 @@ read by the chart of losses alone. `results.export` writes these files.
 import io
 import lzma
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,20 @@ def counted_by(path: Path = COMPLEXITY) -> dict[str, Any]:
         "finished": told["date"],
         "committed": True,
     }
+
+
+@cache
+def budgets(folder: Path = FOLDER) -> dict[str, str]:
+    """The budget of every committed cell by the hash of its weights, as trained and as loaded from a committed file."""
+    cells = {}
+    for path in sorted(folder.glob("*/*.scores.json")):
+        cells |= records.read_json(path)["cells"]
+    ended = [cell for cell in cells.values() if cell["status"].get("weights")]
+    found = {cell["status"]["weights"]: cell["config"]["budget"]["name"] for cell in ended}
+    for path in sorted(folder.glob("*/weights/*.json")):
+        for about in records.read_json(path)["files"].values():
+            found[about["weights_loaded"]] = cells[about["cell"]]["config"]["budget"]["name"]
+    return found
 
 
 def parameters(path: Path) -> int:

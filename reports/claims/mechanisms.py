@@ -18,7 +18,7 @@ from reports.tables.analyses import interventions, prompt_quality
 from reports.tables.analyses.mechanisms import PAPER_SIMILARITY, network_name
 from reports.tables.blocks.block import Cell
 from reports.tables.blocks.wording import measured_source, number
-from results import published
+from results import measured, published
 from results.analyses import Record
 from results.sets import FULL_SETS
 from results.store.columns import rows_of
@@ -31,6 +31,7 @@ CLAIMED = (
     ("gain", verdicts.GAINS),
 )  # what a claim expects, and the verdict that bears it out
 KINDS = ("trained", "untrained")
+PAPER = "paper"  # the budget
 SMALL = 0.01  # of a cosine and of a share: less is as good as nothing
 STEPS = 64  # back in a scan, at which sorted and raster order are compared
 STEP_ORDERS = ("network", "shuffled", "raster")
@@ -40,7 +41,7 @@ SMALL_STEP = 1.0  # pixels: distances of steps that differ by less are alike
 def of_weights(claim: dict[str, Any], frames: dict[str, pd.DataFrame]) -> tuple[list[Cell], str]:
     """What the changes of a claim cost trained weights, on the largest set of each, and what that says of it; no word
     where it names no changes. Smaller sets are counted beside that: few pictures show no equivalence. Weights that go
-    on from others are shown, but neither counted nor judged by.
+    on from others and such as were trained for less are shown, but neither counted nor judged by.
     """
     frame = frames.get(interventions.NAME, pd.DataFrame(columns=["method"]))
     rows = [row for row in rows_of(frame) if row["method"] in claim.get("changes", ())]
@@ -112,8 +113,10 @@ def _start(row: dict[str, Any]) -> str:
 
 
 def _witness(start: str) -> bool:
-    """Whether the weights whose hash begins so were trained on their own: none that go on from others'."""
-    return published.goes_on(start) is None
+    """Whether the weights whose hash begins so speak for the paper: not those that go on from others', and none of a
+    committed cell that was trained by another budget than the paper's."""
+    less = any(name.startswith(start) and budget != PAPER for name, budget in measured.budgets().items())
+    return published.goes_on(start) is None and not less
 
 
 def _weights(row: dict[str, Any]) -> str:
@@ -252,8 +255,8 @@ ASKED = {"decay": reach, "sgn-order": neighbours, "redundancy": redundant}
 
 def _asked(name: str, what: str, records: Sequence[Record], difference: Any) -> tuple[list[Cell], str]:
     """`difference` (rows -> one number per image) of each network on its largest set. The claim is that it is above
-    zero: confirmed where every interval is, contradicted where every interval ends below SMALL; weights that go on from
-    others' are not asked for that."""
+    zero: confirmed where every interval is, contradicted where every interval ends below SMALL; weights that are no
+    witness are not asked for that."""
     found, intervals = [], []
     for record in _largest(records, name):
         own = mean_interval(difference(record.rows).dropna().tolist())

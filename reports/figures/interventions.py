@@ -70,13 +70,17 @@ def draw_layers(path: Path, evidence: Evidence) -> None:
 
 
 def draw_memory(path: Path, evidence: Evidence) -> None:
-    """How far back the scan looks: its state begins anew every k steps, in sorted and in raster order."""
+    """How far back the scan looks: its state begins anew every k steps, in sorted and in raster order.
+
+    Networks that were asked for one k alone are left out where others were asked for more.
+    """
     found = _found(
         evidence,
         lambda frame: frame["question"].str.startswith("memory") | (frame["intervention"] == "order/raster"),
         only="memory/*",
     )
     networks = _networks(found)
+    networks = {name: own for name, own in networks.items() if own["intervention"].nunique() > 1} or networks
     figure, axes = _figure(2, len(networks), width=1 + 3.2 * len(networks), height=5.4)
     for column, (network, own) in enumerate(networks.items()):
         for row, order in enumerate(("sorted", "raster")):

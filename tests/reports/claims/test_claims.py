@@ -111,8 +111,8 @@ def test_the_headline_of_a_training_is_made_of_its_verdict(clone):
     assert judged(clone, "components").key == key
 
 
-def test_weights_that_go_on_from_others_are_shown_and_not_counted(store, monkeypatch):
-    starts = {"official": "2609912bc390", "ntire": "01c43e8dd3e0"}
+def test_weights_that_go_on_from_others_or_were_trained_for_less_are_shown_and_not_counted(store, monkeypatch):
+    starts = {"official": "2609912bc390", "ntire": "01c43e8dd3e0", "short": "6c4fae67"}  # the last of 6,000 iterations
     common = dict.fromkeys(COLUMNS) | {"method": "prompts/zero", "task": "sr-x4", "dataset": "Set14", "metric": "psnr"}
     bounds = {"difference": -0.4, "low": -0.5, "high": -0.3, "verdict": "costs"}
     monkeypatch.setattr(published, "official_weights", published_weights)
@@ -128,6 +128,8 @@ def test_weights_that_go_on_from_others_are_shown_and_not_counted(store, monkeyp
         "NTIRE x4 (not counted): Set14 +0.400 [-0.500, -0.300]; of 1 sets: costs on 1"
     )
     assert found(ntire={}).verdict.startswith("weights: open")
+    less = found(official={}, short={"verdict": "no effect", "difference": 0.0})
+    assert less.verdict.startswith("weights: confirmed") and "(not counted)" in report.text_of(less.weights)
 
 
 def test_a_score_that_differs_is_named(store, make):

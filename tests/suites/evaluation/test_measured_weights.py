@@ -41,6 +41,8 @@ def test_weights_are_of_their_cell_and_restore_better_than_bicubic(name):
     assert about["weights_float32"] == entry["status"]["weights"]
     network = ways.scored_network(cell, "auto").eval()
     models.load_weights(network, FOLDER / name)  # strictly, and as float32
+    assert models.weights_hash(network) == about["weights_loaded"]
+    assert measured.budgets()[about["weights_loaded"]] == entry["config"]["budget"]["name"]
     assert sum(p.numel() for p in network.parameters()) == entry["parameters"]
     with Image.open(embedded.files(("coffee",))["coffee"]) as file:
         truth = np.asarray(file.convert("RGB"))[120:184, 200:264]
