@@ -99,15 +99,17 @@ def equivalent(row: dict[str, Any]) -> bool:
 
 
 def headline(claim: dict[str, Any], rows: Rows) -> tuple[Cell | None, dict[str, str]]:
-    """Of the rows of `measured` that of the pair `headline_of`, trained from the start for the longest, on its largest
-    set; and the words for the headline: where it is from, and what it is. None without one."""
+    """Of the rows of `measured` that of the pair `headline_of`, trained from the start, on the largest set of its
+    budget: the paper's budget, else the one with the narrowest interval, be it trained for less. And the words for the
+    headline: where it is from, and what it is. None without one."""
     wanted = tuple(claim.get("headline_of", ()))
     rows = [row for row in rows if row["pair"] == wanted and row["low"] is not None]
     rows = [row for row in rows if row["budget"] not in FROM_WEIGHTS]
-    rows = [row for row in rows if row["budget"] == rows[0]["budget"]]
     if not rows:
         return None, {}
-    row = next(row for row in rows if row["dataset"] == _largest(rows))
+    budgets = [[row for row in rows if row["budget"] == name] for name in dict.fromkeys(row["budget"] for row in rows)]
+    shown = [next(row for row in own if row["dataset"] == _largest(own)) for own in budgets]
+    row = min(shown, key=lambda row: (row["budget"] != "paper", row["high"] - row["low"]))
     key = Cell(f"{number(row['difference'], 'psnr', signed=True)} dB", source=measured_source(row))
     return key, {"where": f"{row['dataset']}, {row['budget']} budget, 95 % {row['interval']}", "what": _word(row)}
 
