@@ -101,7 +101,8 @@ def tables(
         return show(pages.write())
     from reports.tables import index, render, terminal
     from results.evidence import Evidence
-    evidence = Evidence(cli.store(results))
+    from suites.progress import ScoreBar
+    evidence = Evidence(cli.stored(results))
     if names == ["claims"]:
         from reports.pages import report as pages
         return show(pages.claims_text(evidence))
@@ -109,7 +110,11 @@ def tables(
         return show(index.listing(evidence))
     whole = names == [index.ALL]
     chosen = index.names(evidence) if whole else names
-    frames = [(index.table(name, evidence), index.caption(name)) for name in chosen]
+    frames = []
+    with ScoreBar(err, "made") as bar:
+        for done, name in enumerate(chosen):
+            bar("tables", done, len(chosen), name)
+            frames.append((index.table(name, evidence), index.caption(name)))
     text = render.render_all(frames, format_, contents=whole)
     print(terminal.fit(text, terminal.columns()) if format_ == "md" else text)
     show((f"left out: {problem}" for problem in index.problems(evidence)), err)
@@ -223,7 +228,7 @@ def figures(
         return show(pages.draw_all())
     from reports.figures import index
     from results.evidence import Evidence
-    cli.written(index.draw(name, Path.cwd(), format_, Evidence(cli.store(results))))
+    cli.written(index.draw(name, Path.cwd(), format_, Evidence(cli.stored(results))))
 
 
 @app.command()
@@ -231,7 +236,10 @@ def report(
     open_: cli.Open = False, format_: cli.ReportFormat = "html", results: cli.Results = cli.STORE) -> None:
     """Writes what is stored and committed as one page, report.html (or .md, .tex) in the store."""
     from reports.pages import report as page
-    cli.written(page.write(cli.store(results), format_), open_)
+    from suites.progress import ScoreBar
+    with ScoreBar(err, "made") as bar:
+        path = page.write(cli.stored(results), format_, bar)
+    cli.written(path, open_)
 
 
 @app.command("data")

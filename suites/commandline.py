@@ -287,6 +287,15 @@ def store(folder: Path) -> Any:
     return Store(folder)
 
 
+def stored(folder: Path) -> Any:
+    """As `store`, to be read alone. Raises SpecError for a folder that was named and is not there."""
+    from suites.spec import SpecError
+
+    if folder != STORE and not folder.exists():
+        raise SpecError(f"--results {folder} is not there: name a folder that `run` or `evaluate` has written to")
+    return store(folder)
+
+
 def check_model(name: str | None, network: Path | None) -> None:
     """Raises ModelError for a name that is neither a baseline nor of the catalogue, before anything waits for torch.
 

@@ -130,6 +130,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     for path in ROOT.iterdir():
         if path.name in ("docs", "results", "reports", "suites", "models", "runner.py", "analyse.py", "score.py"):
             (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "store").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MAMBAIR_BENCH_DATA", raising=False)
     return tmp_path

@@ -30,6 +30,7 @@ def test_a_change_touches_what_it_says_and_works(title, diff, command, tmp_path)
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     for name in ("runner.py", "analyse.py", "score.py"):
         shutil.copy(ROOT / name, tree)
+    (tree / "store").mkdir()
     subprocess.run(["git", "apply", "-"], cwd=tree, input=diff, text=True, check=True)
     assert len(re.findall(r"^diff ", diff, re.MULTILINE)) == COUNTS[title.partition(": ")[2].partition(" ")[0]]
     own = ["--results", "store"] if command.startswith(("run ", "tables ")) else []

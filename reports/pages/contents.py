@@ -1,7 +1,7 @@
 """What the report shows: everything that a store holds and that is committed, judged. It runs no network."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,20 @@ from results.costs import lines
 from results.evidence import Evidence
 from results.store import Store, StoreError
 
+Told = Callable[[str, int, int, str], object]  # of a step, how many of how many are made, and which is next
+
+
+def untold(step: str, done: int, total: int, name: str) -> None:
+    """Where nobody wants to know how far a report is."""
+
 
 @dataclass(frozen=True)
 class Contents:
     """What the report shows, whatever its form. origin: in a sentence, which of it is the store's and which committed.
 
     claims: of the paper; beside: what it leaves unsaid; questions: that it asks itself. frames: every table. protocols,
-    machines: short names of those in `cells` and `evaluations`, the blocks of the store.
+    machines: short names of those in `cells` and `evaluations`, the blocks of the store. told: of what is
+    made of it.
     """
 
     evidence: Evidence
@@ -41,26 +48,31 @@ class Contents:
     failures: list[str]
     protocols: list[tuple[str, str]] = field(default_factory=list)
     machines: list[tuple[str, str]] = field(default_factory=list)
+    told: Told = untold
 
 
-def gather(store: Store) -> Contents:
+def gather(store: Store, told: Told = untold) -> Contents:
     """Everything that is stored and committed, judged."""
     evidence, cells, evaluations = Evidence(store), store.cells(), store.evaluations()
     protocols, machines = _Numbered("P"), _Numbered("M")
-    told = claims.load()
+    sections = claims.load()
+    told("tables", 0, 1, "")
+    frames = index.tables(evidence)
+    told("tables", 1, 1, "")
     return Contents(
         evidence=evidence,
         origin=_origin(evidence, cells, evaluations),
-        claims=claims.judge(evidence, told["claims"]),
-        beside=claims.judge(evidence, told["beside"]),
-        questions=claims.judge(evidence, told["questions"]),
-        frames=index.tables(evidence),
+        claims=claims.judge(evidence, sections["claims"]),
+        beside=claims.judge(evidence, sections["beside"]),
+        questions=claims.judge(evidence, sections["questions"]),
+        frames=frames,
         states=", ".join(f"{n} {state}" for state, n in sorted(Counter(cells["state"].fillna("damaged")).items())),
         cells=_cell_block(cells, store, protocols, machines) if len(cells) else None,
         evaluations=_evaluation_block(evaluations, store, protocols, machines) if len(evaluations) else None,
         failures=_failures(cells, evidence),
         protocols=protocols.items(),
         machines=machines.items(),
+        told=told,
     )
 
 

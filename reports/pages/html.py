@@ -6,6 +6,7 @@ the last of them. Every text is escaped by the template; what a script reads is 
 
 import base64
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -159,11 +160,14 @@ class _Sources:
 def _sections(contents: Contents, sources: _Sources, specs: dict[str, Any]) -> Iterator[dict[str, Any]]:
     named_figures = {name for section in SECTIONS for name in section.figures}
     others = [name for name in figures.FIGURES if name not in named_figures]
-    placed = _placed(contents.frames)
+    placed, drawn = _placed(contents.frames), itertools.count()
     for section in SECTIONS:
         last = section is SECTIONS[-1]
         names = [name for name in (*section.figures, *(others if last else ())) if name in figures.FIGURES]
-        parts = [_figure(name, contents.evidence, sources, specs) for name in names]
+        parts = []
+        for name in names:
+            contents.told("figures", next(drawn), len(figures.FIGURES), name)
+            parts.append(_figure(name, contents.evidence, sources, specs))
         for name in placed[section.id]:
             parts.append(_table(name, index.caption(name), list(blocks(contents.frames[name])), sources))
         if section.id == "cost":

@@ -12,7 +12,7 @@ import pandas as pd
 
 from reports import claims
 from reports.claims import Judged
-from reports.pages.contents import Contents, gather
+from reports.pages.contents import Contents, Told, gather, untold
 from reports.tables import index, render
 from reports.tables.blocks.block import Cell
 from reports.tables.rows import TableError
@@ -23,15 +23,15 @@ from results.store import Store
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(store: Store, form: str = "html") -> Path:
-    """Writes the report into the store's folder, as report.html, .md or .tex.
+def write(store: Store, form: str = "html", told: Told = untold) -> Path:
+    """Writes the report into the store's folder, as report.html, .md or .tex. told: of every step.
 
     Raises TableError for another form, StoreError when it cannot be written.
     """
     if form not in FORMS:
         raise TableError(f"unknown format {form!r}: choose from {', '.join(FORMS)}")
     path = store.root / f"report.{form}"
-    records.write_bytes(path, FORMS[form](gather(store)).encode())
+    records.write_bytes(path, FORMS[form](gather(store, told)).encode())
     return path
 
 

@@ -109,6 +109,9 @@ def test_missing_folder(command: Command, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     refused(command("evaluate", "bicubic", "--task", "sr-x2", "--sets", "Set5", "--data", gone), str(gone))
     refused(command("data", "check", "--data", gone), str(gone))
+    for asked in (("tables",), ("report", "--format", "md"), ("figures", "scores")):
+        refused(command(*asked, "--results", gone), f"--results {gone} is not there")
+    assert not gone.exists()
 
 
 def test_damaged_pictures(command: Command, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_other_code_with_the_same_weights_is_another_network(command: Command, w
 
 
 def test_it_stands_in_a_section_of_its_own_in_tables(command: Command, where, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
     assert "mine" not in (before := command("tables", "table3", "--results", tmp_path / "store")[1])
     assert command(*score("mine", "a.pth", "--set", "dim=4", sets="Set5"), *where)[0] == 0
     after = command("tables", "table3", "--results", tmp_path / "store")[1]
