@@ -160,14 +160,23 @@ def test_what_kernels_take():
     assert not any(map(in_kernels, refused))
 
 
-def test_products_for_which_kernels_are_chosen(monkeypatch):
+@pytest.mark.parametrize(
+    ("chosen", "applied", "learned"),
+    [((), [], ["bf16"]), (("tf32x3",), ["tf32x3"], ["tf32x3", "bf16"]), (("tf32",), ["tf32"], ["tf32", "bf16"])],
+)
+def test_products_for_which_kernels_are_chosen(chosen, applied, learned, monkeypatch):
+    """Those that are chosen, and for gradients of weights bf16 as well."""
     monkeypatch.setattr("models.ops.common.dispatch.has_kernels", lambda x: x.dtype != torch.float64)
+    monkeypatch.setattr(conv3x3, "CHOSEN", chosen)
+    taken = {True: [], False: []}
     for products in ("tf32x3", "tf32", "bf16", None):
         monkeypatch.setattr(conv3x3, "kernel_products", lambda x, products=products: products)
-        with torch.no_grad():
-            assert conv3x3.chosen_products(torch.zeros(1)) == (products if products in conv3x3.CHOSEN else None)
-        assert conv3x3.chosen_products(torch.zeros(1)) == (None if products == "tf32" else products)
+        for gradients, found in taken.items():
+            with torch.set_grad_enabled(gradients):
+                found.append(conv3x3.chosen_products(torch.zeros(1)))
         assert conv3x3.chosen_products(torch.zeros(1, dtype=torch.float64)) is None
+    assert [each for each in taken[False] if each] == applied
+    assert [each for each in taken[True] if each] == learned
 
 
 @pytest.mark.parametrize(

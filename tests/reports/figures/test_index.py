@@ -1,11 +1,13 @@
 """Figures by name, in every format."""
 
 import re
+from collections import Counter
 
 import pytest
 
 import runner
-from reports.figures import index
+from reports.figures import curve, index
+from results import measured
 from suites import commandline
 
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
@@ -15,6 +17,16 @@ MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 def test_a_figure_is_a_file_of_its_format(suffix, tmp_path):
     path = index.draw("curve", tmp_path, suffix, None)
     assert path == tmp_path / f"curve.{suffix}" and path.read_bytes().startswith(MAGIC[suffix])
+
+
+def test_a_figure_has_its_labels_and_a_line_per_seed(tmp_path):
+    drawn = index.draw("curve", tmp_path, "svg", None).read_text()
+    for label in ("Set5 x2", "Set14 x2", "iteration", "PSNR, dB", "official code, fp32"):
+        assert f"<!-- {label} -->" in drawn
+    curves = curve.load(measured.FOLDER).values()
+    seeds = [len(found[["dataset", "seed"]].drop_duplicates()) for found in curves]
+    colours = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none; stroke: (#\w+); stroke-linecap', drawn)
+    assert list(Counter(colours).values()) == seeds and min(seeds) > 1
 
 
 def test_what_there_is_not_is_named(tmp_path):

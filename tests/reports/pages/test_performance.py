@@ -116,6 +116,14 @@ def test_the_latest_measurement_counts():
     assert cells(table, "bf16")[-2] == "stretch" and "profile-later" in table and "profile-goals" not in table
 
 
+def test_the_latest_is_told_by_its_date_and_not_by_the_order_of_files(monkeypatch):
+    later = profile([network_row(median_ms=30.0)], started="2026-11-24T12:00:00+00:00")
+    monkeypatch.setattr(performance, "swept", list)
+    for found in ([later, profile([network_row()])], [profile([network_row()]), later]):
+        monkeypatch.setattr(performance.measured, "profiles", lambda found=found, **_: found)
+        assert "30.00" in cells(shown(performance.blocks()["times"]()), "bf16 graph")
+
+
 def test_goals_of_the_second_round_have_the_latest_time_and_a_ratio_of_one_profile(monkeypatch):
     at = {"mode": "inference", "batch": 1, "height": 360, "width": 640}
     graph = network_row(**at, median_ms=20.0, p10_ms=19.9, p90_ms=20.1)
