@@ -63,9 +63,9 @@ from models.layers import (
     selective_scan,
 )
 from models.ops.attention import relative_position_index, shift_mask
-from models.ops.common.beside import Beside
 from models.ops.common.dispatch import without_kernels
 from models.ops.common.precision import without_autocast
+from models.ops.common.side_stream import Overlap
 from models.ops.fusion import Tokens, scaled
 from models.ops.noise import PhiloxGumbel
 from models.ops.routing import NoiseSource, RoutingNoise, by_class, choose_classes
@@ -225,10 +225,10 @@ class AttentiveStateSpace(nn.Module):
     def forward(self, x: Tokens, factor: Tensor | None, context: Context) -> Tokens:
         """x [B, H, W, C] (normalised), factor N [r, d] or None. Returns [B, H, W, C]."""
         x = Tokens(x.read(), x.waits)  # normalised once: the scan reads it and the router
-        beside = Beside(x.values)
+        overlap = Overlap(x.values)
         u = self.in_proj[0](x).read()  # [B, H, W, E]
         batch, height, width, _ = u.shape
-        with beside:
+        with overlap:
             classes, soft = self.route_pixels(x, context)
             order, at = self.sequence(classes if context.labels is None else context.labels, context, batch)
         u = self.CPE[0](u)
@@ -238,7 +238,7 @@ class AttentiveStateSpace(nn.Module):
             u.reshape(batch, height * width, -1),
             order=order,
             prompt=prompt,
-            ready=beside.join,
+            ready=overlap.join,
             target=self.config.prompt_target,
             backend=context.backend,
             memory=self.config.memory,
