@@ -107,7 +107,9 @@ def tables(
         from reports.pages import report as pages
         return show(pages.claims_text(evidence))
     if not names:
-        return show(index.listing(evidence))
+        listed = render.index([(name, index.caption(name)) for name in index.names(evidence)])
+        told = "`runner.py tables NAME` prints one, `tables all` every one."
+        return print(terminal.fit(f"{listed}\n{told}\n", terminal.columns()), end="")
     whole = names == [index.ALL]
     chosen = index.names(evidence) if whole else names
     frames = []

@@ -42,6 +42,7 @@ def test_every_command_and_its_output_is_true(tmp_path: Path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MAMBAIR_BENCH_DATA", raising=False)
     store, ran = tmp_path / "results" / "runs", 0
+    store.mkdir(parents=True)  # a store that is named must be there
     blocks = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text())
     for number, (language, text) in enumerate(blocks):
         if language == "python":

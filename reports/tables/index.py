@@ -5,7 +5,6 @@ its budget: `smoke`, `reduced`, `paper` (see `reports.tables.trained`); what is 
 of its own in RECORDED. All are pure functions of what is stored and committed.
 """
 
-import re
 from difflib import get_close_matches
 from functools import lru_cache
 
@@ -29,14 +28,6 @@ def names(evidence: Evidence) -> list[str]:
     """The published tables, then those of what `evidence` holds: records of weights, budgets of trained cells."""
     recorded = [name for name, module in RECORDED.items() if module.known(evidence)]
     return [*published.committed().tables, *recorded, *_budgets(evidence)]
-
-
-def listing(evidence: Evidence) -> list[str]:
-    """What `tables` prints without a name: a line per table with what it shows."""
-    told = {name: re.split("[:(]", caption(name))[0].strip() for name in names(evidence)}
-    told |= {CLAIMS: "every claim of the paper, judged by these tables", ALL: "all of these but the claims"}
-    width = max(map(len, told))
-    return [f"{name:{width}}  {text}" for name, text in told.items()]
 
 
 @lru_cache(maxsize=4)

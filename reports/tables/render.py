@@ -41,14 +41,17 @@ def render_all(frames: Sequence[tuple[pd.DataFrame, str]], form: str, contents: 
     """
     if form != "csv":
         parts = [render(frame, form, caption) for frame, caption in frames]
-        return "\n".join([*([_contents(frames, form)] if contents else ()), *parts])
+        if contents:
+            parts.insert(0, index([(_name(frame), caption) for frame, caption in frames], form))
+        return "\n".join(parts)
     if len({tuple(frame.columns) for frame, _ in frames}) > 1:
         raise TableError("tables with different columns do not make one CSV")
     return "".join(to_csv(frame, header=number == 0) for number, (frame, _) in enumerate(frames))
 
 
-def _contents(frames: Sequence[tuple[pd.DataFrame, str]], form: str) -> str:
-    lines = [f"{_name(frame)}: {re.split('[:(]', caption)[0].strip()}" for frame, caption in frames]
+def index(captions: Sequence[tuple[str, str]], form: str = "md") -> str:
+    """A line per table, given as (name, caption), with what it shows."""
+    lines = [f"{name}: {re.split('[:(]', caption)[0].strip()}" for name, caption in captions]
     lines.append("claims: every claim of the paper, judged by these tables; `runner.py tables claims` prints it")
     if form == "tex":
         return "".join(f"% {line}\n" for line in lines)

@@ -35,9 +35,6 @@ def test_names_are_the_published_tables_then_the_budgets(store, make):
     assert published[:2] == ["table3", "table4"] and index.names(Evidence(store)) == published
     make.train(store, make.cell("base", 0), 30.0)
     assert index.names(Evidence(store)) == [*published, "smoke"]
-    listed = index.listing(Evidence(store))
-    assert [line.split()[0] for line in listed] == [*published, "smoke", "claims", "all"]
-    assert listed[0].endswith("  Lightweight super-resolution")
     with pytest.raises(
         index.TableError, match=r"unknown table 'table9': did you mean .*\? choose from table3, .*smoke"
     ):

@@ -40,11 +40,14 @@ def test_what_fits_or_goes_to_no_terminal_stays(width):
 
 def test_all_tables_keep_to_the_terminal_and_begin_with_an_index(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
-    runner.tables(results=tmp_path)
+    runner.tables(["all"], results=tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > (80 if line.startswith("#") else 60)] == []
     names = [line.removeprefix("## ") for line in lines if line.startswith("## ")][1:]
     assert lines[0] == "## Tables" and lines[2] == "- table3: Lightweight super-resolution"
     assert [line[2:].partition(":")[0] for line in lines if line.startswith("- ")][: len(names)] == names
+    runner.tables(results=tmp_path)
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[: len(names) + 2] == lines[: len(names) + 2] and max(map(len, listed)) <= 60 and len(listed) < 60
     runner.tables(["table3"], results=tmp_path)
     assert capsys.readouterr().out.startswith("## table3")
