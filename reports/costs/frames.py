@@ -24,8 +24,7 @@ PRODUCTS = {"tf32x3": 3}  # of TF32 for one
 MAY_LACK = ("p10_ms", "p90_ms", "mib", "bytes", "params")  # columns that are None where it is not known
 STACK = ("torch", "triton")
 MODELS = re.compile(r"--models ('[^']*'|\S+)")  # of a command
-COMMIT = re.compile(r"commit (\w{7,8})")
-MEASURED, DAY = re.compile(r"results/measured/([\w./-]+)"), "2026-01-01"
+SOURCE = re.compile(r"results/measured/(\S+): .*, commit (\w{7,8})\w*, .*, ([\d-]+)")  # what `source` writes
 LISTED = 100  # characters of it that are shown
 IMAGE = (360, 640)  # the input behind a 720x1280 output at x2
 LOAD = 0.3  # of others' processes per core, beyond which a host is busy
@@ -132,14 +131,14 @@ def source(sweep: Row) -> str:
     return f"{told}, {machine_name(machine)}, {versions}, {run['started'][:10]}"
 
 
-def commit(text: str) -> str:
-    """Of what `source` says."""
-    return COMMIT.search(text)[1]
+def origin(text: str) -> tuple[str, str, str]:
+    """File, commit and day of what `source` says: it is a column's text, which can hold nothing else."""
+    return SOURCE.fullmatch(text).groups()
 
 
 def files(sources: Iterable[str]) -> str:
     """A line that names the files of `source`s, with their commits and days; commands and versions are in the files."""
-    told = dict.fromkeys(f"`{MEASURED.search(text)[1]}` ({commit(text)}, {text[-len(DAY) :]})" for text in sources)
+    told = dict.fromkeys("`{}` ({}, {})".format(*origin(text)) for text in sources)
     return f"- of results/measured: {', '.join(told)}"
 
 

@@ -49,7 +49,7 @@ def of_network(goal: Row, machine: str) -> Row | None:
     for name in NETWORK:
         frame = frame[frame[name] == goal[name]]
     found = frame[frame["backend"] == "triton"].to_dict("records")
-    times = [row | {"when": row["source"][-len("2026-01-01") :]} for row in found]
+    times = [row | {"when": frames.origin(row["source"])[-1]} for row in found]
     for profile in measured.profiles():
         for row in profile["rows"] if profile["environment"]["device"] == machine else ():
             alike = row["status"] == "ok" and row["model"] == goal["subject"] and not row["overrides"]

@@ -85,7 +85,7 @@ def table() -> list[Block]:
             texts += ["" if pd.isna(row["bytes"]) else figure(row["bytes"] / row["ms"] / 1e9, 3)]
             cells = [Cell(costs.name(subject)), counted[0], _printed(method, "params"), counted[1], counted[2]]
             cells += [_printed(method, "macs"), *(Cell(text, source=row["source"]) for text in texts)]
-            rows.append([*cells, _printed(method, "psnr", "Urban100"), Cell(costs.commit(row["source"]))])
+            rows.append([*cells, _printed(method, "psnr", "Urban100"), Cell(costs.origin(row["source"])[1])])
         if len({row[-1].text for row in rows}) == 1:  # said below
             rows = [[*row[:-1], Cell()] for row in rows]
         blocks += _block(f"{machine}{_clock(part)}:", TABLE, rows, left=1)

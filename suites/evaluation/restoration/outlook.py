@@ -106,7 +106,7 @@ class Outlook:
             told.append(self._tensors(needed))
         found = whole.changes(self.model or "", self.task.name) if self.protocol.routing == "gumbel" else []
         if found:
-            each = (f"{one.dataset} {one.psnr:+z.3f} ±{(one.high - one.low) / 2:.3f}" for one in found)
+            each = (f"{one.dataset} {one.psnr:+z.3f} [{one.low:+z.3f}, {one.high:+z.3f}]" for one in found)
             told.append(f"PSNR of whole pictures less tiles: {', '.join(each)} dB (95 %, weights {found[0].weights})")
         name = "or whole, with --tiles none" if tiles else "or in official tiles, without --tiles"
         return f"{name}: {'; '.join(told) or UNKNOWN}; see docs/efficiency.md"

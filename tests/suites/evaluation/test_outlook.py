@@ -54,7 +54,7 @@ def card(tmp_path, monkeypatch):
     record = {"rows": rows, "environment": ENVIRONMENT}
     (folder / "restore-a.json").write_text(json.dumps(record))
     change = {"model": "net", "task": "sr-x2", "weights": "0123", "dataset": "Urban100", "pictures": 100}
-    change |= {"psnr": -0.07, "low": -0.13, "high": -0.01}
+    change |= {"psnr": -0.07, "low": -0.3, "high": -0.01}
     (tmp_path / "tiling.json").write_text(json.dumps({"rows": [change, change | {"task": "sr-x4", "psnr": 9.0}]}))
     monkeypatch.setattr(measured, "FOLDER", tmp_path)
     monkeypatch.setattr(whole, "TILING", tmp_path / "tiling.json")
@@ -97,7 +97,7 @@ def test_what_is_said_before_the_first_picture(card):
     assert "1.0 GiB in use, at any size (measured at 2160x3840 on a card); 4.0 GiB of 24.0 GiB are free" in memory
     assert "--tiles none: tiles took 6 s with joining, one call 0.5 s of the GPU (at 2160x3840 on" in alternative
     assert "about 16.1 GiB" in alternative
-    assert "Urban100 -0.070 ±0.060 dB (95 %, weights 0123)" in alternative
+    assert "Urban100 -0.070 [-0.300, -0.010] dB (95 %, weights 0123)" in alternative
     _, memory, alternative = look().lines([(600, 600)])
     assert "about 620 MiB" in memory and "without --tiles: tiles took 6 s" in alternative
     how, memory = look("official", model=None).lines([(100, 100)])
